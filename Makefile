@@ -1,0 +1,45 @@
+# Everything a developer needs; each target sets up what it uses.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+NATIVE := dumper/kernel/_native.abi3.so
+
+.PHONY: setup test demo lint types bench clean
+setup: $(READY)
+
+$(VENV)/.tools: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	@touch $@
+
+$(READY): $(VENV)/.tools setup.py $(wildcard dumper/kernel/csrc/*) dumper/kernel/_build.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+test: $(READY) redis
+	$(BIN)/python -m pytest
+
+demo: $(READY)
+	$(BIN)/python -m tests.demo
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+# Real targets for the tests. Where they cannot be installed, the tests that need them are skipped and say so.
+.PHONY: redis
+redis:
+	@command -v redis-server redis-benchmark >/dev/null || { \
+		echo "installing redis-server"; apt-get install --yes --quiet redis-server >/dev/null 2>&1; \
+	} || echo "redis-server cannot be installed here: its tests will be skipped"
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info dumper/kernel/_native*.so tests/targets/bin
