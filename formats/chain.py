@@ -1,0 +1,291 @@
+"""The chain of rounds as a reader sees it: the memory of a process as of a round.
+
+A PARENT run sends the reader one round back, for as long as rounds say PARENT:
+
+    round 1 (full)   |  data  |  data  |  zero  |  data  |
+    round 2          | parent |  data  | parent | (hole) |
+    round 3          | parent | parent | parent |  data  |
+    memory at 3         1's      2's      zero     3's
+
+A PARENT page that the parent round has no run for is damage: bytes from further back would be
+older than the hole.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+from typing import Self
+
+from formats import runs
+from formats.checkpoint import Checkpoint, RoundInfo
+from formats.errors import AddressAbsent, ImageCorrupt, UsageError
+from formats.layout import PAGE_BYTES, RunKind, pagemap_name, pages_name
+from formats.manifest import ANONYMOUS_VMA_KINDS, Process, Vma
+from formats.pagemap import Pagemap, Run
+from formats.pages import PageStore
+
+__all__ = [
+    "AddressAbsent",
+    "Checkpoint",
+    "MemoryView",
+    "RoundInfo",
+    "Segment",
+    "SegmentKind",
+]
+
+
+class SegmentKind(StrEnum):
+    """What the image knows about a range of pages."""
+
+    DATA = "data"
+    ZERO = "zero"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Pages of one kind, `[start_addr, end_addr)`.
+
+    `round` is the round that holds them (for ABSENT ones the round asked for), and `page_index`
+    the position of the first in that round's pages file (DATA only, 0 otherwise).
+    """
+
+    start_addr: int
+    end_addr: int
+    kind: SegmentKind
+    round: int
+    page_index: int
+
+
+_Piece = tuple[int, int, Run | None]
+
+
+class _Level:
+    """One round of a lineage: the files of one process in it, opened when they are needed."""
+
+    def __init__(self, info: RoundInfo, process: Process, files: ExitStack) -> None:
+        self.number = info.number
+        self._info = info
+        self._files = files
+        self._pagemap: Pagemap | None = None
+        self._pages: PageStore | None = None
+        same = info.process(process.pid)
+        # After a reuse of the pid the earlier rounds hold another process's memory.
+        self._present = same is not None and same.start_time_ticks == process.start_time_ticks
+        self._pages_name = pages_name(process.pid)
+        self._pagemap_name = pagemap_name(process.pid)
+
+    def pieces(self, start_addr: int, end_addr: int) -> Iterator[_Piece]:
+        """The page range cut at the runs of this round, holes included (as None), in order."""
+        position = start_addr
+        for run in self._runs(start_addr, end_addr):
+            if position < run.start_addr:
+                yield position, run.start_addr, None
+            position = run.end_addr
+            yield run.start_addr, position, run
+        if position < end_addr:
+            yield position, end_addr, None
+
+    def read(self, page_index: int, n_pages: int) -> bytes:
+        """Pages of this round by their position; raises ImageCorrupt, StorageError."""
+        if self._pages is None:
+            entry = self._info.manifest.file(self._pages_name)
+            store = PageStore(self._info.path / self._pages_name, entry)
+            self._pages = self._files.enter_context(store)
+        return self._pages.read(page_index, n_pages)
+
+    def _runs(self, start_addr: int, end_addr: int) -> Iterator[Run]:
+        if self._pagemap is None:
+            entry = self._info.manifest.file(self._pagemap_name)
+            if entry is None or not self._present:
+                return iter(())
+            pagemap = Pagemap(self._info.path / self._pagemap_name, entry)
+            self._pagemap = self._files.enter_context(pagemap)
+        return self._pagemap.runs(start_addr, end_addr)
+
+
+class MemoryView:
+    """Memory of one process as of a round; a context manager, not for use by two threads at once.
+
+    `process` is the process as that round recorded it.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, number: int | None = None, pid: int | None = None
+    ) -> None:
+        """View round `number` (the selected one by default), process `pid` (the root process).
+
+        Raises UsageError for a round or process that is not there, ParentMissing, ImageCorrupt,
+        ImageVersionUnsupported, StorageError.
+        """
+        lineage = checkpoint.lineage(number)
+        info = lineage[0]
+        pid = info.manifest.root_pid if pid is None else pid
+        process = info.process(pid)
+        if process is None:
+            pids = ", ".join(str(item.pid) for item in info.manifest.processes[:20])
+            raise UsageError(
+                f"Round {info.number} of {checkpoint.path} has no process {pid}.",
+                hint=f"It has: {pids}.",
+                pid=pid,
+                round=info.number,
+            )
+        self.process = process
+        self._files = ExitStack()
+        self._levels = [_Level(item, process, self._files) for item in lineage]
+        self._vma_starts_addr = [vma.start_addr for vma in process.vmas]
+        self._gaps = list(
+            runs.merge(sorted((gap.start_addr, gap.end_addr) for gap in process.unreadable))
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all files; reading is over. May be called again."""
+        self._files.close()
+
+    @property
+    def vmas(self) -> list[Vma]:
+        """The VMAs of the process in that round, ascending."""
+        return self.process.vmas
+
+    def segments(self, start_addr: int, end_addr: int) -> Iterator[Segment]:
+        """All of the page range `[start_addr, end_addr)` in order, with PARENT runs resolved.
+
+        Raises ImageCorrupt, StorageError.
+        """
+        # A stack instead of recursion: a chain may have more rounds than Python has frames.
+        levels = self._levels
+        stack = [levels[0].pieces(start_addr, end_addr)]
+        while stack:
+            piece = next(stack[-1], None)
+            if piece is None:
+                stack.pop()
+                continue
+            piece_start_addr, piece_end_addr, run = piece
+            level = levels[len(stack) - 1]
+            if run is None:
+                if len(stack) > 1:
+                    raise self._unreachable(piece_start_addr, level)
+                yield Segment(piece_start_addr, piece_end_addr, SegmentKind.ABSENT, level.number, 0)
+            elif run.kind is RunKind.PARENT:
+                if len(stack) == len(levels):
+                    raise self._unreachable(piece_start_addr, level)
+                stack.append(levels[len(stack)].pieces(piece_start_addr, piece_end_addr))
+            else:
+                kind = SegmentKind.DATA if run.kind is RunKind.DATA else SegmentKind.ZERO
+                yield Segment(piece_start_addr, piece_end_addr, kind, level.number, run.page_index)
+
+    def chunks(
+        self, start_addr: int, end_addr: int, max_bytes: int = 1 << 20
+    ) -> Iterator[tuple[int, int, bytes | None]]:
+        """The page range in order as `(start_addr, end_addr, content)`, content None if absent.
+
+        A chunk with content has at most `max_bytes` (at least a page), an absent one any size.
+        Raises ImageCorrupt, StorageError.
+        """
+        if max_bytes < PAGE_BYTES:
+            raise ValueError(f"max_bytes is {max_bytes}, less than a page")
+        step_pages = max_bytes // PAGE_BYTES
+        level_of = {level.number: level for level in self._levels}
+        for segment in self.segments(start_addr, end_addr):
+            if segment.kind is SegmentKind.ABSENT:
+                yield segment.start_addr, segment.end_addr, None
+                continue
+            addr = segment.start_addr
+            page_index = segment.page_index
+            while addr < segment.end_addr:
+                n_pages = min(step_pages, (segment.end_addr - addr) // PAGE_BYTES)
+                if segment.kind is SegmentKind.DATA:
+                    content = level_of[segment.round].read(page_index, n_pages)
+                else:
+                    content = bytes(n_pages * PAGE_BYTES)
+                yield addr, addr + n_pages * PAGE_BYTES, content
+                addr += n_pages * PAGE_BYTES
+                page_index += n_pages
+
+    def read(self, addr: int, length: int) -> bytes:
+        """`length` bytes from any address on; absent pages of anonymous VMAs are zeros.
+
+        The result is held in memory: read large ranges with `chunks`. Raises AddressAbsent for
+        addresses outside any VMA, for pages of a file that the target had not changed, and for
+        ranges that could not be read; ImageCorrupt, StorageError.
+        """
+        end_addr = addr + length
+        if addr < 0 or length < 0:
+            raise UsageError(f"There are no {length} bytes at address {addr:#x}.")
+        if not length:
+            return b""
+        first_page_addr = addr - addr % PAGE_BYTES
+        last_page_end_addr = end_addr + -end_addr % PAGE_BYTES
+        self._check_mapped(first_page_addr, last_page_end_addr)
+        content = b"".join(
+            self._zeros(start, end) if chunk is None else chunk
+            for start, end, chunk in self.chunks(first_page_addr, last_page_end_addr)
+        )
+        return content[addr - first_page_addr : end_addr - first_page_addr]
+
+    def vmas_in(self, start_addr: int, end_addr: int) -> Iterator[Vma]:
+        """The VMAs that overlap `[start_addr, end_addr)`, ascending."""
+        first = max(0, bisect_right(self._vma_starts_addr, start_addr) - 1)
+        for position in range(first, len(self.vmas)):
+            vma = self.vmas[position]
+            if vma.start_addr >= end_addr:
+                return
+            if vma.end_addr > start_addr:
+                yield vma
+
+    def _check_mapped(self, start_addr: int, end_addr: int) -> None:
+        mapped = ((vma.start_addr, vma.end_addr) for vma in self.vmas_in(start_addr, end_addr))
+        for hole_addr, _ in runs.subtract([(start_addr, end_addr)], mapped):
+            raise self._absent(hole_addr, "was not mapped")
+
+    def _zeros(self, start_addr: int, end_addr: int) -> bytes:
+        """What absent pages read as; raises AddressAbsent if nobody can know."""
+        for gap_addr, _ in runs.intersect([(start_addr, end_addr)], self._gaps):
+            reasons = (
+                gap.reason
+                for gap in self.process.unreadable
+                if gap.start_addr <= gap_addr < gap.end_addr
+            )
+            raise self._absent(gap_addr, f"could not be read ({next(reasons)})")
+        for vma in self.vmas_in(start_addr, end_addr):
+            if vma.kind not in ANONYMOUS_VMA_KINDS:
+                page_addr = max(start_addr, vma.start_addr)
+                offset_bytes = vma.offset_bytes + page_addr - vma.start_addr
+                raise self._absent(
+                    page_addr,
+                    f"is in no round: it is {vma.kind} memory, "
+                    f"{vma.path or '(no path)'} from byte {offset_bytes:#x} on",
+                )
+        return bytes(end_addr - start_addr)
+
+    def _absent(self, page_addr: int, problem: str) -> AddressAbsent:
+        return AddressAbsent(
+            f"Page {page_addr:#x} of process {self.process.pid} {problem}.",
+            hint="'predump inspect' lists the VMAs and what of them is in the image.",
+            addr=page_addr,
+            pid=self.process.pid,
+        )
+
+    def _unreachable(self, page_addr: int, level: _Level) -> ImageCorrupt:
+        return ImageCorrupt(
+            f"Page {page_addr:#x} of process {self.process.pid} refers to its parent round, but "
+            f"round {level.number}, where that leads, does not have it.",
+            addr=page_addr,
+            round=level.number,
+        )

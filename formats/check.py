@@ -1,0 +1,285 @@
+"""Verify: reads every byte of a checkpoint and says what is wrong, as data. It never prints."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from formats import runs
+from formats.checkpoint import Checkpoint, RoundInfo
+from formats.errors import ImageCorrupt, PredumpError, StorageError
+from formats.files import open_regular, read_exactly
+from formats.layout import (
+    ADDR_LIMIT,
+    FRAME_PAGES,
+    MANIFEST_NAME,
+    PAGE_BYTES,
+    RunKind,
+    pagemap_name,
+    pages_name,
+)
+from formats.manifest import FileEntry, Process
+from formats.pagemap import Pagemap
+from formats.pages import PageStore
+from formats.rounddirs import is_committed, list_round_paths
+
+_HASHED_BYTES = 1 << 20
+_FINDINGS_PER_PATH = 16
+
+ProgressCallback = Callable[[int, int], None]
+
+
+class Severity(StrEnum):
+    """Whether the image is damaged, or merely holds something odd."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong. `exit_code` is 0 for a warning."""
+
+    severity: Severity
+    exit_code: int
+    round: int | None
+    path: str
+    message: str
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What `verify` read and what it found.
+
+    `stored_bytes` were read from files, `data_pages` were decompressed.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    rounds: int = 0
+    files: int = 0
+    stored_bytes: int = 0
+    data_pages: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the first error, 0 if there is none."""
+        return next((item.exit_code for item in self.findings if item.exit_code), 0)
+
+
+def verify(checkpoint: Checkpoint, on_progress: ProgressCallback | None = None) -> VerifyReport:
+    """Check every round of a checkpoint, whatever is wrong with the others.
+
+    `on_progress` is called with the bytes done and the bytes to do (stored bytes hashed plus
+    content bytes decompressed). Memory is bounded by the manifests. Damage is reported, not
+    raised; only StorageError for the directory itself is raised.
+    """
+    verifier = _Verifier(checkpoint, on_progress)
+    verifier.run()
+    return verifier.report
+
+
+class _Verifier:
+    def __init__(self, checkpoint: Checkpoint, on_progress: ProgressCallback | None) -> None:
+        self.report = VerifyReport()
+        self._checkpoint = checkpoint
+        self._on_progress = on_progress
+        self._done_bytes = 0
+        self._total_bytes = 0
+        self._round: int | None = None
+        self._found_in: Counter[Path] = Counter()
+
+    def run(self) -> None:
+        infos: list[RoundInfo] = []
+        for number in self._checkpoint.numbers:
+            self._round = number
+            with self._collect(self._checkpoint.path):
+                infos.append(self._checkpoint.round(number))
+        self._total_bytes = sum(map(_bytes_to_check, infos))
+        for info in infos:
+            self._round = info.number
+            self._check_round(info)
+        self._round = None
+        self._check_unfinished()
+        self._advance(self._total_bytes - self._done_bytes)
+
+    def _check_round(self, info: RoundInfo) -> None:
+        self.report.rounds += 1
+        parent: RoundInfo | None = None
+        with self._collect(info.path):
+            parent = self._checkpoint.parent_of(info)
+        with self._collect(info.path):
+            self._check_names(info)
+        for entry in info.manifest.files:
+            with self._collect(info.path / entry.name):
+                self._check_digest(info.path / entry.name, entry)
+        for process in info.manifest.processes:
+            self._check_process(info, parent, process)
+        manifest_path = info.path / MANIFEST_NAME
+        stats = info.manifest.stats
+        processes = info.manifest.processes
+        for name, claimed, summed in (
+            ("data", stats.pages_data, sum(item.pages_data for item in processes)),
+            ("zero", stats.pages_zero, sum(item.pages_zero for item in processes)),
+            ("parent", stats.pages_parent, sum(item.pages_parent for item in processes)),
+        ):
+            self._compare(manifest_path, f"{name} pages of the round", claimed, summed)
+
+    def _check_process(self, info: RoundInfo, parent: RoundInfo | None, process: Process) -> None:
+        pagemap_path = info.path / pagemap_name(process.pid)
+        pages_path = info.path / pages_name(process.pid)
+        pagemap_entry = info.manifest.file(pagemap_path.name)
+        pages_entry = info.manifest.file(pages_path.name)
+        if pagemap_entry is None or pages_entry is None:
+            counted_pages = process.pages_data + process.pages_zero + process.pages_parent
+            self._compare(pagemap_path, f"pages of process {process.pid}", counted_pages, 0)
+            return
+        with self._collect(pages_path), PageStore(pages_path, pages_entry) as store:
+            self._compare(pages_path, "pages in the file", process.pages_data, store.n_pages)
+            self._check_pages(store)
+        with self._collect(pagemap_path), Pagemap(pagemap_path, pagemap_entry) as pagemap:
+            self._check_runs(pagemap, process)
+            self._check_parent_runs(pagemap, info, parent, process)
+
+    def _check_runs(self, pagemap: Pagemap, process: Process) -> None:
+        counts = _count_pages(pagemap)
+        for name, kind, claimed in (
+            ("data", RunKind.DATA, process.pages_data),
+            ("zero", RunKind.ZERO, process.pages_zero),
+            ("parent", RunKind.PARENT, process.pages_parent),
+        ):
+            what = f"{name} pages of process {process.pid}"
+            self._compare(pagemap.path, what, claimed, counts[kind])
+        for vma in process.vmas:
+            counts = _count_pages(pagemap, vma.start_addr, vma.end_addr)
+            for name, kind, claimed in (
+                ("data", RunKind.DATA, vma.pages_data),
+                ("zero", RunKind.ZERO, vma.pages_zero),
+                ("parent", RunKind.PARENT, vma.pages_parent),
+            ):
+                what = f"{name} pages of the VMA at {vma.start_addr:#x}"
+                self._compare(pagemap.path, what, claimed, counts[kind])
+        mapped = ((vma.start_addr, vma.end_addr) for vma in process.vmas)
+        outside = runs.subtract(((run.start_addr, run.end_addr) for run in pagemap.runs()), mapped)
+        for start_addr, end_addr in outside:
+            self._damaged(pagemap.path, f"runs cover {start_addr:#x}-{end_addr:#x}, in no VMA")
+
+    def _check_pages(self, store: PageStore) -> None:
+        for page_index in range(0, store.n_pages, FRAME_PAGES):
+            n_pages = min(FRAME_PAGES, store.n_pages - page_index)
+            with self._collect(store.path):
+                store.read(page_index, n_pages)
+            self.report.data_pages += n_pages
+            self._advance(n_pages * PAGE_BYTES)
+
+    def _check_parent_runs(
+        self, pagemap: Pagemap, info: RoundInfo, parent: RoundInfo | None, process: Process
+    ) -> None:
+        """Every PARENT page must have a run in the parent; by induction it has bytes somewhere."""
+        if parent is None and not info.manifest.full:
+            return  # what is wrong with the parent has been reported
+        referring = (
+            (run.start_addr, run.end_addr) for run in pagemap.runs() if run.kind is RunKind.PARENT
+        )
+        entry: FileEntry | None = None
+        if parent is not None:
+            same = parent.process(process.pid)
+            if same is not None and same.start_time_ticks == process.start_time_ticks:
+                entry = parent.manifest.file(pagemap.path.name)
+        if parent is None or entry is None:
+            self._report_unreachable(pagemap.path, referring)
+            return
+        with Pagemap(parent.path / entry.name, entry) as parent_pagemap:
+            held = ((run.start_addr, run.end_addr) for run in parent_pagemap.runs())
+            self._report_unreachable(pagemap.path, runs.subtract(referring, held))
+
+    def _report_unreachable(self, path: Path, unreachable: Iterator[runs.Range]) -> None:
+        for start_addr, end_addr in unreachable:
+            self._damaged(
+                path, f"{start_addr:#x}-{end_addr:#x} refers to a parent that does not have it"
+            )
+
+    def _check_digest(self, path: Path, entry: FileEntry) -> None:
+        fd, size_bytes = open_regular(path)
+        try:
+            if size_bytes != entry.stored_bytes:
+                self._compare(path, "bytes in the file", entry.stored_bytes, size_bytes)
+                return
+            digest = hashlib.sha256()
+            for offset_bytes in range(0, size_bytes, _HASHED_BYTES):
+                n_bytes = min(_HASHED_BYTES, size_bytes - offset_bytes)
+                digest.update(read_exactly(fd, n_bytes, offset_bytes, path))
+                self.report.stored_bytes += n_bytes
+                self._advance(n_bytes)
+        finally:
+            os.close(fd)
+        self.report.files += 1
+        if digest.hexdigest() != entry.sha256:
+            self._damaged(path, "its bytes are not the ones its manifest names")
+
+    def _check_names(self, info: RoundInfo) -> None:
+        known = {MANIFEST_NAME, *(entry.name for entry in info.manifest.files)}
+        try:
+            unknown = sorted(item for item in info.path.iterdir() if item.name not in known)
+        except OSError as error:
+            raise StorageError.from_os_error("list", info.path, error) from error
+        for path in unknown[:_FINDINGS_PER_PATH]:
+            self._warn(path, "is not part of the round")
+
+    def _check_unfinished(self) -> None:
+        for path in list_round_paths(self._checkpoint.path):
+            if not is_committed(path):
+                self._warn(path, "is an unfinished round, which is never read")
+
+    @contextmanager
+    def _collect(self, path: Path) -> Iterator[None]:
+        """Turn an error into a finding and go on behind the block."""
+        try:
+            yield
+        except PredumpError as error:
+            found_in = Path(str(error.fields.get("path", path)))
+            self._add(Severity.ERROR, error.exit_code, found_in, error.message)
+
+    def _compare(self, path: Path, what: str, claimed: int, actual: int) -> None:
+        if claimed != actual:
+            self._damaged(path, f"its manifest says {claimed} {what}, but there are {actual}")
+
+    def _damaged(self, path: Path, problem: str) -> None:
+        message = f"{path} is damaged: {problem}."
+        self._add(Severity.ERROR, ImageCorrupt.exit_code, path, message)
+
+    def _warn(self, path: Path, problem: str) -> None:
+        self._add(Severity.WARNING, 0, path, f"{path} {problem}.")
+
+    def _add(self, severity: Severity, exit_code: int, path: Path, message: str) -> None:
+        # A crafted file may be wrong in a million places; the first few will do.
+        self._found_in[path] += 1
+        if self._found_in[path] <= _FINDINGS_PER_PATH:
+            finding = Finding(severity, exit_code, self._round, str(path), message)
+            self.report.findings.append(finding)
+
+    def _advance(self, n_bytes: int) -> None:
+        self._done_bytes = min(self._done_bytes + n_bytes, self._total_bytes)
+        if self._on_progress is not None:
+            self._on_progress(self._done_bytes, self._total_bytes)
+
+
+def _bytes_to_check(info: RoundInfo) -> int:
+    stored_bytes = sum(entry.stored_bytes for entry in info.manifest.files)
+    data_pages = sum(process.pages_data for process in info.manifest.processes)
+    return stored_bytes + data_pages * PAGE_BYTES
+
+
+def _count_pages(
+    pagemap: Pagemap, start_addr: int = 0, end_addr: int = ADDR_LIMIT
+) -> dict[RunKind, int]:
+    """Pages of each kind in a range; reading all runs also checks their order."""
+    counts = dict.fromkeys(RunKind, 0)
+    for run in pagemap.runs(start_addr, end_addr):
+        counts[run.kind] += run.n_pages
+    return counts

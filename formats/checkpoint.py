@@ -1,0 +1,129 @@
+"""Rounds in order: which there are, and which one each refers to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from formats.errors import ImageCorrupt, NotACheckpoint, ParentMissing, UsageError
+from formats.layout import MANIFEST_NAME, ROUND_NAME, round_name
+from formats.manifest import Manifest, Process, read_manifest
+from formats.rounddirs import is_committed, list_round_paths
+
+
+@dataclass(frozen=True, slots=True)
+class RoundInfo:
+    """A committed round; `sha256` is over the bytes of its manifest file."""
+
+    number: int
+    path: Path
+    manifest: Manifest
+    sha256: str
+
+    def process(self, pid: int) -> Process | None:
+        """A process of this round, None if it is not in it."""
+        return next((item for item in self.manifest.processes if item.pid == pid), None)
+
+
+class Checkpoint:
+    """A checkpoint directory with at least one committed round.
+
+    `numbers` are the committed rounds, ascending; `selected` is the one its user named, or the
+    last. Manifests are read when they are first asked for, so that a damaged round is in the way
+    of those only that need it.
+    """
+
+    def __init__(self, path: Path, numbers: list[int], selected: int) -> None:
+        self.path = path
+        self.numbers = numbers
+        self.selected = selected
+        self._loaded: dict[int, RoundInfo] = {}
+
+    @staticmethod
+    def open(path: Path) -> Checkpoint:
+        """Open a checkpoint by its directory or by the directory of one of its rounds.
+
+        Raises NotACheckpoint, StorageError.
+        """
+        name = path.absolute().name
+        names_round = ROUND_NAME.fullmatch(name) is not None and is_committed(path)
+        directory = path.absolute().parent if names_round else path
+        numbers = [int(item.name) for item in list_round_paths(directory) if is_committed(item)]
+        if not numbers:
+            problem = "has no committed round" if directory.is_dir() else "is not a directory"
+            raise NotACheckpoint(
+                f"{path} is no checkpoint: it {problem}.",
+                hint="Name the directory that was given to 'predump dump' with -D.",
+                path=str(path),
+            )
+        return Checkpoint(directory, numbers, int(name) if names_round else numbers[-1])
+
+    @property
+    def rounds(self) -> list[RoundInfo]:
+        """All committed rounds, ascending; raises the error of the first damaged one."""
+        return [self.round(number) for number in self.numbers]
+
+    def round(self, number: int | None = None) -> RoundInfo:
+        """A round by its number, or the selected one.
+
+        Raises UsageError if there is none, ImageCorrupt, ImageVersionUnsupported, StorageError.
+        """
+        number = self.selected if number is None else number
+        if number not in self._loaded:
+            if number not in self.numbers:
+                raise UsageError(
+                    f"{self.path} has no round {number}.",
+                    hint=f"Its rounds are {self.numbers[0]} to {self.numbers[-1]}.",
+                    path=str(self.path),
+                    round=number,
+                )
+            self._loaded[number] = self._load(number)
+        return self._loaded[number]
+
+    def parent_of(self, child: RoundInfo) -> RoundInfo | None:
+        """The round that a round's PARENT runs refer to, None for a full round.
+
+        Raises ParentMissing if it is gone, and ImageCorrupt if it is not the one meant.
+        """
+        parent = child.manifest.parent
+        if child.manifest.full or parent is None:
+            return None
+        if parent.round not in self.numbers:
+            raise ParentMissing(
+                f"Round {child.number} of {self.path} needs round {parent.round}, "
+                "which is not there.",
+                hint=f"Bring {self.path / round_name(parent.round)} back, or take a new dump.",
+                path=str(self.path),
+                round=parent.round,
+            )
+        info = self.round(parent.round)
+        if info.sha256 != parent.sha256:
+            problem = "is not the one it was taken on top of"
+        elif info.manifest.checkpoint_id != child.manifest.checkpoint_id:
+            problem = "belongs to another checkpoint"
+        else:
+            return info
+        raise ImageCorrupt(
+            f"Round {child.number} of {self.path} is unusable: its parent, round "
+            f"{parent.round}, {problem}.",
+            path=str(info.path),
+            round=child.number,
+        )
+
+    def lineage(self, number: int | None = None) -> list[RoundInfo]:
+        """A round, its parent, and so on to a full round; raises as `round` and `parent_of`."""
+        lineage = [self.round(number)]
+        while (parent := self.parent_of(lineage[-1])) is not None:
+            lineage.append(parent)
+        return lineage
+
+    def _load(self, number: int) -> RoundInfo:
+        path = self.path / round_name(number)
+        manifest, sha256 = read_manifest(path / MANIFEST_NAME)
+        if manifest.round != number:
+            raise ImageCorrupt(
+                f"{path} is damaged: its manifest is that of round {manifest.round}.",
+                path=str(path),
+                round=number,
+            )
+        return RoundInfo(number, path, manifest, sha256)

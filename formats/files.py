@@ -1,0 +1,123 @@
+"""The few system calls that images need, each with the image format's rules about files."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from formats.errors import ImageCorrupt, StorageError
+from formats.layout import DIRECTORY_MODE, FILE_MODE
+
+_IOV_MAX = 1024  # buffers per writev(2), from limits.h
+
+Buffer = bytes | bytearray | memoryview
+
+
+def create_directory(path: Path) -> None:
+    """Make a directory of mode 0700 whatever the umask; raises StorageError, also if it exists."""
+    try:
+        path.mkdir(DIRECTORY_MODE)
+        path.chmod(DIRECTORY_MODE)
+    except OSError as error:
+        raise StorageError.from_os_error("create the directory", path, error) from error
+
+
+def create_file(path: Path) -> int:
+    """Create a file of mode 0600 whatever the umask and return its descriptor.
+
+    Raises StorageError, also if the name is taken, be it by a dangling symbolic link.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, FILE_MODE)
+        os.fchmod(fd, FILE_MODE)
+    except OSError as error:
+        raise StorageError.from_os_error("create", path, error) from error
+    return fd
+
+
+def open_regular(path: Path) -> tuple[int, int]:
+    """Open a regular file for reading; returns its descriptor and its size in bytes.
+
+    Raises ImageCorrupt if it is missing, a symbolic link, a FIFO, a device or a directory, and
+    StorageError if the file system refuses.
+    """
+    # O_NONBLOCK: opening a FIFO that took the file's place must not wait for a writer.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags)
+    except FileNotFoundError as error:
+        raise ImageCorrupt(f"{path} is missing.", path=str(path)) from error
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO, errno.ENODEV}:
+            raise ImageCorrupt(f"{path} is not a regular file.", path=str(path)) from error
+        raise StorageError.from_os_error("open", path, error) from error
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise ImageCorrupt(f"{path} is not a regular file.", path=str(path))
+    return fd, status.st_size
+
+
+def read_exactly(fd: int, n_bytes: int, offset_bytes: int, path: Path) -> bytes:
+    """Read so many bytes at an offset; raises ImageCorrupt if the file ends, or StorageError."""
+    pieces: list[bytes] = []
+    while n_bytes > 0:
+        try:
+            piece = os.pread(fd, n_bytes, offset_bytes)
+        except OSError as error:
+            raise StorageError.from_os_error("read", path, error) from error
+        if not piece:
+            raise ImageCorrupt(
+                f"{path} ends at byte {offset_bytes}, {n_bytes} bytes early.", path=str(path)
+            )
+        pieces.append(piece)
+        n_bytes -= len(piece)
+        offset_bytes += len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def write_all(fd: int, buffers: Sequence[Buffer], path: Path) -> None:
+    """Write all buffers in order at the file's position; raises StorageError."""
+    pending = [memoryview(buffer) for buffer in buffers if len(buffer)]
+    first = 0
+    while first < len(pending):
+        try:
+            written_bytes = os.writev(fd, pending[first : first + _IOV_MAX])
+        except OSError as error:
+            raise StorageError.from_os_error("write", path, error) from error
+        while first < len(pending) and written_bytes >= len(pending[first]):
+            written_bytes -= len(pending[first])
+            first += 1
+        if written_bytes:
+            pending[first] = pending[first][written_bytes:]
+
+
+def sync_and_close(fd: int, path: Path) -> None:
+    """Make a written file durable and close it, even on failure; raises StorageError."""
+    try:
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise StorageError.from_os_error("write", path, error) from error
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names inside a directory durable; raises StorageError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StorageError.from_os_error("open", path, error) from error
+    sync_and_close(fd, path)
+
+
+def close_quietly(fd: int) -> None:
+    """Close a descriptor whose data nobody needs any more."""
+    with contextlib.suppress(OSError):
+        os.close(fd)

@@ -1,0 +1,175 @@
+"""Reads files of independent zstd frames at random, trusting nothing in them."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from array import array
+from bisect import bisect_right
+from itertools import accumulate
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import zstandard
+
+from formats import layout
+from formats.errors import ImageCorrupt
+from formats.files import close_quietly, open_regular, read_exactly
+from formats.manifest import FileEntry
+
+
+class FrameReader:
+    """One file of frames, open for reading; a context manager, not for two threads at once.
+
+    `stored_bytes` is the file's size, `content_bytes` the sum of what its frames hold.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_frame_bytes: int,
+        content_unit_bytes: int = 1,
+        entry: FileEntry | None = None,
+    ) -> None:
+        """Open the file and check its seek table as a whole.
+
+        `max_frame_bytes` is the most content one frame may have (inclusive); each frame's content
+        is a multiple of `content_unit_bytes`. With `entry`, size and seek table must be the ones
+        that the manifest names. Raises ImageCorrupt, StorageError.
+        """
+        self.path = path
+        self._max_frame_bytes = max_frame_bytes
+        self._content_unit_bytes = content_unit_bytes
+        self._decompressor = zstandard.ZstdDecompressor()
+        self._fd, self.stored_bytes = open_regular(path)
+        try:
+            self._load_seek_table(entry)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; reading is over. May be called again."""
+        if self._fd >= 0:
+            close_quietly(self._fd)
+            self._fd = -1
+
+    @property
+    def frame_count(self) -> int:
+        """Number of frames, the seek table not counted."""
+        return len(self._checksums)
+
+    @property
+    def content_bytes(self) -> int:
+        """Bytes of content in all frames."""
+        return self._content_offsets[-1]
+
+    def frame_content_range(self, index: int) -> tuple[int, int]:
+        """First byte and end of a frame's content, counted over the content of the whole file."""
+        return self._content_offsets[index], self._content_offsets[index + 1]
+
+    def index_of(self, content_offset_bytes: int) -> int:
+        """Index of the frame that holds this byte of the content; it must be inside."""
+        return bisect_right(self._content_offsets, content_offset_bytes) - 1
+
+    def read_frame(self, index: int) -> bytes:
+        """The content of a frame, every byte of it checked; raises ImageCorrupt, StorageError."""
+        offset_bytes = self._stored_offsets[index]
+        stored_bytes = self._stored_offsets[index + 1] - offset_bytes
+        start, end = self.frame_content_range(index)
+        frame = read_exactly(self._fd, stored_bytes, offset_bytes, self.path)
+        checksum = int.from_bytes(frame[-layout.FRAME_CHECKSUM_BYTES :], "little")
+        if checksum != self._checksums[index]:
+            raise self._corrupt(f"frame {index} is not the one its seek table describes")
+        try:
+            self._check_header(index, zstandard.get_frame_parameters(frame), end - start)
+            # zstd sees to it that the content has the size that the header declares.
+            return self._decompressor.decompress(frame, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise self._corrupt(f"frame {index} does not decompress ({error})") from error
+
+    def _check_header(
+        self, index: int, header: zstandard.FrameParameters, content_bytes: int
+    ) -> None:
+        # Decompression allocates by these figures, so they are checked first.
+        if (
+            header.content_size != content_bytes
+            or header.window_size > self._max_frame_bytes
+            or header.dict_id != 0
+            or not header.has_checksum
+        ):
+            raise self._corrupt(f"frame {index} has a header that contradicts its seek table")
+
+    def _load_seek_table(self, entry: FileEntry | None) -> None:
+        if entry is not None and entry.stored_bytes != self.stored_bytes:
+            raise self._corrupt(
+                f"it has {self.stored_bytes} bytes, not the {entry.stored_bytes} of its manifest"
+            )
+        frame_count = self._read_frame_count()
+        entries_bytes = frame_count * layout.SEEK_TABLE_ENTRY.size
+        table_bytes = layout.SEEK_TABLE_HEADER.size + entries_bytes + layout.SEEK_TABLE_FOOTER.size
+        if table_bytes > self.stored_bytes:
+            raise self._corrupt("its seek table is larger than the file")
+        frames_bytes = self.stored_bytes - table_bytes
+        table = read_exactly(self._fd, table_bytes, frames_bytes, self.path)
+        if entry is not None and hashlib.sha256(table).hexdigest() != entry.seek_table_sha256:
+            raise self._corrupt("its seek table is not the one its manifest names")
+        magic, body_bytes = layout.SEEK_TABLE_HEADER.unpack_from(table)
+        if (
+            magic != layout.SEEK_TABLE_SKIPPABLE_MAGIC
+            or body_bytes != table_bytes - layout.SEEK_TABLE_HEADER.size
+        ):
+            raise self._corrupt("its seek table has a bad header")
+        self._load_entries(memoryview(table)[layout.SEEK_TABLE_HEADER.size :][:entries_bytes])
+        if self._stored_offsets[-1] != frames_bytes:
+            raise self._corrupt("its frames do not add up to the size of the file")
+
+    def _read_frame_count(self) -> int:
+        footer_offset_bytes = self.stored_bytes - layout.SEEK_TABLE_FOOTER.size
+        if footer_offset_bytes < layout.SEEK_TABLE_HEADER.size:
+            raise self._corrupt("it is too short to hold a seek table")
+        frame_count: int
+        descriptor: int
+        magic: int
+        frame_count, descriptor, magic = layout.SEEK_TABLE_FOOTER.unpack(
+            read_exactly(self._fd, layout.SEEK_TABLE_FOOTER.size, footer_offset_bytes, self.path)
+        )
+        if magic != layout.SEEK_TABLE_MAGIC:
+            raise self._corrupt("it does not end in a seek table")
+        if descriptor != layout.SEEK_TABLE_CHECKSUMS or frame_count > layout.MAX_FRAMES:
+            raise self._corrupt("its seek table has a bad footer")
+        return frame_count
+
+    def _load_entries(self, entries: memoryview) -> None:
+        words = array("I")
+        words.frombytes(entries)
+        if sys.byteorder == "big":
+            words.byteswap()
+        stored, contents, self._checksums = words[0::3], words[1::3], words[2::3]
+        # Sizes are bounded here, before a buffer is made for any of them.
+        if stored and (
+            min(stored) <= layout.FRAME_CHECKSUM_BYTES
+            or max(stored) > layout.max_stored_bytes(self._max_frame_bytes)
+            or min(contents) == 0
+            or max(contents) > self._max_frame_bytes
+            or any(n_bytes % self._content_unit_bytes for n_bytes in contents)
+        ):
+            raise self._corrupt("its seek table has a frame of an impossible size")
+        self._stored_offsets = array("Q", accumulate(stored, initial=0))
+        self._content_offsets = array("Q", accumulate(contents, initial=0))
+
+    def _corrupt(self, problem: str) -> ImageCorrupt:
+        return ImageCorrupt(f"{self.path} is damaged: {problem}.", path=str(self.path))

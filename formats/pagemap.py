@@ -1,0 +1,263 @@
+"""A round's runs: for each range of pages of a process, where its bytes are.
+
+The content of the file is packed `layout.RUN` records, ascending by address, in frames of up to
+2048 records, so that one page is found by decoding a handful of frames.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, reduce
+from operator import gt, or_
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from formats import layout
+from formats.errors import ImageCorrupt
+from formats.framereader import FrameReader
+from formats.frames import FrameWriter, compress_frames
+from formats.layout import ADDR_LIMIT, PAGE_BYTES, RunKind
+from formats.manifest import FileEntry
+
+_COMPRESSION_LEVEL = 3
+_CACHED_FRAMES = 16
+_DATA = RunKind.DATA.value
+_KINDS = {kind.value: kind for kind in RunKind}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Pages that share one kind: `n_pages` from `start_addr` on.
+
+    `page_index` is the position of the first page in the pages file of the round (DATA only).
+    """
+
+    start_addr: int
+    n_pages: int
+    kind: RunKind
+    page_index: int
+
+    @property
+    def end_addr(self) -> int:
+        """First address behind the run."""
+        return self.start_addr + self.n_pages * PAGE_BYTES
+
+    def clip(self, start_addr: int, end_addr: int) -> Run:
+        """The part of the run inside `[start_addr, end_addr)`, which overlaps it."""
+        start_addr = max(start_addr, self.start_addr)
+        end_addr = min(end_addr, self.end_addr)
+        skipped_pages = (start_addr - self.start_addr) // PAGE_BYTES
+        return Run(
+            start_addr,
+            (end_addr - start_addr) // PAGE_BYTES,
+            self.kind,
+            self.page_index + skipped_pages if self.kind is RunKind.DATA else 0,
+        )
+
+
+class PagemapWriter:
+    """Writes packed run records, ascending by address; not for use by two threads at once.
+
+    `run_count` counts the records appended.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Create the file; raises StorageError."""
+        self.run_count = 0
+        self._frames = FrameWriter(path)
+        self._buffer = bytearray()
+
+    def append(self, records: bytes | memoryview) -> None:
+        """Add whole records of layout.RUN; raises StorageError."""
+        size_bytes = memoryview(records).nbytes
+        if size_bytes % layout.RUN.size:
+            raise ValueError(f"{size_bytes} bytes are not whole run records")
+        self._buffer += records
+        self.run_count += size_bytes // layout.RUN.size
+        self._flush(len(self._buffer) // layout.PAGEMAP_FRAME_BYTES * layout.PAGEMAP_FRAME_BYTES)
+
+    def close(self) -> FileEntry:
+        """Write what is buffered and make the file durable; raises StorageError."""
+        self._flush(len(self._buffer))
+        return self._frames.close()
+
+    def abort(self) -> None:
+        """Close the file, unfinished as it is; does nothing after `close`."""
+        self._frames.abort()
+
+    def _flush(self, n_bytes: int) -> None:
+        if not n_bytes:
+            return
+        with memoryview(self._buffer) as view, view[:n_bytes] as content:
+            frames, contents_bytes = compress_frames(
+                content, layout.PAGEMAP_FRAME_BYTES, _COMPRESSION_LEVEL
+            )
+        self._frames.append(frames, contents_bytes)
+        del self._buffer[:n_bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """The checked records of one frame, column by column; Run objects are made when asked for.
+
+    `first_page_index` is the page_index of the first DATA run (None if the frame has none), and
+    `next_page_index` the one that must follow the last.
+    """
+
+    starts_addr: Sequence[int]
+    ends_addr: Sequence[int]
+    kinds: Sequence[int]
+    page_indexes: Sequence[int]
+    first_page_index: int | None
+    next_page_index: int | None
+
+    def run(self, position: int) -> Run:
+        start_addr = self.starts_addr[position]
+        n_pages = (self.ends_addr[position] - start_addr) // PAGE_BYTES
+        return Run(start_addr, n_pages, _KINDS[self.kinds[position]], self.page_indexes[position])
+
+
+class Pagemap:
+    """Reads the runs of one process; a context manager, not for use by two threads at once.
+
+    Each frame is checked as a whole before a run of it is given out, and its fit with the frame
+    before it while runs are iterated.
+    """
+
+    def __init__(self, path: Path, entry: FileEntry | None = None) -> None:
+        """Open the file, which must be the one of `entry`; raises ImageCorrupt, StorageError."""
+        self.path = path
+        self._reader = FrameReader(
+            path,
+            max_frame_bytes=layout.PAGEMAP_FRAME_BYTES,
+            content_unit_bytes=layout.RUN.size,
+            entry=entry,
+        )
+        self._frame = lru_cache(maxsize=_CACHED_FRAMES)(self._decode_frame)
+        self._first_addrs: dict[int, int] = {}
+        self._latest_index = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; reading is over. May be called again."""
+        self._reader.close()
+
+    @property
+    def run_count(self) -> int:
+        """Number of runs in the file."""
+        return self._reader.content_bytes // layout.RUN.size
+
+    def find(self, addr: int) -> Run | None:
+        """The run that holds an address, None for a hole; raises ImageCorrupt, StorageError.
+
+        Decompresses about log2 of the frames the first time, and one frame later on.
+        """
+        if not self._reader.frame_count:
+            return None
+        frame = self._frame(self._frame_index_of(addr))
+        position = bisect_right(frame.starts_addr, addr) - 1
+        if position < 0 or addr >= frame.ends_addr[position]:
+            return None
+        return frame.run(position)
+
+    def runs(self, start_addr: int = 0, end_addr: int = ADDR_LIMIT) -> Iterator[Run]:
+        """The runs inside `[start_addr, end_addr)` in order, clipped to that page range.
+
+        Raises ImageCorrupt, StorageError.
+        """
+        if start_addr >= end_addr:
+            return
+        first_index = self._frame_index_of(start_addr)
+        previous_end_addr = 0
+        page_index = 0 if first_index == 0 else None
+        for index in range(first_index, self._reader.frame_count):
+            frame = self._frame(index)
+            if frame.starts_addr[0] < previous_end_addr:
+                raise self._corrupt(index, "begins before the frame ahead of it ends")
+            previous_end_addr = frame.ends_addr[-1]
+            if frame.next_page_index is not None:
+                if page_index not in {None, frame.first_page_index}:
+                    raise self._corrupt(index, "does not go on counting data pages")
+                page_index = frame.next_page_index
+            first = bisect_right(frame.ends_addr, start_addr)
+            end = bisect_left(frame.starts_addr, end_addr)
+            for position in range(first, end):
+                run = frame.run(position)
+                if run.start_addr < start_addr or frame.ends_addr[position] > end_addr:
+                    run = run.clip(start_addr, end_addr)
+                yield run
+            if end < len(frame.starts_addr):
+                return
+
+    def _frame_index_of(self, addr: int) -> int:
+        """The last frame that begins at or below an address, 0 if none does."""
+        latest = self._latest_index
+        if self._first_addr(latest) <= addr < self._first_addr(latest + 1):
+            return latest
+        frame_indexes = range(self._reader.frame_count)
+        found = max(0, bisect_right(frame_indexes, addr, key=self._first_addr) - 1)
+        self._latest_index = found
+        return found
+
+    def _first_addr(self, index: int) -> int:
+        """Where a frame begins; behind the last one no address lies."""
+        addr = self._first_addrs.get(index)
+        if addr is None:
+            if index >= self._reader.frame_count:
+                return ADDR_LIMIT
+            (addr, *_) = layout.RUN.unpack_from(self._reader.read_frame(index))
+            assert isinstance(addr, int)
+            self._first_addrs[index] = addr
+        return addr
+
+    def _decode_frame(self, index: int) -> _Frame:
+        # Whole columns at a time: a frame has 2048 records, and a lookup wants one of them.
+        starts_addr: tuple[int, ...]
+        counts: tuple[int, ...]
+        kinds: tuple[int, ...]
+        page_indexes: tuple[int, ...]
+        starts_addr, counts, kinds, page_indexes = zip(
+            *layout.RUN.iter_unpack(self._reader.read_frame(index)), strict=True
+        )
+        if not _KINDS.keys() >= set(kinds):
+            raise self._corrupt(index, "has a run of an unknown kind")
+        if min(counts) == 0 or reduce(or_, starts_addr) % PAGE_BYTES:
+            raise self._corrupt(index, "has a run that is not one of whole pages")
+        ends_addr = [
+            start_addr + n_pages * PAGE_BYTES
+            for start_addr, n_pages in zip(starts_addr, counts, strict=True)
+        ]
+        if any(map(gt, ends_addr, starts_addr[1:])) or ends_addr[-1] > ADDR_LIMIT:
+            raise self._corrupt(index, "has runs out of order")
+        first_page_index: int | None = None
+        next_page_index: int | None = None
+        for kind, n_pages, page_index in zip(kinds, counts, page_indexes, strict=True):
+            if kind == _DATA:
+                if first_page_index is None:
+                    first_page_index = next_page_index = page_index
+                if page_index != next_page_index:
+                    raise self._corrupt(index, "does not count data pages")
+                next_page_index = page_index + n_pages
+            elif page_index:
+                raise self._corrupt(index, "has a page index without a page")
+        return _Frame(
+            starts_addr, ends_addr, kinds, page_indexes, first_page_index, next_page_index
+        )
+
+    def _corrupt(self, index: int, problem: str) -> ImageCorrupt:
+        return ImageCorrupt(
+            f"{self.path} is damaged: frame {index} {problem}.", path=str(self.path)
+        )

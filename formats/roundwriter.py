@@ -1,0 +1,158 @@
+"""The commit protocol: a round exists whole or not at all.
+
+Order: page files are written and fsynced; the round directory is fsynced; the manifest is written
+under a temporary name and fsynced; it is renamed; the round directory and the checkpoint directory
+are fsynced. The rename is the commit point: what a crash leaves before it has no manifest.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+from pathlib import Path
+
+from formats import files
+from formats.errors import StorageError
+from formats.frames import FrameWriter
+from formats.layout import (
+    IMAGE_NAME,
+    MANIFEST_NAME,
+    MANIFEST_TEMPORARY_NAME,
+    ROUND_NAME,
+    pagemap_name,
+    pages_name,
+    round_name,
+)
+from formats.manifest import Manifest, encode_manifest
+from formats.pagemap import PagemapWriter
+from formats.rounddirs import is_committed, list_round_paths
+
+
+class RoundWriter:
+    """Writes one round; ends with `commit` or `abandon`. Not for use by two threads at once."""
+
+    def __init__(self, checkpoint: Path, number: int) -> None:
+        """Make the directory of round `number` (from 1), and the checkpoint's if it is missing.
+
+        Raises StorageError, also if the round's directory exists, whatever is in it.
+        """
+        self.path = checkpoint / round_name(number)
+        self._checkpoint = checkpoint
+        self._writers: list[tuple[FrameWriter, PagemapWriter]] = []
+        self._paths: list[Path] = []
+        self._committed = False
+        if not ROUND_NAME.fullmatch(self.path.name):
+            raise ValueError(f"{number} is not a round number")
+        _create_checkpoint(checkpoint)
+        files.create_directory(self.path)
+
+    def open_process(self, pid: int) -> tuple[FrameWriter, PagemapWriter]:
+        """Create the two files of a process; `commit` closes them. Raises StorageError."""
+        pages_path = self.path / pages_name(pid)
+        pagemap_path = self.path / pagemap_name(pid)
+        pages = FrameWriter(pages_path)
+        self._paths.append(pages_path)
+        try:
+            pagemap = PagemapWriter(pagemap_path)
+        except StorageError:
+            pages.abort()
+            raise
+        self._paths.append(pagemap_path)
+        self._writers.append((pages, pagemap))
+        return pages, pagemap
+
+    def commit(self, manifest_without_files: Manifest) -> tuple[Manifest, str]:
+        """Make everything durable, then make the round exist.
+
+        Returns the manifest with its file entries, and the SHA-256 (hex) of the manifest file.
+        Raises StorageError; the round is then not committed, and `abandon` removes it.
+        """
+        entries = [writer.close() for pair in self._writers for writer in pair]
+        files.sync_directory(self.path)
+        manifest = dataclasses.replace(manifest_without_files, files=entries)
+        data = encode_manifest(manifest)
+        temporary_path = self.path / MANIFEST_TEMPORARY_NAME
+        fd = files.create_file(temporary_path)
+        self._paths.append(temporary_path)
+        try:
+            files.write_all(fd, [data], temporary_path)
+        except BaseException:
+            files.close_quietly(fd)
+            raise
+        files.sync_and_close(fd, temporary_path)
+        self._publish(temporary_path)
+        self._committed = True
+        return manifest, hashlib.sha256(data).hexdigest()
+
+    def abandon(self) -> None:
+        """Remove what this writer made, as far as the file system lets it.
+
+        Does nothing after a successful `commit`. What it cannot remove has no manifest and is
+        recognised as unfinished.
+        """
+        if self._committed:
+            return
+        for pages, pagemap in self._writers:
+            pages.abort()
+            pagemap.abort()
+        with contextlib.suppress(OSError, StorageError):
+            # If the commit failed after its rename: without its manifest the rest is no round.
+            (self.path / MANIFEST_NAME).unlink(missing_ok=True)
+            files.sync_directory(self.path)
+            for path in self._paths:
+                path.unlink(missing_ok=True)
+            self.path.rmdir()
+
+    def _publish(self, temporary_path: Path) -> None:
+        path = self.path / MANIFEST_NAME
+        try:
+            temporary_path.rename(path)
+        except OSError as error:
+            raise StorageError.from_os_error("rename a file to", path, error) from error
+        files.sync_directory(self.path)
+        files.sync_directory(self._checkpoint)
+
+
+def _create_checkpoint(path: Path) -> None:
+    """Make the checkpoint's directory unless it exists, which leaves its mode to its owner."""
+    try:
+        files.create_directory(path)
+    except StorageError as error:
+        if error.fields["errno"] == errno.EEXIST:
+            return
+        raise
+    files.sync_directory(path.absolute().parent)
+
+
+def remove_unfinished(checkpoint: Path) -> list[int]:
+    """Delete the round directories that were never committed; returns their numbers, ascending.
+
+    A round that is being written looks the same: the caller makes sure that no other writer runs.
+    Raises StorageError, also if such a directory holds anything but files of a round; that
+    directory is then left as it is.
+    """
+    unfinished = [
+        path for path in list_round_paths(checkpoint) if path.is_dir() and not is_committed(path)
+    ]
+    for path in unfinished:
+        _remove_round(path)
+    return [int(path.name) for path in unfinished]
+
+
+def _remove_round(path: Path) -> None:
+    try:
+        names = sorted(entry.name for entry in path.iterdir())
+        for name in names:
+            if name != MANIFEST_TEMPORARY_NAME and not IMAGE_NAME.fullmatch(name):
+                raise StorageError(
+                    f"{path} is an unfinished round, but it also holds {name!r}.",
+                    hint="Move that file away, or choose another directory.",
+                    path=str(path),
+                )
+        for name in names:
+            (path / name).unlink()
+        path.rmdir()
+    except OSError as error:
+        raise StorageError.from_os_error("remove", path, error) from error

@@ -1,0 +1,61 @@
+"""Half-open ranges `[start, end)` of addresses: set algebra over sorted sequences of them.
+
+Every argument is an iterable of non-empty, disjoint ranges in ascending order (they may touch),
+unless it says otherwise; every result is an iterator of such ranges. Nothing is held in memory,
+so the ranges of a whole pagemap may stream through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+Range = tuple[int, int]
+
+
+def merge(ranges: Iterable[Range]) -> Iterator[Range]:
+    """The union as ranges that do not touch; `ranges` ascend by start, but may overlap."""
+    merged: Range | None = None
+    for start, end in ranges:
+        if merged is not None and start <= merged[1]:
+            merged = (merged[0], max(merged[1], end))
+            continue
+        if merged is not None:
+            yield merged
+        merged = (start, end)
+    if merged is not None:
+        yield merged
+
+
+def subtract(ranges: Iterable[Range], removed: Iterable[Range]) -> Iterator[Range]:
+    """What is in `ranges`, but not in `removed`."""
+    cuts = iter(removed)
+    cut = next(cuts, None)
+    for start, end in ranges:
+        position = start
+        while cut is not None and cut[0] < end:
+            if cut[0] > position:
+                yield position, cut[0]
+            position = max(position, cut[1])
+            if cut[1] > end:
+                break  # the next range may need the rest of this cut
+            cut = next(cuts, None)
+        if position < end:
+            yield position, end
+
+
+def intersect(ranges: Iterable[Range], others: Iterable[Range]) -> Iterator[Range]:
+    """What is in both."""
+    rest = iter(others)
+    other = next(rest, None)
+    for start, end in ranges:
+        while other is not None and other[0] < end:
+            if max(start, other[0]) < min(end, other[1]):
+                yield max(start, other[0]), min(end, other[1])
+            if other[1] > end:
+                break  # the next range may need the rest of this one
+            other = next(rest, None)
+
+
+def total(ranges: Iterable[Range]) -> int:
+    """Sum of the sizes."""
+    return sum(end - start for start, end in ranges)

@@ -1,0 +1,145 @@
+"""Which rounds a checkpoint has, and which one each refers to."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from formats.checkpoint import Checkpoint
+from formats.errors import (
+    ImageCorrupt,
+    NotACheckpoint,
+    ParentMissing,
+    StorageError,
+    UsageError,
+)
+from formats.layout import MANIFEST_NAME, RunKind
+from formats.manifest import encode_manifest, read_manifest
+from tests.format.images import ImageRound, page_of, round_path, write_chain, write_round
+
+FULL = ImageRound({0: page_of(1), 1: page_of(2)})
+LATER = ImageRound({0: page_of(3), 1: RunKind.PARENT})
+
+
+@pytest.fixture
+def checkpoint_path(tmp_path: Path) -> Path:
+    return write_chain(tmp_path / "checkpoint", FULL, LATER, LATER)
+
+
+def test_the_last_round_is_selected(checkpoint_path: Path) -> None:
+    checkpoint = Checkpoint.open(checkpoint_path)
+    assert checkpoint.numbers == [1, 2, 3]
+    assert checkpoint.selected == checkpoint.round().number == 3
+    assert [info.number for info in checkpoint.rounds] == [1, 2, 3]
+
+
+def test_a_round_directory_selects_its_round(
+    checkpoint_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Checkpoint.open(checkpoint_path / "0002").selected == 2
+    monkeypatch.chdir(checkpoint_path / "0001")
+    here = Checkpoint.open(Path())
+    assert (here.selected, here.numbers) == (1, [1, 2, 3])
+    monkeypatch.chdir(checkpoint_path)
+    assert Checkpoint.open(Path("0002")).selected == 2
+
+
+def test_numbers_grow_past_four_digits(checkpoint_path: Path) -> None:
+    write_round(checkpoint_path, 10_000, FULL)
+    assert Checkpoint.open(checkpoint_path).numbers == [1, 2, 3, 10_000]
+
+
+def test_what_is_no_round_is_ignored(checkpoint_path: Path) -> None:
+    for name in ("0004", "00001", "0000", "one", "0005.bak"):
+        (checkpoint_path / name).mkdir()
+    for name in ("00001", "0000", "0005.bak"):
+        (checkpoint_path / name / MANIFEST_NAME).touch()
+    (checkpoint_path / "0006").touch()
+    assert Checkpoint.open(checkpoint_path).numbers == [1, 2, 3]
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotACheckpoint, match="no committed round"):
+        Checkpoint.open(tmp_path)
+    for name in ("file", "missing"):
+        with pytest.raises(NotACheckpoint, match="not a directory"):
+            Checkpoint.open(tmp_path / name)
+
+
+def test_a_round_nobody_may_look_into_is_not_ignored(
+    checkpoint_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lstat = Path.lstat
+
+    def refusing_lstat(path: Path) -> object:
+        if path == checkpoint_path / "0003" / MANIFEST_NAME:
+            raise PermissionError(13, "Permission denied")
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", refusing_lstat)
+    with pytest.raises(StorageError, match="Permission denied"):
+        Checkpoint.open(checkpoint_path)
+
+
+def test_a_round_that_is_not_there(checkpoint_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no round 4") as caught:
+        Checkpoint.open(checkpoint_path).round(4)
+    assert caught.value.exit_code == 2
+    assert "1 to 3" in caught.value.hint
+
+
+def test_a_lineage_goes_back_to_the_full_round(checkpoint_path: Path) -> None:
+    write_round(checkpoint_path, 4, FULL)
+    checkpoint = Checkpoint.open(checkpoint_path)
+    assert [info.number for info in checkpoint.lineage(3)] == [3, 2, 1]
+    assert [info.number for info in checkpoint.lineage()] == [4]
+
+
+def test_a_missing_parent(checkpoint_path: Path) -> None:
+    shutil.rmtree(checkpoint_path / "0001")
+    with pytest.raises(ParentMissing, match="needs round 1") as caught:
+        Checkpoint.open(checkpoint_path).lineage()
+    assert caught.value.exit_code == 22
+    assert "0001" in caught.value.hint
+
+
+def test_another_round_in_the_parents_place(checkpoint_path: Path) -> None:
+    shutil.rmtree(checkpoint_path / "0001")
+    write_round(checkpoint_path, 1, ImageRound({0: page_of(9), 1: page_of(9)}))
+    with pytest.raises(ImageCorrupt, match="not the one it was taken on top of"):
+        Checkpoint.open(checkpoint_path).lineage()
+
+
+def test_a_parent_from_another_checkpoint(checkpoint_path: Path) -> None:
+    path = round_path(checkpoint_path, 3) / MANIFEST_NAME
+    manifest, _ = read_manifest(path)
+    path.write_bytes(encode_manifest(replace(manifest, checkpoint_id="f" * 32)))
+    with pytest.raises(ImageCorrupt, match="another checkpoint"):
+        Checkpoint.open(checkpoint_path).lineage()
+
+
+def test_a_round_under_another_number(checkpoint_path: Path) -> None:
+    (checkpoint_path / "0003").rename(checkpoint_path / "0004")
+    with pytest.raises(ImageCorrupt, match="that of round 3"):
+        Checkpoint.open(checkpoint_path).round()
+
+
+def test_a_damaged_round_is_in_the_way_of_those_only_that_need_it(checkpoint_path: Path) -> None:
+    write_round(checkpoint_path, 4, FULL)
+    (checkpoint_path / "0002" / MANIFEST_NAME).write_bytes(b"")
+    checkpoint = Checkpoint.open(checkpoint_path)
+    assert len(checkpoint.lineage(4)) == 1
+    with pytest.raises(ImageCorrupt):
+        checkpoint.lineage(3)
+    with pytest.raises(ImageCorrupt):
+        _ = checkpoint.rounds
+
+
+def test_a_damaged_last_round_is_not_passed_over(checkpoint_path: Path) -> None:
+    (checkpoint_path / "0003" / MANIFEST_NAME).write_bytes(b"")
+    with pytest.raises(ImageCorrupt):
+        Checkpoint.open(checkpoint_path).round()
