@@ -1,0 +1,1 @@
+"""The only place with native code: thin typed wrappers over the library in `csrc/`."""

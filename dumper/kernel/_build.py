@@ -1,0 +1,29 @@
+"""Builds the native library `dumper.kernel._native` (cffi, API mode)."""
+
+from pathlib import Path
+
+from cffi import FFI
+
+CSRC = Path(__file__).parent / "csrc"
+SOURCES = ["pages.c", "copy.c", "uffd.c", "threads.c", "inject.c", "probes.c"]
+HEADERS = ["predump.h", "cdef.h", "compat.h", "runs.h", "stops.h"]
+
+ffibuilder = FFI()
+ffibuilder.cdef((CSRC / "cdef.h").read_text(encoding="ascii"))
+ffibuilder.set_source(
+    "dumper.kernel._native",
+    '#include "predump.h"\n',
+    # setuptools wants paths relative to setup.py, whatever directory this file is read from
+    sources=[f"dumper/kernel/csrc/{name}" for name in SOURCES],
+    depends=[f"dumper/kernel/csrc/{name}" for name in HEADERS],
+    include_dirs=["dumper/kernel/csrc"],
+    extra_compile_args=[
+        "-std=gnu11",
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-unused-parameter",
+    ],
+    py_limited_api=True,
+)

@@ -1,0 +1,242 @@
+/* Which pages a target has, which of them were written, and what that means for the image. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <sys/ioctl.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#include "predump.h"
+#include "runs.h"
+
+static uint64_t round_down(uint64_t bytes)
+{
+	return bytes & ~(PD_PAGE_BYTES - 1);
+}
+
+static uint64_t round_up(uint64_t bytes)
+{
+	return round_down(bytes + PD_PAGE_BYTES - 1);
+}
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/*
+ * One PAGEMAP_SCAN from `addr`. Content is whatever is present or swapped, is no guard, and, in a private mapping,
+ * is no page cache. Without the anyof filter the reset would put markers into every hole, and page tables under it.
+ */
+static int64_t scan_page_tables(int pagemap_fd, const struct pd_span *span, uint64_t *addr, int reset,
+				struct pd_region *regions, uint64_t capacity)
+{
+	uint64_t excluded = PD_GUARD | (span->flags & PD_SPAN_SHARED ? 0 : PD_FILE);
+	struct pd_pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.flags = reset ? PD_PM_SCAN_WP_MATCHING : 0,
+		.start = *addr,
+		.end = span->end_addr,
+		.vec = (uint64_t)(uintptr_t)regions,
+		.vec_len = capacity,
+		.category_inverted = excluded,
+		.category_mask = excluded,
+		.category_anyof_mask = PD_PRESENT | PD_SWAPPED,
+		.return_mask = PD_WPALLOWED | PD_WRITTEN | PD_PRESENT | PD_SWAPPED | PD_PFNZERO,
+	};
+	int n = ioctl(pagemap_fd, PD_PAGEMAP_SCAN, &arg);
+
+	if (n < 0)
+		return -errno;
+	/*
+	 * Not walk_end: the kernel walks in batches of 512 regions and sets it where a batch filled up, so after the
+	 * last, partial one it points back at what was already reported, and reset (fs/proc/task_mmu.c, do_pagemap_scan).
+	 */
+	*addr = (uint64_t)n < capacity ? span->end_addr : regions[n - 1].end_addr;
+	return n;
+}
+
+/* The next part of the mapped file, from `addr` on, that holds data: 1 and [*start, *end), 0 if there is none. */
+static int next_file_data(const struct pd_span *span, uint64_t addr, uint64_t *start, uint64_t *end)
+{
+	uint64_t base = span->fd_offset_bytes - span->start_addr; /* modulo 2^64: addr + base is the file offset */
+	off_t data = lseek(span->fd, (off_t)(addr + base), SEEK_DATA);
+	off_t hole;
+
+	if (data < 0)
+		return errno == ENXIO ? 0 : -errno; /* nothing but a hole up to the end of the file */
+	*start = round_down((uint64_t)data) - base;
+	if ((uint64_t)data >= span->end_addr + base)
+		return 0;
+	hole = lseek(span->fd, data, SEEK_HOLE);
+	if (hole < 0)
+		return -errno;
+	*end = min_u64(round_up((uint64_t)hole) - base, span->end_addr);
+	return 1;
+}
+
+/*
+ * The data of the mapped file, as regions that count as written. Over a private mapping also what was copied on write
+ * where the file has holes.
+ */
+static int64_t scan_file(int pagemap_fd, const struct pd_span *span, uint64_t *addr, struct pd_region *regions,
+			 uint64_t capacity)
+{
+	uint64_t n = 0;
+
+	while (*addr < span->end_addr && n < capacity) {
+		struct pd_span hole = *span;
+		uint64_t data_end = span->end_addr;
+		int found = next_file_data(span, *addr, &hole.end_addr, &data_end);
+
+		if (found < 0)
+			return found;
+		if (!found)
+			hole.end_addr = span->end_addr;
+		if (span->flags & PD_SPAN_SHARED) {
+			*addr = hole.end_addr;
+		} else if (*addr < hole.end_addr) {
+			int64_t copied = scan_page_tables(pagemap_fd, &hole, addr, 0, regions + n, capacity - n);
+
+			if (copied < 0)
+				return copied;
+			n += (uint64_t)copied;
+			if (*addr < hole.end_addr)
+				continue;
+		}
+		if (found && n < capacity) {
+			regions[n++] = (struct pd_region){*addr, data_end, PD_WRITTEN | PD_PRESENT};
+			*addr = data_end;
+		}
+	}
+	return (int64_t)n;
+}
+
+int64_t pd_scan(int pagemap_fd, const struct pd_span *spans, uint64_t n_spans, struct pd_cursor *cursor, int reset,
+		struct pd_region *regions, uint64_t capacity)
+{
+	uint64_t n = 0;
+
+	while (cursor->span < n_spans && n < capacity) {
+		const struct pd_span *span = spans + cursor->span;
+		uint64_t addr = cursor->addr > span->start_addr ? cursor->addr : span->start_addr;
+		int64_t found = 1;
+
+		if (span->flags & PD_SPAN_WHOLE) {
+			regions[n].start_addr = addr;
+			regions[n].end_addr = span->end_addr;
+			regions[n].categories = PD_WRITTEN | PD_PRESENT;
+			addr = span->end_addr;
+		} else if (span->flags & PD_SPAN_BY_FD) {
+			found = scan_file(pagemap_fd, span, &addr, regions + n, capacity - n);
+		} else {
+			found = scan_page_tables(pagemap_fd, span, &addr, reset, regions + n, capacity - n);
+		}
+		if (found < 0)
+			return found;
+		for (int64_t i = 0; i < found; i++)
+			regions[n + i].categories |= (uint64_t)span->flags << 32;
+		n += found;
+		cursor->addr = addr;
+		if (addr >= span->end_addr)
+			cursor->span++;
+	}
+	return (int64_t)n;
+}
+
+/* Whether the bytes of an earlier round cannot stand for these pages. */
+static int must_copy(uint64_t categories)
+{
+	uint32_t span_flags = categories >> 32;
+
+	if (categories & PD_WRITTEN || !(categories & PD_WPALLOWED) || span_flags & PD_SPAN_UNSEEN)
+		return 1;
+	/* A copied-on-write page dropped by MADV_DONTNEED leaves a marker that looks like a swapped page. */
+	return span_flags & PD_SPAN_FILE && !(categories & PD_PRESENT);
+}
+
+/*
+ * Looks `start` up in a sweep, minding runs of the kinds in `kinds` (a bit each) only: returns the run that covers it,
+ * or NULL. *end is cut back to where the answer changes.
+ */
+static const struct pd_run *sweep_to(struct pd_sweep *sweep, uint64_t start, uint64_t *end, uint32_t kinds)
+{
+	while (sweep->next < sweep->n_runs && run_end_addr(sweep->runs + sweep->next) <= start)
+		sweep->next++;
+	for (uint64_t i = sweep->next; i < sweep->n_runs; i++) {
+		const struct pd_run *run = sweep->runs + i;
+
+		if (run->start_addr >= *end)
+			return NULL;
+		if (!(kinds & 1u << run->kind))
+			continue;
+		if (run_end_addr(run) <= start)
+			continue; /* out of order: an image is to blame, and must not make this spin */
+		if (run->start_addr > start) {
+			*end = run->start_addr;
+			return NULL;
+		}
+		*end = min_u64(*end, run_end_addr(run));
+		return run;
+	}
+	return NULL;
+}
+
+int64_t pd_classify(struct pd_region *regions, uint64_t n_regions, uint64_t *used, struct pd_sweep *staged,
+		    struct pd_sweep *covered, struct pd_run_list *out)
+{
+	for (; *used < n_regions; ++*used) {
+		struct pd_region *region = regions + *used;
+
+		while (region->start_addr < region->end_addr) {
+			uint64_t start = region->start_addr, end = region->end_addr, index = 0;
+			uint32_t kind = PD_RUN_COPY;
+
+			if (region->categories & PD_PFNZERO) {
+				kind = PD_RUN_ZERO;
+			} else if (!must_copy(region->categories)) {
+				const uint32_t newer = 1u << PD_RUN_STAGED | 1u << PD_RUN_COPY;
+				const uint32_t older = 1u << PD_RUN_DATA | 1u << PD_RUN_ZERO | 1u << PD_RUN_PARENT;
+				const struct pd_run *run = sweep_to(staged, start, &end, newer);
+
+				if (run) {
+					kind = run->kind;
+					index = run->page_index + (start - run->start_addr) / PD_PAGE_BYTES;
+				} else if (sweep_to(covered, start, &end, older)) {
+					kind = PD_RUN_PARENT;
+				}
+			}
+			region->start_addr = runs_append(out, start, end, kind, index);
+			if (region->start_addr < end)
+				return (int64_t)(n_regions - *used);
+		}
+	}
+	return 0;
+}
+
+int pd_count_pages(const struct pd_run *runs, uint64_t n_runs, const struct pd_span *vmas, uint64_t n_vmas,
+		   uint64_t *counts)
+{
+	uint64_t vma = 0;
+
+	for (uint64_t i = 0; i < n_runs; i++) {
+		uint64_t start = runs[i].start_addr, end = run_end_addr(runs + i);
+
+		while (vma < n_vmas && vmas[vma].end_addr <= start)
+			vma++;
+		for (uint64_t v = vma; v < n_vmas && vmas[v].start_addr < end; v++) {
+			uint64_t from = start > vmas[v].start_addr ? start : vmas[v].start_addr;
+
+			counts[4 * v + runs[i].kind] += (min_u64(end, vmas[v].end_addr) - from) / PD_PAGE_BYTES;
+		}
+	}
+	return 0;
+}
+
+uint64_t pd_pages_of_kind(const struct pd_run *runs, uint64_t n_runs, uint32_t kind)
+{
+	uint64_t pages = 0;
+
+	for (uint64_t i = 0; i < n_runs; i++)
+		pages += runs[i].kind == kind ? runs[i].n_pages : 0;
+	return pages;
+}

@@ -1,0 +1,124 @@
+"""PAGEMAP_SCAN: which pages a target has, which were written, and what that means for an image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import Any
+
+from dumper.kernel.native import checked, ffi, lib, new_array
+from dumper.kernel.runs import RunKind, RunList
+
+
+class SpanFlag(IntFlag):
+    """How the pages of a span are looked at; `csrc/cdef.h` says what each means."""
+
+    NONE = 0
+    SHARED = lib.PD_SPAN_SHARED
+    UNSEEN = lib.PD_SPAN_UNSEEN
+    FILE = lib.PD_SPAN_FILE
+    WHOLE = lib.PD_SPAN_WHOLE
+    BY_FD = lib.PD_SPAN_BY_FD
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch [start_addr, end_addr) of the address space that is looked at in one way."""
+
+    start_addr: int
+    end_addr: int
+    flags: SpanFlag = SpanFlag.NONE
+    fd: int = -1
+    fd_offset_bytes: int = 0
+
+
+class SpanTable:
+    """Spans as a C array."""
+
+    def __init__(self, spans: Sequence[Span]) -> None:
+        self.c = ffi.new(
+            "struct pd_span[]",
+            [(s.start_addr, s.end_addr, int(s.flags), s.fd, s.fd_offset_bytes) for s in spans],
+        )
+        self.count = len(spans)
+
+
+class Scanner:
+    """Walks through spans and says what there is, in portions of a fixed size.
+
+    `pagemap_fd` is an open /proc/PID/pagemap. It stays bound to the memory it was opened on: after an exec of the
+    target a scan fails with ESRCH.
+    """
+
+    REGIONS = 1 << 17
+
+    def __init__(self, pagemap_fd: int) -> None:
+        self._pagemap_fd = pagemap_fd
+        self._regions = new_array("struct pd_region", self.REGIONS)
+        self._used = ffi.new("uint64_t *")
+        self._cursor: Any = None
+        self._spans = SpanTable([])
+        self._n_regions = 0
+
+    def start(self, spans: SpanTable, staged: RunList, covered: RunList) -> None:
+        """Begins a scan. `staged` and `covered` say what is known of pages that were not written."""
+        self._spans = spans
+        self._cursor = ffi.new("struct pd_cursor *")
+        self._staged, self._covered = staged.sweep(), covered.sweep()
+        self._n_regions = self._used[0] = 0
+
+    def next_runs(self, out: RunList, *, reset: bool) -> bool:
+        """Appends the runs of the next portion to `out`, as many as fit; False at the end of the spans.
+
+        With `reset`, pages reported as written are write-protected again in the same atomic step.
+
+        Raises:
+            OSError: ESRCH if the memory is gone (exit or exec); other errors of ioctl_pagemap_scan(2).
+        """
+        if self._used[0] == self._n_regions:
+            if self._cursor.span == self._spans.count:
+                return False
+            self._used[0] = 0
+            self._n_regions = 0
+            self._n_regions = checked(
+                lib.pd_scan(
+                    self._pagemap_fd,
+                    self._spans.c,
+                    self._spans.count,
+                    self._cursor,
+                    reset,
+                    self._regions,
+                    self.REGIONS,
+                )
+            )
+        lib.pd_classify(
+            self._regions, self._n_regions, self._used, self._staged, self._covered, out.c
+        )
+        return True
+
+    def check_memory(self) -> None:
+        """Raises OSError ESRCH if the memory that the pagemap belongs to is gone (exit or exec)."""
+        cursor = ffi.new("struct pd_cursor *")
+        first_page = SpanTable([Span(0, 4096)])
+        checked(lib.pd_scan(self._pagemap_fd, first_page.c, 1, cursor, False, self._regions, 1))
+
+    def all_runs(self, out: RunList, *, reset: bool) -> None:
+        """Appends all that is left to `out`, which grows as needed. Raises as `next_runs`."""
+        while self.next_runs(out, reset=reset):
+            if out.capacity - len(out) < self.REGIONS:
+                out.reserve(2 * out.capacity)
+
+
+class PageCounts:
+    """Pages by VMA and kind, added up over the runs of a round."""
+
+    def __init__(self, vmas: Sequence[Span]) -> None:
+        self._table = SpanTable(vmas)
+        self._counts = ffi.new("uint64_t[]", 4 * max(1, len(vmas)))
+
+    def add(self, runs: RunList) -> None:
+        """Counts `runs`, all of kind DATA, ZERO or PARENT."""
+        lib.pd_count_pages(runs.c.runs, len(runs), self._table.c, self._table.count, self._counts)
+
+    def of_vma(self, index: int, kind: RunKind) -> int:
+        """Pages of one kind in the VMA at `index`."""
+        return int(self._counts[4 * index + kind])

@@ -1,0 +1,167 @@
+"""Stopping threads and injecting a system call: ptrace(2). All calls of one target come from one OS thread."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from dumper.kernel.native import checked, ffi, lib, new_array
+
+O_TRACESYSGOOD = 1
+O_SUSPEND_SECCOMP = 1 << 21  # PTRACE_O_SUSPEND_SECCOMP, needs CAP_SYS_ADMIN
+
+# user_regs_struct of x86_64, in order: sys/user.h
+REGISTER_NAMES = [
+    "r15",
+    "r14",
+    "r13",
+    "r12",
+    "rbp",
+    "rbx",
+    "r11",
+    "r10",
+    "r9",
+    "r8",
+    "rax",
+    "rcx",
+    "rdx",
+    "rsi",
+    "rdi",
+    "orig_rax",
+    "rip",
+    "cs",
+    "eflags",
+    "rsp",
+    "ss",
+    "fs_base",
+    "gs_base",
+    "ds",
+    "es",
+    "fs",
+    "gs",
+]
+
+
+class StopError(OSError):
+    """A thread could not be stopped; `tid` is the one it is about."""
+
+    def __init__(self, error: int, tid: int) -> None:
+        super().__init__(error, f"thread {tid}")
+        self.tid = tid
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadRegisters:
+    """Registers of one thread: general ones by name, NT_PRFPREG and NT_X86_XSTATE as the kernel gives them."""
+
+    tid: int
+    general: dict[str, int]
+    fpregs: bytes
+    xstate: bytes
+
+
+class ThreadSet:
+    """The threads of one process, stopped together and resumed together."""
+
+    def __init__(self, pid: int, capacity: int = 4096) -> None:
+        self._pid = pid
+        self._threads = new_array("struct pd_thread", capacity)
+        self._list = ffi.new(
+            "struct pd_thread_list *", {"threads": self._threads, "capacity": capacity}
+        )
+        self._registers: Any = None
+        self._registers_capacity = 0
+
+    def stop(self, timeout_ns: int, options: int = 0) -> None:
+        """Seizes and stops every thread, until no new one turns up.
+
+        Raises:
+            StopError: ETIMEDOUT (a thread did not stop, or new ones are born too fast), EPERM (not allowed, or
+                traced by another), ESRCH (the process is gone), ENOSPC (more threads than there is room for).
+                Threads stopped until then stay so: call `resume`.
+        """
+        result = lib.pd_stop_threads(self._pid, options, timeout_ns, self._list)
+        if result < 0:
+            raise StopError(-result, int(self._list.failed_tid))
+
+    def resume(self) -> None:
+        """Detaches from every stopped thread; without effect when there is none."""
+        lib.pd_resume_threads(self._list)
+
+    def stopped_tids(self) -> list[int]:
+        """Threads that stand still, in the order they were found."""
+        threads = self._threads[0 : self._list.n_threads]
+        return [int(t.tid) for t in threads if t.flags & lib.PD_THREAD_STOPPED]
+
+    def reserve_registers(self, count: int) -> None:
+        """Makes room for the registers of `count` threads, so that `read_registers` need not."""
+        if count > self._registers_capacity:
+            self._registers = new_array("struct pd_registers", count)
+            ffi.memmove(
+                self._registers, bytes(ffi.sizeof(self._registers)), ffi.sizeof(self._registers)
+            )
+            self._registers_capacity = count
+
+    def read_registers(self) -> None:
+        """Reads the registers of all stopped threads; `registers` gives them later."""
+        self.reserve_registers(int(self._list.n_threads))
+        checked(lib.pd_read_registers(self._list, self._registers, self._registers_capacity))
+
+    def registers(self) -> list[ThreadRegisters]:
+        """What `read_registers` read, sorted by thread id."""
+        found = []
+        for i in range(int(self._list.n_threads)):
+            r = self._registers[i]
+            if r.tid:
+                words = ffi.cast("uint64_t *", r.gp)
+                found.append(
+                    ThreadRegisters(
+                        tid=int(r.tid),
+                        general={name: int(words[k]) for k, name in enumerate(REGISTER_NAMES)},
+                        fpregs=bytes(r.fp),
+                        xstate=bytes(ffi.buffer(r.xstate, r.xstate_bytes)),
+                    )
+                )
+        return sorted(found, key=lambda registers: registers.tid)
+
+
+@dataclass(frozen=True, slots=True)
+class InjectionSite:
+    """Where in a target a call can be injected; see struct pd_site."""
+
+    syscall_ret_addr: int
+    restorer_addr: int
+    stack_start_addr: int
+    stack_end_addr: int
+    scratch_end_addr: int = 0
+
+
+def inject_userfaultfd(
+    tid: int,
+    pidfd: int,
+    mem_fd: int,
+    site: InjectionSite,
+    flags: int,
+    expected_fd: int,
+    timeout_ns: int,
+    die_at: int = 0,
+) -> int:
+    """userfaultfd(flags) in the stopped thread `tid`; returns the descriptor here, closed again in the target.
+
+    Raises:
+        OSError: EPERM and others as in userfaultfd(2) of the target; ETIMEDOUT if the thread does not run; ENOEXEC if
+            it is no 64-bit x86 code or the site changed; ENOSPC if its stack has no room; ESRCH if it is gone.
+    """
+    c_site = ffi.new(
+        "struct pd_site *",
+        (
+            site.syscall_ret_addr,
+            site.restorer_addr,
+            site.stack_start_addr,
+            site.stack_end_addr,
+            site.scratch_end_addr,
+        ),
+    )
+    return checked(
+        lib.pd_inject_userfaultfd(
+            tid, pidfd, mem_fd, c_site, flags, expected_fd, timeout_ns, die_at
+        )
+    )

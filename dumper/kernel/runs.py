@@ -1,0 +1,78 @@
+"""Lists of page runs in C memory: what scans yield, copies consume and images store."""
+
+from enum import IntEnum
+from typing import Any
+
+from dumper.kernel.native import ffi, lib, new_array
+
+RUN_BYTES = 24  # struct pd_run; also the record of a pagemap file (formats.layout.RUN)
+
+
+class RunKind(IntEnum):
+    """What becomes of the pages of a run. The first three stand in image files (formats.layout)."""
+
+    DATA = lib.PD_RUN_DATA
+    ZERO = lib.PD_RUN_ZERO
+    PARENT = lib.PD_RUN_PARENT
+    COPY = lib.PD_RUN_COPY
+    STAGED = lib.PD_RUN_STAGED
+
+
+class RunList:
+    """A sorted list of runs with room for `capacity` of them."""
+
+    def __init__(self, capacity: int) -> None:
+        self.c = ffi.new("struct pd_run_list *")
+        self._reserve(capacity)
+
+    def _reserve(self, capacity: int) -> None:
+        runs = new_array("struct pd_run", capacity)
+        if self.c.n_runs:
+            ffi.memmove(runs, self.c.runs, self.c.n_runs * RUN_BYTES)
+        self._memory = runs  # self.c.runs does not keep it alive
+        self.c.runs = runs
+        self.c.capacity = capacity
+
+    def __len__(self) -> int:
+        return int(self.c.n_runs)
+
+    @property
+    def capacity(self) -> int:
+        """Most runs that fit."""
+        return int(self.c.capacity)
+
+    def reserve(self, capacity: int) -> None:
+        """Makes room for at least `capacity` runs; those in the list stay."""
+        if capacity > self.capacity:
+            self._reserve(max(capacity, 2 * self.capacity))
+
+    def clear(self) -> None:
+        """Empties the list and keeps its memory."""
+        self.c.n_runs = 0
+
+    def packed(self) -> bytes:
+        """The runs as records of a pagemap file."""
+        return bytes(ffi.buffer(self.c.runs, len(self) * RUN_BYTES))
+
+    def extend_packed(self, records: bytes | memoryview) -> None:
+        """Appends records of a pagemap file (a multiple of RUN_BYTES bytes)."""
+        count = len(records) // RUN_BYTES
+        self.reserve(len(self) + count)
+        ffi.memmove(self.c.runs + len(self), records, count * RUN_BYTES)
+        self.c.n_runs += count
+
+    def pages_of(self, kind: RunKind) -> int:
+        """Pages of the runs of one kind."""
+        return int(lib.pd_pages_of_kind(self.c.runs, len(self), int(kind)))
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """(start_addr, end_addr) of each run: for short lists only, it is Python work per run."""
+        runs = self.c.runs
+        return [
+            (int(runs[i].start_addr), int(runs[i].start_addr + runs[i].n_pages * 4096))
+            for i in range(len(self))
+        ]
+
+    def sweep(self) -> Any:
+        """A struct pd_sweep over the runs, from the first on; valid while the list stays as it is."""
+        return ffi.new("struct pd_sweep *", {"runs": self.c.runs, "n_runs": len(self), "next": 0})

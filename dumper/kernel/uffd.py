@@ -1,0 +1,56 @@
+"""userfaultfd(2) in write-protect mode, asynchronous: ioctl_userfaultfd(2), Linux >= 6.7."""
+
+import errno
+from enum import IntFlag
+
+from dumper.kernel.native import checked, ffi, lib
+from dumper.kernel.pages import SpanTable
+
+USER_MODE_ONLY = 1  # UFFD_USER_MODE_ONLY, since 5.11: needs no privilege
+
+
+class Feature(IntFlag):
+    """UFFD_FEATURE_*, include/uapi/linux/userfaultfd.h."""
+
+    PAGEFAULT_FLAG_WP = 1 << 0
+    WP_HUGETLBFS_SHMEM = 1 << 12
+    WP_UNPOPULATED = 1 << 13
+    WP_ASYNC = 1 << 15
+
+
+# No event feature is ever asked for: with one, the target would wait for us in fork and mremap.
+TRACKING_FEATURES = (
+    Feature.PAGEFAULT_FLAG_WP
+    | Feature.WP_HUGETLBFS_SHMEM
+    | Feature.WP_UNPOPULATED
+    | Feature.WP_ASYNC
+)
+
+
+def enable(uffd: int, features: Feature = TRACKING_FEATURES) -> None:
+    """UFFDIO_API. Raises OSError: EINVAL if the kernel lacks a feature or the descriptor is in use already."""
+    checked(lib.pd_uffd_enable(uffd, int(features)))
+
+
+def register(uffd: int, spans: SpanTable) -> list[int]:
+    """Registers each span for write-protection; the result of each is 0 or an errno.
+
+    Registering again what is registered changes nothing, so it is done every round for all VMAs.
+    """
+    results = ffi.new("int32_t[]", max(1, spans.count))
+    lib.pd_uffd_register(uffd, spans.c, spans.count, results)
+    return [-int(result) for result in results[0 : spans.count]]
+
+
+def unregister(uffd: int, spans: SpanTable) -> int:
+    """Lifts write-protection and unregisters each span; returns how many were registered."""
+    return int(lib.pd_uffd_unregister(uffd, spans.c, spans.count))
+
+
+class RegisterError:
+    """What UFFDIO_REGISTER's errors say."""
+
+    IN_USE = errno.EBUSY  # another userfaultfd has it
+    READ_ONLY_FILE = errno.EPERM  # shared mapping of a file opened for reading
+    UNSUPPORTED = errno.EINVAL  # special mapping: vdso, ring buffers, MAP_DROPPABLE
+    MEMORY_GONE = errno.ENOMEM  # the target exited or called exec
