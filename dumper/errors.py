@@ -1,0 +1,33 @@
+"""Errors about live processes; each class is an exit code of the contract."""
+
+from formats.errors import PredumpError
+
+
+class TargetGone(PredumpError):
+    """The process has ended, or never was."""
+
+    exit_code = 10
+
+
+class PermissionDenied(PredumpError):
+    """The caller may not do this to that process."""
+
+    exit_code = 11
+
+
+class KernelFeatureMissing(PredumpError):
+    """This kernel cannot do it."""
+
+    exit_code = 12
+
+
+class TargetUntraceable(PredumpError):
+    """The process cannot be traced or tracked, whoever asks."""
+
+    exit_code = 13
+
+
+class TargetBusy(PredumpError):
+    """Another predump works on this target or checkpoint."""
+
+    exit_code = 1

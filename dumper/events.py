@@ -1,0 +1,102 @@
+"""What the engine says while it works. Names and units are those of the contract's JSON events."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened; `type` tells which."""
+
+    type: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attached(Event):
+    """Tracking began: the target was stopped once, for `attach_stop_ns`."""
+
+    type: str = "attached"
+    threads: int
+    attach_stop_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundStarted(Event):
+    """A round begins; a full one says why it cannot build on an earlier one."""
+
+    type: str = "round-start"
+    round: int
+    kind: str
+    full: bool
+    full_reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundProgress(Event):
+    """Pages dealt with so far; `pages_expected` is an estimate, 0 if there is none."""
+
+    type: str = "progress"
+    round: int
+    pages_done: int
+    pages_expected: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicroRound(Event):
+    """A micro-round before the freeze: what was written since the one before was copied again."""
+
+    type: str = "micro-round"
+    pages_written: int
+    duration_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundFinished(Event):
+    """A round is on disk."""
+
+    type: str = "round"
+    round: int
+    kind: str
+    full: bool
+    full_reason: str
+    streamed_while_frozen: bool
+    pages_present: int
+    pages_written: int
+    pages_data: int
+    pages_zero: int
+    pages_parent: int
+    pages_unreadable: int
+    raw_bytes: int
+    stored_bytes: int
+    duration_ns: int
+    frozen_ns: int
+    attach_stop_ns: int
+    scan_ns: int
+    copy_ns: int
+    micro_rounds: int
+    pages_copied_frozen: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predicted(Event):
+    """What a freeze now would cost, from the rounds so far, and what the policy makes of it."""
+
+    type: str = "prediction"
+    round: int
+    predicted_freeze_ns: int
+    decision: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice(Event):
+    """Something the user should know; `subject` names it for programs."""
+
+    type: str = "notice"
+    subject: str
+    message: str
+    fields: dict[str, str | int] = field(default_factory=dict)
+
+
+Emit = Callable[[Event], None]
