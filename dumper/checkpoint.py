@@ -1,0 +1,111 @@
+"""The checkpoint directory as the engine uses it: locked, tidied up, and known to be of this target."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from dumper.errors import TargetBusy
+from dumper.kernel.runs import RunList
+from dumper.lease import ChainState
+from dumper.target import Target
+from formats import files, layout
+from formats.checkpoint import Checkpoint, RoundInfo
+from formats.errors import NotACheckpoint, PredumpError, StorageError
+from formats.framereader import FrameReader
+from formats.roundwriter import remove_unfinished
+
+
+class CheckpointDirectory:
+    """DIR of one command: made if it is missing, and locked against other commands until `close`."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises StorageError, TargetBusy."""
+        self.path = path
+        if not path.exists():
+            files.create_directory(path)
+        try:
+            self._lock_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise StorageError.from_os_error("open", path, error) from error
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise TargetBusy(
+                f"another predump is writing to {path}",
+                hint="Wait until it has finished.",
+                path=str(path),
+            ) from None
+        try:
+            self.removed = remove_unfinished(path)
+            self.last = self._last_round()
+        except BaseException:
+            self.close()
+            raise
+
+    def _last_round(self) -> RoundInfo | None:
+        try:
+            return Checkpoint.open(self.path).round()
+        except NotACheckpoint:
+            return None
+
+    @property
+    def next_number(self) -> int:
+        """The number of the round to come."""
+        return self.last.number + 1 if self.last else 1
+
+    @property
+    def state(self) -> ChainState | None:
+        """What the keeper must say for the next round to build on the last one."""
+        if self.last is None:
+            return None
+        return ChainState(self.last.manifest.checkpoint_id, self.last.number, self.last.sha256)
+
+    def refuse_other_target(self, target: Target, boot_id: str) -> None:
+        """Raises PredumpError if the rounds in it are of another process."""
+        if self.last is None:
+            return
+        manifest = self.last.manifest
+        process = self.last.process(manifest.root_pid)
+        if (
+            process is None
+            or (process.pid, process.start_time_ticks) != (target.pid, target.start_time_ticks)
+            or manifest.host.boot_id != boot_id
+        ):
+            what = (
+                f"{process.name} with pid {process.pid}" if process else f"pid {manifest.root_pid}"
+            )
+            raise PredumpError(
+                f"{self.path} is a checkpoint of another process ({what}, an earlier one if the pid is the same)",
+                hint="Choose another directory with -D for this process.",
+                path=str(self.path),
+                pid=target.pid,
+            )
+
+    def read_last_runs(self, pid: int) -> RunList:
+        """All runs of the last round: the pages that the next one may leave to it.
+
+        Raises ImageCorrupt, StorageError.
+        """
+        runs = RunList(1024)
+        if self.last is not None:
+            name = layout.pagemap_name(pid)
+            with FrameReader(
+                self.last.path / name,
+                max_frame_bytes=layout.PAGEMAP_FRAME_BYTES,
+                content_unit_bytes=layout.RUN.size,
+                entry=self.last.manifest.file(name),
+            ) as reader:
+                for index in range(reader.frame_count):
+                    runs.extend_packed(reader.read_frame(index))
+        return runs
+
+    def committed(self, info: RoundInfo) -> None:
+        """Says that `info` is the last round now."""
+        self.last = info
+
+    def close(self) -> None:
+        """Unlocks the directory."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1

@@ -1,0 +1,59 @@
+"""The staging memory: pages copied shortly before and during the freeze, and the picture they give of the target."""
+
+import time
+
+from dumper.kernel.copy import Copier, PageBuffer, Source
+from dumper.kernel.pages import Scanner, SpanTable
+from dumper.kernel.runs import RunList
+from formats.layout import PAGE_BYTES
+
+SPARE_RUNS = 1 << 16
+MICRO_ROUND_SHARE = 0.75  # of the staging memory; the rest is for what the freeze still has to copy
+
+
+class Staging:
+    """Scans a target again and again and copies what was written since into memory touched beforehand.
+
+    `picture` holds the runs of all pages with content as of the last scan: STAGED (the copy is here), PARENT (an
+    earlier round has it), ZERO, and COPY where a copy failed or found no room.
+    """
+
+    def __init__(self, scanner: Scanner, covered: RunList, capacity_bytes: int) -> None:
+        """`covered` are the runs of the round before."""
+        self._scanner = scanner
+        self._covered = covered
+        self._classified = RunList(SPARE_RUNS)
+        self._next_picture = RunList(SPARE_RUNS)
+        self.picture = RunList(SPARE_RUNS)
+        self.memory = PageBuffer(capacity_bytes // PAGE_BYTES)
+        self._capacity_pages = self.memory.capacity_pages
+        self.fits = True
+        self.scan_ns = 0
+        self.copy_ns = 0
+
+    def micro_round(self, spans: SpanTable, source: Source) -> int:
+        """One round into memory while the target runs; returns the number of pages copied.
+
+        `fits` then tells whether all did. Raises OSError: ESRCH if the memory of the target is gone.
+        """
+        self.memory.limit_pages(int(self._capacity_pages * MICRO_ROUND_SHARE))
+        return self._update(spans, source, reset=True)
+
+    def final_round(self, spans: SpanTable, source: Source) -> int:
+        """The same of the frozen target, with all of the memory, and without write-protecting anything again."""
+        self.memory.limit_pages(self._capacity_pages)
+        return self._update(spans, source, reset=False)
+
+    def _update(self, spans: SpanTable, source: Source, *, reset: bool) -> int:
+        since_ns = time.monotonic_ns()
+        self._classified.clear()
+        self._scanner.start(spans, staged=self.picture, covered=self._covered)
+        self._scanner.all_runs(self._classified, reset=reset)
+        scanned_ns = time.monotonic_ns()
+        before_pages = self.memory.n_pages
+        self._next_picture.clear()
+        self.fits = Copier(source, self._classified).stage(self.memory, self._next_picture)
+        self.picture, self._next_picture = self._next_picture, self.picture
+        self.scan_ns = scanned_ns - since_ns
+        self.copy_ns = time.monotonic_ns() - scanned_ns
+        return self.memory.n_pages - before_pages

@@ -1,0 +1,105 @@
+"""Write tracking of one target: register its VMAs, hand out what is tracked, let go of it again."""
+
+import errno
+import os
+from collections.abc import Callable
+
+from dumper.errors import TargetUntraceable
+from dumper.kernel import uffd
+from dumper.kernel.pages import Span, SpanTable
+from dumper.memory_map import Classifier, Vma, is_trackable
+from dumper.proc.maps import Mapping, MapsParser, read_maps
+from dumper.target import Target, gone
+
+
+class TrackingLostError(Exception):
+    """The userfaultfd belongs to memory that is gone: the target called exec, or exited."""
+
+
+class AddressSpace:
+    """The VMAs of a target, read again and again; what did not change costs little."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._parser = MapsParser()
+        self._classifier = Classifier(target.pid)
+        self._vmas: dict[Mapping, Vma] = {}
+        self._text = b""
+
+    def read(self, register: Callable[[list[Mapping]], list[int]] | None = None) -> list[Vma]:
+        """Reads the VMAs, in order; `register` returns an errno (0: success) for each mapping it is given.
+
+        Without `register`, what is known of a mapping stays and new ones count as not tracked. Raises TargetGone.
+        """
+        text = self._read_text()
+        if register is None and text == self._text:
+            return list(self._vmas.values())
+        mappings = self._parser.parse(text)
+        errors: dict[Mapping, int] = {}
+        if register is not None:
+            wanted = [m for m in mappings if is_trackable(self._classifier.kind(m))]
+            errors = dict(zip(wanted, register(wanted), strict=True))
+        known = {} if register is not None else self._vmas
+        self._vmas = {m: known.get(m) or self._classifier.vma(m, errors.get(m)) for m in mappings}
+        self._text = text
+        return list(self._vmas.values())
+
+    @property
+    def vmas(self) -> list[Vma]:
+        """As of the last read."""
+        return list(self._vmas.values())
+
+    def has_changed(self) -> bool:
+        """Whether the mappings differ from those of the last read. Raises TargetGone."""
+        return self._read_text() != self._text
+
+    def _read_text(self) -> bytes:
+        try:
+            return read_maps(self._target.tid)
+        except (FileNotFoundError, ProcessLookupError):
+            raise gone(self._target.pid) from None
+
+
+class Tracker:
+    """A userfaultfd of the target, and the VMAs registered with it."""
+
+    def __init__(self, target: Target, space: AddressSpace, fd: int) -> None:
+        """`fd` is owned from now on; closing its last copy anywhere ends the tracking."""
+        self._target = target
+        self._space = space
+        self.fd = fd
+
+    def refresh(self) -> list[Vma]:
+        """Registers every VMA, new ones and those that were mapped again at the same place, and returns all.
+
+        Raises:
+            TrackingLostError: after an exec or the exit of the target.
+            TargetUntraceable: another userfaultfd has some of its memory.
+        """
+        return self._space.read(self._register)
+
+    def _register(self, mappings: list[Mapping]) -> list[int]:
+        table = SpanTable([Span(m.start_addr, m.end_addr) for m in mappings])
+        errors = uffd.register(self.fd, table)
+        for mapping, error in zip(mappings, errors, strict=True):
+            if error == errno.ENOMEM:
+                raise TrackingLostError
+            if error == errno.EBUSY:
+                raise TargetUntraceable(
+                    f"memory of process {self._target.pid} at {mapping.start_addr:#x} is under another userfaultfd",
+                    hint="The process, or another tool, uses userfaultfd: end that use first.",
+                    pid=self._target.pid,
+                )
+        return errors
+
+    def drop(self) -> None:
+        """Lifts all protection, in small steps that do not hold the target up, and closes the userfaultfd."""
+        tracked = [v.mapping for v in self._space.vmas if v.tracked]
+        uffd.unregister(self.fd, SpanTable([Span(m.start_addr, m.end_addr) for m in tracked]))
+        self.close()
+
+    def close(self) -> None:
+        """Closes this copy of the userfaultfd; a keeper's copy keeps the tracking alive."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
