@@ -1,0 +1,32 @@
+"""Numbers as people read them."""
+
+from formats.layout import PAGE_BYTES
+
+BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def bytes_text(n_bytes: int) -> str:
+    """`n_bytes` in the largest unit that leaves at least 1."""
+    value = float(n_bytes)
+    for unit in BINARY_UNITS:
+        if value < 1024 or unit == BINARY_UNITS[-1]:
+            return f"{n_bytes} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError("the last unit takes everything")
+
+
+def pages_text(pages: int) -> str:
+    """The memory of so many pages, "-" for none."""
+    return bytes_text(pages * PAGE_BYTES) if pages else "-"
+
+
+def duration_text(ns: int) -> str:
+    """Nanoseconds in µs, ms or s."""
+    if ns < 1_000_000:
+        return f"{ns / 1e3:.0f} µs"
+    return f"{ns / 1e6:.1f} ms" if ns < 1_000_000_000 else f"{ns / 1e9:.2f} s"
+
+
+def ratio_text(raw_bytes: int, stored_bytes: int) -> str:
+    """How many times smaller the stored bytes are."""
+    return f"{raw_bytes / stored_bytes:.1f}x" if raw_bytes and stored_bytes else "-"

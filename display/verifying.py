@@ -1,0 +1,38 @@
+"""A bar while images are verified."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class VerifyProgress:
+    """Called with bytes done and bytes to do; shows a bar where `console` is a terminal."""
+
+    def __init__(self, console: Console, *, quiet: bool) -> None:
+        self._bar = Progress(
+            TextColumn("verifying"),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self._task = self._bar.add_task("verifying", total=None)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, done_bytes: int, total_bytes: int) -> None:
+        self._bar.update(self._task, completed=done_bytes, total=total_bytes)
