@@ -22,9 +22,7 @@ EXIT_NOT_CONVERGED = 3
 EXIT_INTERRUPTED = 130
 READ_MAX_BYTES = 1 << 30
 
-if (
-    TYPE_CHECKING
-):  # the engine is loaded by the commands that need it: reading images starts without it
+if TYPE_CHECKING:  # the engine is loaded by the commands that need it: reading images starts without it
     from dumper.events import RoundFinished
     from dumper.session import Session
 
@@ -48,9 +46,7 @@ class Duration(click.ParamType[int]):
     name = "time"
     UNITS = (("us", 1e3), ("ms", 1e6), ("s", 1e9), ("", 1e9))
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
         text = str(value).strip().lower()
@@ -70,9 +66,7 @@ class Size(click.ParamType[int]):
     name = "size"
     UNITS = (("k", 1 << 10), ("m", 1 << 20), ("g", 1 << 30), ("", 1))
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
         text = str(value).strip().lower().removesuffix("ib").removesuffix("b")
@@ -91,9 +85,7 @@ class Address(click.ParamType[int]):
 
     name = "number"
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         try:
             number = int(str(value), 0)
         except ValueError:
@@ -136,9 +128,7 @@ class Reporter:
                     "exit_code": exit_code,
                 }
             )
-        self.errors.print(
-            f"predump: {message.rstrip('.')}.", style="red", highlight=False, markup=False
-        )
+        self.errors.print(f"predump: {message.rstrip('.')}.", style="red", highlight=False, markup=False)
         if hint:
             self.errors.print(f"  {hint.rstrip('.')}.", highlight=False, markup=False)
 
@@ -183,9 +173,7 @@ def _guarded(action: Callable[[], int], reporter: Reporter, debug: bool) -> int:
         if debug:
             traceback.print_exc()
         what = f"{type(error).__name__}: {error}"
-        reporter.error(
-            f"internal error: {what}", "Run it again with --debug and report the traceback", 1, {}
-        )
+        reporter.error(f"internal error: {what}", "Run it again with --debug and report the traceback", 1, {})
         return 1
 
 
@@ -229,9 +217,7 @@ def directory_option(function: Callable[..., None]) -> Callable[..., None]:
 def work_options(function: Callable[..., None]) -> Callable[..., None]:
     """How to compress, and with how much memory."""
     for option in (
-        click.option(
-            "--level", type=click.IntRange(-7, 19), default=1, show_default=True, help="zstd level."
-        ),
+        click.option("--level", type=click.IntRange(-7, 19), default=1, show_default=True, help="zstd level."),
         click.option(
             "--threads",
             type=click.IntRange(1, 64),
@@ -259,24 +245,20 @@ def after_options(function: Callable[..., None]) -> Callable[..., None]:
         ("leave-stopped", "Leave the target stopped (SIGSTOP)."),
         ("leave-running", "Let the target run on (default)."),
     ):
-        function = click.option(
-            f"--{after}", "after", flag_value=after, type=str, default="leave-running", help=text
-        )(function)
+        function = click.option(f"--{after}", "after", flag_value=after, type=str, default="leave-running", help=text)(
+            function
+        )
     return function
 
 
 @contextmanager
-def _session(
-    reporter: Reporter, pid: int, directory: Path, work: WorkOptions
-) -> Iterator["Session"]:
+def _session(reporter: Reporter, pid: int, directory: Path, work: WorkOptions) -> Iterator["Session"]:
     from display.progress import ProgressView
     from dumper.events import Event
     from dumper.rounds import Options
     from dumper.session import Session
 
-    options = Options(
-        level=work["level"], compress_threads=work["threads"], staging_bytes=work["staging"]
-    )
+    options = Options(level=work["level"], compress_threads=work["threads"], staging_bytes=work["staging"])
     with ProgressView(reporter.errors, quiet=work["quiet"] or reporter.as_json) as view:
 
         def emit(event: Event) -> None:
@@ -323,9 +305,8 @@ def check(reporter: Reporter) -> int:
     lacks something that is needed; 11: a privilege is missing.
       predump check
     """
-    from dumper.checks import run_checks
-
     from display.checks import checks_table
+    from dumper.checks import run_checks
 
     checks = run_checks()
     exit_code = max((c.exit_code for c in checks if c.required and not c.ok), default=0)
@@ -333,11 +314,7 @@ def check(reporter: Reporter) -> int:
         reporter.event({"type": "check", **asdict(item)})
     if not reporter.as_json:
         reporter.out.print(checks_table(checks))
-    verdict = (
-        "This host can pre-dump."
-        if exit_code == 0
-        else "This host lacks something that predump needs."
-    )
+    verdict = "This host can pre-dump." if exit_code == 0 else "This host lacks something that predump needs."
     reporter.result({"ok": exit_code == 0}, verdict, exit_code)
     return exit_code
 
@@ -413,9 +390,7 @@ def dump(
     show_default=True,
     help="Dump once a freeze is predicted to fit this.",
 )
-@click.option(
-    "--interval", type=Duration(), default="0s", show_default=True, help="Pause between rounds."
-)
+@click.option("--interval", type=Duration(), default="0s", show_default=True, help="Pause between rounds.")
 @click.option(
     "--timeout",
     type=Duration(),
@@ -484,9 +459,7 @@ path_argument = click.argument("path", type=click.Path(path_type=Path))
 
 @cli.command()
 @path_argument
-@click.option(
-    "--round", "number", type=click.IntRange(min=1), help="Of this round (default: the last)."
-)
+@click.option("--round", "number", type=click.IntRange(min=1), help="Of this round (default: the last).")
 @command
 def inspect(reporter: Reporter, path: Path, number: int | None) -> int:
     """Show what a checkpoint or a round holds.
@@ -530,9 +503,7 @@ def inspect(reporter: Reporter, path: Path, number: int | None) -> int:
 @path_argument
 @click.argument("address", type=Address())
 @click.argument("length", type=Address())
-@click.option(
-    "--round", "number", type=click.IntRange(min=1), help="As of this round (default: the last)."
-)
+@click.option("--round", "number", type=click.IntRange(min=1), help="As of this round (default: the last).")
 @click.option("--pid", type=click.IntRange(min=1), help="Of this process (default: the root).")
 @click.option("--raw", is_flag=True, help="The bytes as they are, on stdout.")
 @command
@@ -597,9 +568,7 @@ def verify(reporter: Reporter, path: Path, quiet: bool) -> int:
     for finding in report.findings:
         reporter.event({"type": "finding", **asdict(finding)})
         if not reporter.as_json:
-            reporter.out.print(
-                f"{finding.severity.value}: {finding.message}", highlight=False, markup=False
-            )
+            reporter.out.print(f"{finding.severity.value}: {finding.message}", highlight=False, markup=False)
     errors = sum(1 for finding in report.findings if finding.exit_code)
     fields: dict[str, object] = {
         "rounds": report.rounds,

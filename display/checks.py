@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from dumper.checks import Check
 from rich.table import Table
 from rich.text import Text
+
+from dumper.checks import Check
 
 
 def checks_table(checks: Sequence[Check]) -> Table:
@@ -17,9 +18,7 @@ def checks_table(checks: Sequence[Check]) -> Table:
         verdict = (
             Text("ok", "green")
             if check.ok
-            else Text(
-                "MISSING" if check.required else "absent", "red" if check.required else "yellow"
-            )
+            else Text("MISSING" if check.required else "absent", "red" if check.required else "yellow")
         )
         found = check.detail if check.ok else f"{check.detail}\n{check.remedy}"
         table.add_row(verdict, Text(check.title), Text(found))

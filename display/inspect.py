@@ -37,8 +37,7 @@ def target_text(checkpoint: Checkpoint, info: RoundInfo) -> Text:
         ("command", " ".join(process.cmdline)[:500] or "-"),
         (
             "executable",
-            f"{process.exe or '-'}"
-            + (f" (build id {process.exe_build_id})" if process.exe_build_id else ""),
+            f"{process.exe or '-'}" + (f" (build id {process.exe_build_id})" if process.exe_build_id else ""),
         ),
         (
             "host",
@@ -58,9 +57,7 @@ def target_text(checkpoint: Checkpoint, info: RoundInfo) -> Text:
         text.append(f"{name:<11}", style="bold")
         text.append(value + "\n")
     for gap in process.unreadable:
-        text.append(
-            f"not captured: {gap.start_addr:#x}-{gap.end_addr:#x}: {gap.reason}\n", style="yellow"
-        )
+        text.append(f"not captured: {gap.start_addr:#x}-{gap.end_addr:#x}: {gap.reason}\n", style="yellow")
     return text
 
 

@@ -33,9 +33,7 @@ def round_text(event: RoundFinished) -> str:
 
 def _text(event: Event) -> str:
     if isinstance(event, Attached):
-        return (
-            f"attached: {event.threads} thread(s) stopped for {duration_text(event.attach_stop_ns)}"
-        )
+        return f"attached: {event.threads} thread(s) stopped for {duration_text(event.attach_stop_ns)}"
     if isinstance(event, RoundStarted):
         return f"round {event.round} holds everything: {event.full_reason}" if event.full else ""
     if isinstance(event, RoundFinished):

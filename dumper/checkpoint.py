@@ -72,9 +72,7 @@ class CheckpointDirectory:
             or (process.pid, process.start_time_ticks) != (target.pid, target.start_time_ticks)
             or manifest.host.boot_id != boot_id
         ):
-            what = (
-                f"{process.name} with pid {process.pid}" if process else f"pid {manifest.root_pid}"
-            )
+            what = f"{process.name} with pid {process.pid}" if process else f"pid {manifest.root_pid}"
             raise PredumpError(
                 f"{self.path} is a checkpoint of another process ({what}, an earlier one if the pid is the same)",
                 hint="Choose another directory with -D for this process.",

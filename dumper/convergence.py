@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 MAX_MICRO_ROUNDS = 5
-MICRO_ROUND_GAIN = (
-    0.7  # a micro-round that leaves more than this share of the one before does not pay
-)
+MICRO_ROUND_GAIN = 0.7  # a micro-round that leaves more than this share of the one before does not pay
 FEW_PAGES = 64  # copied in less time than a scan of anything takes
 STOP_NS_PER_THREAD = 10_000  # stop, read registers, resume
 FIXED_FREEZE_NS = 300_000
@@ -74,14 +72,10 @@ def predict_freeze_ns(sample: RoundSample, threads: int) -> int:
     while another_micro_round(history):
         history.append(int(pending))
         pending = min(pending, pages_per_ns * (sample.scan_ns + pending * copy_ns_per_page))
-    return int(
-        FIXED_FREEZE_NS + threads * STOP_NS_PER_THREAD + sample.scan_ns + pending * copy_ns_per_page
-    )
+    return int(FIXED_FREEZE_NS + threads * STOP_NS_PER_THREAD + sample.scan_ns + pending * copy_ns_per_page)
 
 
-def decide(
-    samples: Sequence[RoundSample], threads: int, elapsed_ns: int, policy: Policy
-) -> Verdict:
+def decide(samples: Sequence[RoundSample], threads: int, elapsed_ns: int, policy: Policy) -> Verdict:
     """What to do after the last of `samples` (the first is the full round, whose size says nothing about writes)."""
     predicted_ns = predict_freeze_ns(samples[-1], threads)
     written = [sample.pages_written for sample in samples[1:]]
@@ -94,13 +88,9 @@ def decide(
     if predicted_ns <= policy.max_freeze_ns:
         return Verdict(Decision.FREEZE, predicted_ns, "the predicted freeze fits")
     if len(samples) >= policy.max_rounds:
-        return Verdict(
-            Decision.GIVE_UP, predicted_ns, f"{policy.max_rounds} rounds were not enough"
-        )
+        return Verdict(Decision.GIVE_UP, predicted_ns, f"{policy.max_rounds} rounds were not enough")
     if elapsed_ns >= policy.timeout_ns:
         return Verdict(Decision.GIVE_UP, predicted_ns, "the time is up")
-    if len(written) > PROGRESS_ROUNDS and min(written[-PROGRESS_ROUNDS:]) >= min(
-        written[:-PROGRESS_ROUNDS]
-    ):
+    if len(written) > PROGRESS_ROUNDS and min(written[-PROGRESS_ROUNDS:]) >= min(written[:-PROGRESS_ROUNDS]):
         return Verdict(Decision.GIVE_UP, predicted_ns, f"{PROGRESS_ROUNDS} rounds did not shrink")
     return Verdict(Decision.CONTINUE, predicted_ns, "the predicted freeze is still too long")

@@ -46,9 +46,7 @@ def cmdline(target: Target) -> list[str]:
     """Its arguments; the first MAX_CMDLINE_BYTES of them."""
     with Path(f"/proc/{target.tid}/cmdline").open("rb") as file:
         text = file.read(MAX_CMDLINE_BYTES)
-    return [
-        argument.decode("utf-8", "surrogateescape") for argument in text.rstrip(b"\0").split(b"\0")
-    ]
+    return [argument.decode("utf-8", "surrogateescape") for argument in text.rstrip(b"\0").split(b"\0")]
 
 
 def thread_names(target: Target) -> dict[int, str]:

@@ -21,9 +21,7 @@ class Freeze:
     target go on. `frozen_ns` is the time from the first thread stopped to the last one resumed.
     """
 
-    def __init__(
-        self, target: Target, *, options: int = 0, timeout_ns: int = STOP_TIMEOUT_NS
-    ) -> None:
+    def __init__(self, target: Target, *, options: int = 0, timeout_ns: int = STOP_TIMEOUT_NS) -> None:
         self._target = target
         self._threads = ThreadSet(target.pid)
         self._options = options

@@ -52,9 +52,7 @@ def _scratch_end(target: Target, stack: Mapping) -> int:
     """End of pages at the low end of [stack] that were never touched, or 0: for threads that run on other stacks."""
     words = os.pread(target.pagemap_fd, 8 * SCRATCH_PAGES, stack.start_addr // PAGE_BYTES * 8)
     present_or_swapped = 0xC0
-    untouched = len(words) == 8 * SCRATCH_PAGES and not any(
-        w & present_or_swapped for w in words[7::8]
-    )
+    untouched = len(words) == 8 * SCRATCH_PAGES and not any(w & present_or_swapped for w in words[7::8])
     return stack.start_addr + SCRATCH_PAGES * PAGE_BYTES if untouched else 0
 
 

@@ -25,6 +25,7 @@ import signal
 import socket
 import struct
 import sys
+from pathlib import Path
 
 MAX_MESSAGE_BYTES = 65536
 UCRED = struct.Struct("3i")  # unix(7), SO_PEERCRED: pid, uid, gid
@@ -113,7 +114,7 @@ def main() -> None:
             Keeper(listener, uffd, pidfd).run()
         finally:
             with contextlib.suppress(OSError):
-                os.unlink(path)
+                Path(path).unlink()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """A command's side of the keeper: find it, borrow the userfaultfd, say what was committed."""
 
+import contextlib
+import errno
 import json
 import os
 import socket
@@ -73,28 +75,23 @@ class Lease:
         state = answer["state"]
         if answer["in_doubt"] or not isinstance(state, dict):
             return fds[0], None
-        return fds[0], ChainState(
-            str(state["checkpoint_id"]), int(state["round"]), str(state["manifest_sha256"])
-        )
+        return fds[0], ChainState(str(state["checkpoint_id"]), int(state["round"]), str(state["manifest_sha256"]))
 
     def commit(self, state: ChainState) -> None:
-        """Says that the round is on disk. Raises OSError."""
+        """Says that the round is on disk. Raises OSError if the keeper is gone, and the tracking with it."""
         self._ask({"op": "commit", "state": asdict(state)})
 
     def release(self) -> None:
-        """Has the keeper drop the userfaultfd and end. Raises OSError."""
-        self._ask({"op": "release"})
+        """Has the keeper drop the userfaultfd and end; one that has ended already is as good."""
+        with contextlib.suppress(OSError):
+            self._ask({"op": "release"})
 
     def close(self) -> None:
         """Gives the keeper back; a round that was begun and not committed leaves the chain in doubt."""
         self._connection.close()
 
 
-def find(target: Target) -> Lease | None:
-    """The lease of the target's keeper, or None if it has none.
-
-    Raises TargetBusy if another command holds it.
-    """
+def _connect(target: Target) -> Lease | None:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.settimeout(ANSWER_TIMEOUT_S)
     path = _socket_path(target)
@@ -117,23 +114,40 @@ def find(target: Target) -> Lease | None:
     return Lease(connection)
 
 
-def begin(lease: Lease, target: Target) -> tuple[int, ChainState | None]:
-    """`lease.begin`, with its errors in words. Raises TargetBusy."""
+def borrow(target: Target) -> tuple[Lease, int, ChainState | None] | None:
+    """The target's keeper, its userfaultfd and what it says of the chain (`Lease.begin`); None if there is no keeper.
+
+    Raises TargetBusy if another command has it, PermissionDenied.
+    """
+    lease = _connect(target)
+    if lease is None:
+        return None
     try:
-        return lease.begin()
-    except BlockingIOError:
-        raise TargetBusy(
-            f"another predump is working on process {target.pid}",
-            hint="Wait until it has finished.",
-            pid=target.pid,
-        ) from None
+        return lease, *lease.begin()
+    except ConnectionError:  # it ended just now
+        lease.close()
+        return None
+    except (BlockingIOError, TimeoutError):
+        lease.close()
+        raise _busy(target) from None
+
+
+def _busy(target: Target) -> TargetBusy:
+    return TargetBusy(
+        f"another predump is working on process {target.pid}", hint="Wait until it has finished.", pid=target.pid
+    )
 
 
 def start_keeper(target: Target, uffd: int) -> Lease:
-    """Starts a keeper that owns a copy of `uffd`, and takes its lease. Raises OSError."""
+    """Starts a keeper that owns a copy of `uffd`, and takes its lease. Raises TargetBusy, OSError."""
     path = _socket_path(target)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(str(path))
+        try:
+            listener.bind(str(path))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise _busy(target) from None
+            raise
         listener.listen(8)
         fds = (listener.fileno(), uffd, target.pidfd)
         subprocess.Popen(

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from dumper import filesystems
 from dumper.kernel.pages import Span, SpanFlag
@@ -67,9 +68,7 @@ class Classifier:
             return VmaKind.SPECIAL
         if not mapping.has_file:
             return VmaKind.ANON
-        if path.startswith(("/dev/", "anon_inode:", "/secretmem")) and not path.startswith(
-            MEMORY_UNDER_DEV
-        ):
+        if path.startswith(("/dev/", "anon_inode:", "/secretmem")) and not path.startswith(MEMORY_UNDER_DEV):
             return VmaKind.DEVICE
         if mapping.device in self._hugetlb:
             return VmaKind.HUGETLB
@@ -82,11 +81,7 @@ class Classifier:
         if mapping.path in KERNEL_DATA:
             note = "kernel data, made anew for every process"
         elif kind is VmaKind.DEVICE:
-            unreadable = (
-                "secret memory (memfd_secret)"
-                if mapping.path.startswith("/secretmem")
-                else "device mapping"
-            )
+            unreadable = "secret memory (memfd_secret)" if mapping.path.startswith("/secretmem") else "device mapping"
         return Vma(mapping, kind, register_errno == 0, unreadable, note)
 
 
@@ -99,9 +94,7 @@ def has_only_copy(vma: Vma) -> bool:
     """Whether the mapped file's content is nowhere else: a file of tmpfs, or one without a name."""
     if vma.kind is VmaKind.HUGETLB:
         return vma.mapping.is_shared
-    return vma.kind is VmaKind.SHMEM or (
-        vma.kind is VmaKind.FILE and vma.mapping.path.endswith(DELETED)
-    )
+    return vma.kind is VmaKind.SHMEM or (vma.kind is VmaKind.FILE and vma.mapping.path.endswith(DELETED))
 
 
 class MappedFiles:
@@ -115,10 +108,10 @@ class MappedFiles:
         """A descriptor of the mapped file, or -1 if it may not be opened (CAP_CHECKPOINT_RESTORE)."""
         key = (mapping.device, mapping.inode)
         if key not in self._fds:
-            path = f"/proc/{self._pid}/map_files/{mapping.start_addr:x}-{mapping.end_addr:x}"
+            path = Path(f"/proc/{self._pid}/map_files/{mapping.start_addr:x}-{mapping.end_addr:x}")
             fd = -1
             with contextlib.suppress(OSError):
-                if stat.S_ISREG(os.stat(path).st_mode):  # opening a device might do something
+                if stat.S_ISREG(path.stat().st_mode):  # opening a device might do something
                     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             self._fds[key] = fd
         return self._fds[key]
@@ -159,9 +152,7 @@ def spans_while_running(vmas: Sequence[Vma]) -> list[Span]:
 
     A span never runs over a gap: something might be mapped there meanwhile.
     """
-    spans = [
-        Span(v.mapping.start_addr, v.mapping.end_addr, _content_flags(v)) for v in vmas if v.tracked
-    ]
+    spans = [Span(v.mapping.start_addr, v.mapping.end_addr, _content_flags(v)) for v in vmas if v.tracked]
     return _merged(spans, over_gaps=False)
 
 

@@ -114,9 +114,7 @@ class RoundOutput:
                 self._pipeline.give_back(buffer)
             self._on_progress(self.figures)
         self.lost += copier.lost
-        self.figures.pages_unreadable += (
-            sum(end - start for start, end in copier.lost) // PAGE_BYTES
-        )
+        self.figures.pages_unreadable += sum(end - start for start, end in copier.lost) // PAGE_BYTES
 
     def finish_pages(self, vmas: list[Vma], notes: dict[int, str]) -> list[image.Vma]:
         """Waits until all pages are written and returns the VMAs with their page counts.

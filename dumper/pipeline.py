@@ -47,9 +47,7 @@ class PagePipeline:
 
     def submit(self, file: FrameWriter, buffer: PageBuffer) -> None:
         """Compresses and appends the pages in `buffer`, which is free again afterwards."""
-        frames = self._compressors.submit(
-            compress_frames, buffer.content(), FRAME_PAGES * PAGE_BYTES, self._level
-        )
+        frames = self._compressors.submit(compress_frames, buffer.content(), FRAME_PAGES * PAGE_BYTES, self._level)
         self._written.append(self._writer.submit(self._write, file, frames, buffer))
 
     def flush(self) -> None:

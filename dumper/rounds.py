@@ -206,9 +206,7 @@ class RoundTaker:
     def _frozen_view(self, vmas: list[Vma], staging: Staging) -> tuple[SpanTable, Source]:
         spans = spans_while_frozen(vmas, self._files)
         files = FileMaps(file_maps(spans))
-        return SpanTable(spans), Source(
-            self._target.tid, self._target.mem_fd, files, staging.memory
-        )
+        return SpanTable(spans), Source(self._target.tid, self._target.mem_fd, files, staging.memory)
 
     def _freeze_and_copy(
         self, output: RoundOutput, staging: Staging, base: Base, after: AfterDump, start_ns: int
@@ -240,9 +238,7 @@ class RoundTaker:
                     state.streamed_while_frozen = True
                     output.write(staging.picture, source)
                 if after is AfterDump.LEAVE_STOPPED:
-                    os.kill(
-                        target.pid, signal.SIGSTOP
-                    )  # before the detach: it stops on its way out
+                    os.kill(target.pid, signal.SIGSTOP)  # before the detach: it stops on its way out
                 if after is AfterDump.KILL:
                     finished = finish()
                     signal.pidfd_send_signal(target.pidfd, signal.SIGKILL)
@@ -272,9 +268,7 @@ class RoundTaker:
             number,
             self._target.pid,
             self._pipeline,
-            Progress(
-                self._emit, self._target.pid, number, self._resident_pages() if base.is_full else 0
-            ),
+            Progress(self._emit, self._target.pid, number, self._resident_pages() if base.is_full else 0),
         )
 
     def _resident_pages(self) -> int:
@@ -284,25 +278,16 @@ class RoundTaker:
     def _notes(self, vmas: list[Vma]) -> dict[int, str]:
         """Remarks on VMAs by start address, for the manifest."""
         return {
-            vma.mapping.start_addr: NO_FD_NOTE
-            for vma in vmas
-            if has_only_copy(vma) and self._files.fd(vma.mapping) < 0
+            vma.mapping.start_addr: NO_FD_NOTE for vma in vmas if has_only_copy(vma) and self._files.fd(vma.mapping) < 0
         }
 
-    def _commit(
-        self, output: RoundOutput, base: Base, state: RoundState, start_ns: int
-    ) -> RoundFinished:
+    def _commit(self, output: RoundOutput, base: Base, state: RoundState, start_ns: int) -> RoundFinished:
         vmas = output.finish_pages(state.vmas, self._notes(state.vmas))
         gaps = [
-            image.Gap(
-                start_addr=v.mapping.start_addr, end_addr=v.mapping.end_addr, reason=v.unreadable
-            )
+            image.Gap(start_addr=v.mapping.start_addr, end_addr=v.mapping.end_addr, reason=v.unreadable)
             for v in state.vmas
             if v.unreadable
-        ] + [
-            image.Gap(start_addr=start, end_addr=end, reason=LOST_REASON)
-            for start, end in output.lost
-        ]
+        ] + [image.Gap(start_addr=start, end_addr=end, reason=LOST_REASON) for start, end in output.lost]
         figures = output.figures
         figures.attach_stop_ns = base.attach_stop_ns
         figures.pages_unreadable += sum(v.mapping.n_pages for v in state.vmas if v.unreadable)
@@ -313,9 +298,7 @@ class RoundTaker:
             kind=state.kind,
             created_ns=time.time_ns(),
             tool_version=TOOL_VERSION,
-            parent=image.Parent(round=last.number, sha256=last.sha256)
-            if last and not base.is_full
-            else None,
+            parent=image.Parent(round=last.number, sha256=last.sha256) if last and not base.is_full else None,
             full=base.is_full,
             full_reason=base.full_reason,
             streamed_while_frozen=state.streamed_while_frozen,

@@ -1,9 +1,9 @@
 """One target, one checkpoint, from the first round to the dump: what the commands do."""
 
 import errno
-import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -15,18 +15,43 @@ from dumper.errors import TargetUntraceable
 from dumper.events import Attached, Emit, Notice, Predicted, RoundFinished
 from dumper.inject import take_userfaultfd
 from dumper.kernel.runs import RunList
-from dumper.lease import Lease
+from dumper.lease import ChainState, Lease
 from dumper.pipeline import PagePipeline
 from dumper.rounds import AfterDump, Base, Options, RoundTaker
 from dumper.target import Target, gone
 from dumper.tracking import AddressSpace, Tracker, TrackingLostError
+from formats.layout import PAGE_BYTES
 
 MAX_ATTEMPTS = 3  # when the target calls exec in the middle of a round
-PRE_DUMP_SHARE = (
-    0.5  # a dump with more to copy than this share of the staging memory takes a round first
-)
+PRE_DUMP_SHARE = 0.5  # a dump with more to copy than this share of the staging memory takes a round first
+
+FIRST_ROUND = "first round of the checkpoint"
+NOT_TRACKED = "dumped in one go, without tracking"
 
 T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Tracking:
+    """Armed write tracking: with what, what the next round builds on, and the keeper's lease if there is a keeper."""
+
+    tracker: Tracker
+    base: Base
+    lease: Lease | None
+    since_ns: int  # when the written pages were last reset, CLOCK_MONOTONIC
+
+    def close(self) -> None:
+        """Lets go of it; a keeper's copy stays armed."""
+        self.tracker.close()
+        if self.lease:
+            self.lease.close()
+
+    def end(self) -> None:
+        """Ends it, everywhere."""
+        self.tracker.drop()
+        if self.lease:
+            self.lease.release()
+        self.close()
 
 
 class Session:
@@ -40,18 +65,13 @@ class Session:
         """Raises TargetGone, PermissionDenied, TargetUntraceable, TargetBusy, StorageError, PredumpError."""
         self._options = options
         self._emit = emit
-        self._lease: Lease | None = None
-        self._tracker: Tracker | None = None
-        self._base: Base | None = None
-        self._last_reset_ns = 0
+        self._tracking: Tracking | None = None
         self._target = Target(pid)
         try:
             self._directory = CheckpointDirectory(directory)
             try:
                 self._directory.refuse_other_target(self._target, describe.host().boot_id)
-                self._pipeline = PagePipeline(
-                    level=options.level, compress_threads=options.compress_threads
-                )
+                self._pipeline = PagePipeline(level=options.level, compress_threads=options.compress_threads)
                 self._taker = self._new_taker()
             except BaseException:
                 self._directory.close()
@@ -60,32 +80,26 @@ class Session:
             self._target.close()
             raise
         for number in self._directory.removed:
-            self._notice(
-                "unfinished-round",
-                f"round {number} had not been finished and was removed",
-                round=number,
-            )
+            self._notice("unfinished-round", f"round {number} had not been finished and was removed", round=number)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
     def close(self) -> None:
         """Gives everything back; a keeper's tracking goes on without us."""
-        self._forget_tracking()
+        if self._tracking:
+            self._tracking.close()
         self._pipeline.close()
         self._taker.close()
         self._directory.close()
         self._target.close()
 
-    # ---- what the commands do ------------------------------------------------------------------------------------
+    # ---- what the commands do ----------------------------------------------------------------------------------
 
     def pre_dump(self) -> RoundFinished:
         """One round without freezing; a keeper holds the tracking for the next command.
@@ -94,9 +108,10 @@ class Session:
         """
 
         def take() -> RoundFinished:
-            self._ensure_tracking()
-            self._ensure_keeper()
-            return self._take_round()
+            tracking = self._track()
+            if tracking.lease is None:
+                tracking.lease = lease.start_keeper(self._target, tracking.tracker.fd)
+            return self._take_round(tracking)
 
         return self._through_exec(take)
 
@@ -109,73 +124,63 @@ class Session:
 
         def take() -> RoundFinished:
             if pre_dump:
-                self._ensure_tracking()
-                if self._much_to_copy():
-                    self._take_round()
+                tracking = self._track()
+                if self._has_much_to_copy(tracking):
+                    self._take_round(tracking)
             else:
-                self._use_tracking_if_there()
+                self._borrow_tracking()
             return self._take_dump(after)
 
         return self._through_exec(take)
 
-    def run(
-        self, policy: Policy, after: AfterDump, interval_s: float
-    ) -> tuple[RoundFinished, Verdict]:
+    def run(self, policy: Policy, after: AfterDump, interval_s: float) -> tuple[RoundFinished, Verdict]:
         """Rounds until a freeze fits the policy, then the dump. Raises as `pre_dump`."""
 
         def take() -> tuple[RoundFinished, Verdict]:
-            self._ensure_tracking()
+            tracking = self._track()
             started_ns = time.monotonic_ns()
             samples: list[RoundSample] = []
             while True:
-                since_last_ns = time.monotonic_ns() - self._last_reset_ns
-                round_ = self._take_round()
-                samples.append(
-                    RoundSample(round_.pages_written, since_last_ns, round_.scan_ns, round_.copy_ns)
-                )
-                threads = len(os.listdir(f"/proc/{self._target.pid}/task"))
-                verdict = convergence.decide(
-                    samples, threads, time.monotonic_ns() - started_ns, policy
-                )
-                self._emit(
-                    Predicted(
-                        pid=self._target.pid,
-                        round=round_.round,
-                        predicted_freeze_ns=verdict.predicted_freeze_ns,
-                        decision=verdict.decision.value,
-                        reason=verdict.reason,
-                    )
-                )
+                since_last_ns = time.monotonic_ns() - tracking.since_ns
+                finished = self._take_round(tracking)
+                samples.append(RoundSample(finished.pages_written, since_last_ns, finished.scan_ns, finished.copy_ns))
+                elapsed_ns = time.monotonic_ns() - started_ns
+                verdict = convergence.decide(samples, self._target.thread_count(), elapsed_ns, policy)
+                self._tell(finished.round, verdict)
                 if verdict.decision is not Decision.CONTINUE:
                     return self._take_dump(after), verdict
                 time.sleep(interval_s)
 
         return self._through_exec(take)
 
-    # ---- rounds --------------------------------------------------------------------------------------------------
+    # ---- rounds ------------------------------------------------------------------------------------------------
 
-    def _take_round(self) -> RoundFinished:
-        assert self._tracker is not None and self._base is not None
-        self._last_reset_ns = time.monotonic_ns()
-        finished, runs = self._taker.pre_dump(self._tracker, self._base)
-        self._base = Base(covered=runs, full_reason="")
+    def _take_round(self, tracking: Tracking) -> RoundFinished:
+        since_ns = time.monotonic_ns()
+        finished, runs = self._taker.pre_dump(tracking.tracker, tracking.base)
+        tracking.base = Base(runs, full_reason="")
+        tracking.since_ns = since_ns
         state = self._directory.state
-        if self._lease and state:
-            self._lease.commit(state)
+        if tracking.lease and state:
+            try:
+                tracking.lease.commit(state)
+            except OSError:
+                self._notice("keeper-lost", "the keeper was ended meanwhile: the next round will hold everything")
         return finished
 
     def _take_dump(self, after: AfterDump) -> RoundFinished:
-        base = self._base or Base(RunList(1), "dumped in one go, without tracking")
-        finished = self._taker.dump(self._tracker, base, after)
+        tracking = self._tracking
+        if tracking is None:
+            return self._taker.dump(None, Base(RunList(1), NOT_TRACKED), after)
+        finished = self._taker.dump(tracking.tracker, tracking.base, after)
         self._end_tracking()
         return finished
 
-    def _much_to_copy(self) -> bool:
-        assert self._tracker is not None and self._base is not None
-        if self._base.is_full:
+    def _has_much_to_copy(self, tracking: Tracking) -> bool:
+        if tracking.base.is_full:
             return True
-        pages = self._taker.pages_written(self._tracker, self._base.covered)
-        return pages * 4096 > PRE_DUMP_SHARE * self._options.staging_bytes
+        pages = self._taker.pages_written(tracking.tracker, tracking.base.covered)
+        return pages * PAGE_BYTES > PRE_DUMP_SHARE * self._options.staging_bytes
 
     def _through_exec(self, action: Callable[[], T]) -> T:
         """Runs `action`, anew if the target replaced its memory (exec) meanwhile. Raises TargetGone."""
@@ -196,85 +201,73 @@ class Session:
             pid=self._target.pid,
         )
 
-    # ---- tracking ------------------------------------------------------------------------------------------------
+    # ---- tracking ----------------------------------------------------------------------------------------------
 
     def _new_taker(self) -> RoundTaker:
         return RoundTaker(self._target, self._directory, self._pipeline, self._options, self._emit)
 
     def _begin_anew(self) -> None:
-        self._notice(
-            "exec",
-            f"process {self._target.pid} called exec; its new memory is captured from the beginning",
-        )
-        self._end_tracking()
         pid = self._target.pid
+        self._notice("exec", f"process {pid} called exec; its new memory is captured from the beginning")
+        self._end_tracking()
         self._taker.close()
         self._target.close()
         self._target = Target(pid)
         self._taker = self._new_taker()
 
-    def _use_tracking_if_there(self) -> bool:
-        """Borrows the keeper's userfaultfd, if there is a keeper."""
-        if self._tracker:
-            return True
-        self._lease = lease.find(self._target)
-        if self._lease is None:
-            return False
-        fd, state = lease.begin(self._lease, self._target)
-        self._tracker = Tracker(self._target, self._taker.space, fd)
-        self._tracker.refresh()
-        self._base = self._base_after(state)
-        return True
+    def _track(self) -> Tracking:
+        """The tracking there is, or a new one."""
+        return self._borrow_tracking() or self._begin_tracking()
 
-    def _base_after(self, state: lease.ChainState | None) -> Base:
+    def _borrow_tracking(self) -> Tracking | None:
+        """What this session has, or what a keeper has, or None. Raises TargetBusy, TrackingLostError."""
+        if self._tracking:
+            return self._tracking
+        borrowed = lease.borrow(self._target)
+        if borrowed is None:
+            return None
+        keeper, fd, state = borrowed
+        tracker = Tracker(self._target, self._taker.space, fd)
+        self._tracking = Tracking(tracker, self._base_after(state), keeper, time.monotonic_ns())
+        tracker.refresh()
+        return self._tracking
+
+    def _base_after(self, state: ChainState | None) -> Base:
         """What the next round may leave to earlier ones, given the keeper's state."""
         if state is None:
             reason = "the round before was not finished"
         elif self._directory.state is None:
-            reason = "first round of the checkpoint"
+            reason = FIRST_ROUND
         elif self._directory.state != state:
-            reason = (
-                f"the last round in {self._directory.path} is not the one that tracking refers to"
-            )
+            reason = f"the last round in {self._directory.path} is not the one that tracking refers to"
         else:
             return Base(self._directory.read_last_runs(self._target.pid), "")
         return Base(RunList(1), reason)
 
-    def _ensure_tracking(self) -> None:
-        if self._use_tracking_if_there():
-            return
-        reason = "tracking was lost" if self._directory.last else "first round of the checkpoint"
-        injection = take_userfaultfd(
-            self._target, [vma.mapping for vma in self._taker.space.read()]
-        )
-        self._tracker = Tracker(self._target, self._taker.space, injection.uffd)
-        self._base = Base(RunList(1), reason, attach_stop_ns=injection.stop_ns)
-        self._emit(
-            Attached(
-                pid=self._target.pid, threads=injection.threads, attach_stop_ns=injection.stop_ns
-            )
-        )
-
-    def _ensure_keeper(self) -> None:
-        if self._lease is None:
-            assert self._tracker is not None
-            self._lease = lease.start_keeper(self._target, self._tracker.fd)
-
-    def _forget_tracking(self) -> None:
-        if self._tracker:
-            self._tracker.close()
-            self._tracker = None
-        if self._lease:
-            self._lease.close()
-            self._lease = None
-        self._base = None
+    def _begin_tracking(self) -> Tracking:
+        reason = "tracking was lost" if self._directory.last else FIRST_ROUND
+        injection = take_userfaultfd(self._target, [vma.mapping for vma in self._taker.space.read()])
+        tracker = Tracker(self._target, self._taker.space, injection.uffd)
+        base = Base(RunList(1), reason, attach_stop_ns=injection.stop_ns)
+        self._tracking = Tracking(tracker, base, None, time.monotonic_ns())
+        self._emit(Attached(pid=self._target.pid, threads=injection.threads, attach_stop_ns=injection.stop_ns))
+        return self._tracking
 
     def _end_tracking(self) -> None:
-        if self._tracker:
-            self._tracker.drop()
-        if self._lease:
-            self._lease.release()
-        self._forget_tracking()
+        if self._tracking:
+            self._tracking.end()
+            self._tracking = None
+
+    def _tell(self, number: int, verdict: Verdict) -> None:
+        self._emit(
+            Predicted(
+                pid=self._target.pid,
+                round=number,
+                predicted_freeze_ns=verdict.predicted_freeze_ns,
+                decision=verdict.decision.value,
+                reason=verdict.reason,
+            )
+        )
 
     def _notice(self, subject: str, message: str, **fields: str | int) -> None:
         self._emit(Notice(pid=self._target.pid, subject=subject, message=message, fields=fields))
@@ -286,18 +279,15 @@ def detach(pid: int) -> bool:
     Raises TargetGone, PermissionDenied, TargetBusy.
     """
     with Target(pid) as target:
-        found = lease.find(target)
-        if found is None:
+        borrowed = lease.borrow(target)
+        if borrowed is None:
             return False
+        keeper, fd, _ = borrowed
+        tracking = Tracking(Tracker(target, AddressSpace(target), fd), Base(RunList(1), ""), keeper, 0)
         try:
-            fd, _ = lease.begin(found, target)
-            tracker = Tracker(target, AddressSpace(target), fd)
-            try:
-                tracker.refresh()
-                tracker.drop()
-            except TrackingLostError:
-                tracker.close()
-            found.release()
-        finally:
-            found.close()
+            tracking.tracker.refresh()
+            tracking.end()
+        except TrackingLostError:
+            keeper.release()
+            tracking.close()
         return True

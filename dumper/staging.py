@@ -7,7 +7,7 @@ from dumper.kernel.pages import Scanner, SpanTable
 from dumper.kernel.runs import RunList
 from formats.layout import PAGE_BYTES
 
-SPARE_RUNS = 1 << 16
+SPARE_RUNS = 2 * Scanner.REGIONS  # enough not to grow in the freeze; what is not used is never touched
 MICRO_ROUND_SHARE = 0.75  # of the staging memory; the rest is for what the freeze still has to copy
 
 

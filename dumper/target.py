@@ -61,9 +61,7 @@ class Target:
             self.pidfd = self._keep(os.pidfd_open(pid))
             self.tid = self._live_thread()
             self._refuse_if_unfit()
-            self.pagemap_fd = self._keep(
-                os.open(f"/proc/{self.tid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-            )
+            self.pagemap_fd = self._keep(os.open(f"/proc/{self.tid}/pagemap", os.O_RDONLY | os.O_CLOEXEC))
             self.mem_fd = self._keep(os.open(f"/proc/{self.tid}/mem", os.O_RDONLY | os.O_CLOEXEC))
             if read_live_stat(pid).start_time_ticks != self.start_time_ticks:
                 raise gone(pid)  # the pid was given to another process while we looked
@@ -125,6 +123,13 @@ class Target:
                 hint="Use 'predump dump --no-pre-dump', which needs no tracking.",
                 pid=self.pid,
             )
+
+    def thread_count(self) -> int:
+        """How many threads it has now. Raises TargetGone."""
+        try:
+            return sum(1 for _ in Path(f"/proc/{self.pid}/task").iterdir())
+        except FileNotFoundError:
+            raise gone(self.pid) from None
 
     @property
     def has_ended(self) -> bool:

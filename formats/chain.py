@@ -115,9 +115,7 @@ class MemoryView:
     `process` is the process as that round recorded it.
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, number: int | None = None, pid: int | None = None
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, number: int | None = None, pid: int | None = None) -> None:
         """View round `number` (the selected one by default), process `pid` (the root process).
 
         Raises UsageError for a round or process that is not there, ParentMissing, ImageCorrupt,
@@ -139,9 +137,7 @@ class MemoryView:
         self._files = ExitStack()
         self._levels = [_Level(item, process, self._files) for item in lineage]
         self._vma_starts_addr = [vma.start_addr for vma in process.vmas]
-        self._gaps = list(
-            runs.merge(sorted((gap.start_addr, gap.end_addr) for gap in process.unreadable))
-        )
+        self._gaps = list(runs.merge(sorted((gap.start_addr, gap.end_addr) for gap in process.unreadable)))
 
     def __enter__(self) -> Self:
         return self
@@ -257,11 +253,7 @@ class MemoryView:
     def _zeros(self, start_addr: int, end_addr: int) -> bytes:
         """What absent pages read as; raises AddressAbsent if nobody can know."""
         for gap_addr, _ in runs.intersect([(start_addr, end_addr)], self._gaps):
-            reasons = (
-                gap.reason
-                for gap in self.process.unreadable
-                if gap.start_addr <= gap_addr < gap.end_addr
-            )
+            reasons = (gap.reason for gap in self.process.unreadable if gap.start_addr <= gap_addr < gap.end_addr)
             raise self._absent(gap_addr, f"could not be read ({next(reasons)})")
         for vma in self.vmas_in(start_addr, end_addr):
             if vma.kind not in ANONYMOUS_VMA_KINDS:

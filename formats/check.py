@@ -177,15 +177,11 @@ class _Verifier:
             self.report.data_pages += n_pages
             self._advance(n_pages * PAGE_BYTES)
 
-    def _check_parent_runs(
-        self, pagemap: Pagemap, info: RoundInfo, parent: RoundInfo | None, process: Process
-    ) -> None:
+    def _check_parent_runs(self, pagemap: Pagemap, info: RoundInfo, parent: RoundInfo | None, process: Process) -> None:
         """Every PARENT page must have a run in the parent; by induction it has bytes somewhere."""
         if parent is None and not info.manifest.full:
             return  # what is wrong with the parent has been reported
-        referring = (
-            (run.start_addr, run.end_addr) for run in pagemap.runs() if run.kind is RunKind.PARENT
-        )
+        referring = ((run.start_addr, run.end_addr) for run in pagemap.runs() if run.kind is RunKind.PARENT)
         entry: FileEntry | None = None
         if parent is not None:
             same = parent.process(process.pid)
@@ -200,9 +196,7 @@ class _Verifier:
 
     def _report_unreachable(self, path: Path, unreachable: Iterator[runs.Range]) -> None:
         for start_addr, end_addr in unreachable:
-            self._damaged(
-                path, f"{start_addr:#x}-{end_addr:#x} refers to a parent that does not have it"
-            )
+            self._damaged(path, f"{start_addr:#x}-{end_addr:#x} refers to a parent that does not have it")
 
     def _check_digest(self, path: Path, entry: FileEntry) -> None:
         fd, size_bytes = open_regular(path)
@@ -275,9 +269,7 @@ def _bytes_to_check(info: RoundInfo) -> int:
     return stored_bytes + data_pages * PAGE_BYTES
 
 
-def _count_pages(
-    pagemap: Pagemap, start_addr: int = 0, end_addr: int = ADDR_LIMIT
-) -> dict[RunKind, int]:
+def _count_pages(pagemap: Pagemap, start_addr: int = 0, end_addr: int = ADDR_LIMIT) -> dict[RunKind, int]:
     """Pages of each kind in a range; reading all runs also checks their order."""
     counts = dict.fromkeys(RunKind, 0)
     for run in pagemap.runs(start_addr, end_addr):

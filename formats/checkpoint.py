@@ -90,8 +90,7 @@ class Checkpoint:
             return None
         if parent.round not in self.numbers:
             raise ParentMissing(
-                f"Round {child.number} of {self.path} needs round {parent.round}, "
-                "which is not there.",
+                f"Round {child.number} of {self.path} needs round {parent.round}, which is not there.",
                 hint=f"Bring {self.path / round_name(parent.round)} back, or take a new dump.",
                 path=str(self.path),
                 round=parent.round,
@@ -104,8 +103,7 @@ class Checkpoint:
         else:
             return info
         raise ImageCorrupt(
-            f"Round {child.number} of {self.path} is unusable: its parent, round "
-            f"{parent.round}, {problem}.",
+            f"Round {child.number} of {self.path} is unusable: its parent, round {parent.round}, {problem}.",
             path=str(info.path),
             round=child.number,
         )

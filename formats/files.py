@@ -72,9 +72,7 @@ def read_exactly(fd: int, n_bytes: int, offset_bytes: int, path: Path) -> bytes:
         except OSError as error:
             raise StorageError.from_os_error("read", path, error) from error
         if not piece:
-            raise ImageCorrupt(
-                f"{path} ends at byte {offset_bytes}, {n_bytes} bytes early.", path=str(path)
-            )
+            raise ImageCorrupt(f"{path} ends at byte {offset_bytes}, {n_bytes} bytes early.", path=str(path))
         pieces.append(piece)
         n_bytes -= len(piece)
         offset_bytes += len(piece)

@@ -101,9 +101,7 @@ class FrameReader:
         except zstandard.ZstdError as error:
             raise self._corrupt(f"frame {index} does not decompress ({error})") from error
 
-    def _check_header(
-        self, index: int, header: zstandard.FrameParameters, content_bytes: int
-    ) -> None:
+    def _check_header(self, index: int, header: zstandard.FrameParameters, content_bytes: int) -> None:
         # Decompression allocates by these figures, so they are checked first.
         if (
             header.content_size != content_bytes
@@ -115,9 +113,7 @@ class FrameReader:
 
     def _load_seek_table(self, entry: FileEntry | None) -> None:
         if entry is not None and entry.stored_bytes != self.stored_bytes:
-            raise self._corrupt(
-                f"it has {self.stored_bytes} bytes, not the {entry.stored_bytes} of its manifest"
-            )
+            raise self._corrupt(f"it has {self.stored_bytes} bytes, not the {entry.stored_bytes} of its manifest")
         frame_count = self._read_frame_count()
         entries_bytes = frame_count * layout.SEEK_TABLE_ENTRY.size
         table_bytes = layout.SEEK_TABLE_HEADER.size + entries_bytes + layout.SEEK_TABLE_FOOTER.size
@@ -128,10 +124,7 @@ class FrameReader:
         if entry is not None and hashlib.sha256(table).hexdigest() != entry.seek_table_sha256:
             raise self._corrupt("its seek table is not the one its manifest names")
         magic, body_bytes = layout.SEEK_TABLE_HEADER.unpack_from(table)
-        if (
-            magic != layout.SEEK_TABLE_SKIPPABLE_MAGIC
-            or body_bytes != table_bytes - layout.SEEK_TABLE_HEADER.size
-        ):
+        if magic != layout.SEEK_TABLE_SKIPPABLE_MAGIC or body_bytes != table_bytes - layout.SEEK_TABLE_HEADER.size:
             raise self._corrupt("its seek table has a bad header")
         self._load_entries(memoryview(table)[layout.SEEK_TABLE_HEADER.size :][:entries_bytes])
         if self._stored_offsets[-1] != frames_bytes:

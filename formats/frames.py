@@ -86,9 +86,7 @@ def _seek_table(entries: bytearray) -> bytes:
         (
             layout.SEEK_TABLE_HEADER.pack(layout.SEEK_TABLE_SKIPPABLE_MAGIC, body_bytes),
             entries,
-            layout.SEEK_TABLE_FOOTER.pack(
-                frame_count, layout.SEEK_TABLE_CHECKSUMS, layout.SEEK_TABLE_MAGIC
-            ),
+            layout.SEEK_TABLE_FOOTER.pack(frame_count, layout.SEEK_TABLE_CHECKSUMS, layout.SEEK_TABLE_MAGIC),
         )
     )
 
@@ -102,9 +100,7 @@ class _Compressors(threading.local):
     def of_level(self, level: int) -> zstandard.ZstdCompressor:
         compressor = self.by_level.get(level)
         if compressor is None:
-            compressor = zstandard.ZstdCompressor(
-                level=level, write_checksum=True, write_content_size=True
-            )
+            compressor = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
             self.by_level[level] = compressor
         return compressor
 
@@ -112,9 +108,7 @@ class _Compressors(threading.local):
 _compressors = _Compressors()
 
 
-def compress_frames(
-    content: memoryview, frame_bytes: int, level: int
-) -> tuple[list[bytes], list[int]]:
+def compress_frames(content: memoryview, frame_bytes: int, level: int) -> tuple[list[bytes], list[int]]:
     """Cut content into frames of `frame_bytes` (the last may be shorter) and compress each.
 
     Returns the frames and the content size of each. Safe in several threads at once; the GIL is

@@ -28,9 +28,7 @@ ANONYMOUS_VMA_KINDS = frozenset({"anon", "heap", "stack"})
 """Kinds of VMA whose absent pages are zeros."""
 
 _SCHEMA_PREFIX = re.compile(rb'\{"predump":\{"schema":([0-9]{1,9})[,}]')
-_PREFIX = re.compile(
-    rb'\{"predump":\{"schema":[0-9]{1,9},"sha256":"(?P<sha256>[0-9a-f]{64})"\},"manifest":'
-)
+_PREFIX = re.compile(rb'\{"predump":\{"schema":[0-9]{1,9},"sha256":"(?P<sha256>[0-9a-f]{64})"\},"manifest":')
 _SUFFIX = b"}\n"
 
 

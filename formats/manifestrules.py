@@ -114,8 +114,4 @@ def _problems_of_counts(counted: Process | Stats, where: str) -> Iterator[str]:
 
 def _is_page_range(start_addr: int, end_addr: int) -> bool:
     """Whether `[start_addr, end_addr)` is a non-empty range of whole pages."""
-    return (
-        0 <= start_addr < end_addr <= _ADDR_END
-        and start_addr % PAGE_BYTES == 0
-        and end_addr % PAGE_BYTES == 0
-    )
+    return 0 <= start_addr < end_addr <= _ADDR_END and start_addr % PAGE_BYTES == 0 and end_addr % PAGE_BYTES == 0

@@ -92,9 +92,7 @@ class PagemapWriter:
         if not n_bytes:
             return
         with memoryview(self._buffer) as view, view[:n_bytes] as content:
-            frames, contents_bytes = compress_frames(
-                content, layout.PAGEMAP_FRAME_BYTES, _COMPRESSION_LEVEL
-            )
+            frames, contents_bytes = compress_frames(content, layout.PAGEMAP_FRAME_BYTES, _COMPRESSION_LEVEL)
         self._frames.append(frames, contents_bytes)
         del self._buffer[:n_bytes]
 
@@ -236,10 +234,7 @@ class Pagemap:
             raise self._corrupt(index, "has a run of an unknown kind")
         if min(counts) == 0 or reduce(or_, starts_addr) % PAGE_BYTES:
             raise self._corrupt(index, "has a run that is not one of whole pages")
-        ends_addr = [
-            start_addr + n_pages * PAGE_BYTES
-            for start_addr, n_pages in zip(starts_addr, counts, strict=True)
-        ]
+        ends_addr = [start_addr + n_pages * PAGE_BYTES for start_addr, n_pages in zip(starts_addr, counts, strict=True)]
         if any(map(gt, ends_addr, starts_addr[1:])) or ends_addr[-1] > ADDR_LIMIT:
             raise self._corrupt(index, "has runs out of order")
         first_page_index: int | None = None
@@ -253,11 +248,7 @@ class Pagemap:
                 next_page_index = page_index + n_pages
             elif page_index:
                 raise self._corrupt(index, "has a page index without a page")
-        return _Frame(
-            starts_addr, ends_addr, kinds, page_indexes, first_page_index, next_page_index
-        )
+        return _Frame(starts_addr, ends_addr, kinds, page_indexes, first_page_index, next_page_index)
 
     def _corrupt(self, index: int, problem: str) -> ImageCorrupt:
-        return ImageCorrupt(
-            f"{self.path} is damaged: frame {index} {problem}.", path=str(self.path)
-        )
+        return ImageCorrupt(f"{self.path} is damaged: frame {index} {problem}.", path=str(self.path))

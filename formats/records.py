@@ -48,9 +48,7 @@ class _MismatchError(Exception):
 
 def encode_record(record: DataclassInstance) -> dict[str, Json]:
     """The JSON object for a dataclass, keys in the order of its fields."""
-    return {
-        field.name: _encode(getattr(record, field.name)) for field in dataclasses.fields(record)
-    }
+    return {field.name: _encode(getattr(record, field.name)) for field in dataclasses.fields(record)}
 
 
 def decode_record(record_type: type[Record], value: object, name: str) -> Record:
@@ -62,8 +60,7 @@ def decode_record(record_type: type[Record], value: object, name: str) -> Record
         record = _decoder(record_type)(value)
     except _MismatchError as mismatch:
         raise ImageCorrupt(
-            f"{name} is damaged: {mismatch.place.lstrip('.') or 'the document'} "
-            f"{mismatch.problem}.",
+            f"{name} is damaged: {mismatch.place.lstrip('.') or 'the document'} {mismatch.problem}.",
             path=name,
         ) from mismatch
     assert isinstance(record, record_type)

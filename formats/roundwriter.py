@@ -133,9 +133,7 @@ def remove_unfinished(checkpoint: Path) -> list[int]:
     Raises StorageError, also if such a directory holds anything but files of a round; that
     directory is then left as it is.
     """
-    unfinished = [
-        path for path in list_round_paths(checkpoint) if path.is_dir() and not is_committed(path)
-    ]
+    unfinished = [path for path in list_round_paths(checkpoint) if path.is_dir() and not is_committed(path)]
     for path in unfinished:
         _remove_round(path)
     return [int(path.name) for path in unfinished]

@@ -32,9 +32,7 @@ _POLL_S = 0.002
 
 def build_targets() -> None:
     """Compile the target programs; what is up to date is left alone."""
-    done = subprocess.run(
-        ["make", "-s", "-C", str(TARGETS)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["make", "-s", "-C", str(TARGETS)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"make -C {TARGETS} failed:\n{done.stdout}{done.stderr}")
 

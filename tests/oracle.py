@@ -32,9 +32,7 @@ _GUARD = 1 << 58
 _SWAP_TYPE = 0x1F
 _MARKER_TYPE = 0x1F  # a write-protect marker looks swapped, but has no content
 
-_KERNEL_INTERNAL = re.compile(
-    r"/memfd:|/dev/zero \(deleted\)|/SYSV[0-9a-f]{8}|/anon_hugepage|/secretmem"
-)
+_KERNEL_INTERNAL = re.compile(r"/memfd:|/dev/zero \(deleted\)|/SYSV[0-9a-f]{8}|/anon_hugepage|/secretmem")
 
 
 class Segment(Protocol):
@@ -105,10 +103,7 @@ class Comparison:
 
     def __str__(self) -> str:
         lines = [f"  {addr:#x}: {why}" for addr, why in self.mismatches[:20]]
-        head = (
-            f"{len(self.mismatches)} mismatches in {self.pages_compared} pages, "
-            f"{self.pages_skipped} skipped"
-        )
+        head = f"{len(self.mismatches)} mismatches in {self.pages_compared} pages, {self.pages_skipped} skipped"
         return "\n".join([head, *lines])
 
 
@@ -128,9 +123,7 @@ def read_maps(pid: int) -> list[Mapping]:
     return parse_maps(Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape"))
 
 
-def _differences(
-    here: Sequence[Range], there: Sequence[Range]
-) -> Iterator[tuple[int, int, str, str]]:
+def _differences(here: Sequence[Range], there: Sequence[Range]) -> Iterator[tuple[int, int, str, str]]:
     """Addresses where two lists of (start, end, permissions) differ: (start, end, here, there).
 
     Where a range is cut in two does not matter: tracking splits and merges VMAs in the kernel.
@@ -320,9 +313,7 @@ class _Comparer:
         expected = _ZEROS[: len(actual)] if said is None else said
         if actual == expected:
             return
-        for (addr, page), (_, expected_page) in zip(
-            _pages(start, actual), _pages(start, expected), strict=True
-        ):
+        for (addr, page), (_, expected_page) in zip(_pages(start, actual), _pages(start, expected), strict=True):
             if page != expected_page:
                 first = next(i for i in range(PAGE_BYTES) if page[i] != expected_page[i])
                 claim = "absent" if said is None else f"byte {expected_page[first]:#04x}"

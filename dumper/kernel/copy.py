@@ -50,9 +50,7 @@ class FileMaps:
     """Mappings whose pages are read from the file behind them: (start_addr, end_addr, fd, fd_offset_bytes), sorted."""
 
     def __init__(self, maps: Sequence[tuple[int, int, int, int]] = ()) -> None:
-        self.c = ffi.new(
-            "struct pd_file_map[]", [(s, e, offset, fd, 0) for s, e, fd, offset in maps]
-        )
+        self.c = ffi.new("struct pd_file_map[]", [(s, e, offset, fd, 0) for s, e, fd, offset in maps])
         self.count = len(maps)
 
 
@@ -63,9 +61,7 @@ class Source:
     /proc/TID/mem for the pages that process_vm_readv(2) refuses.
     """
 
-    def __init__(
-        self, tid: int, mem_fd: int, files: FileMaps, staging: PageBuffer | None = None
-    ) -> None:
+    def __init__(self, tid: int, mem_fd: int, files: FileMaps, staging: PageBuffer | None = None) -> None:
         self._keep = (files, staging)
         self.c: Any = ffi.new(
             "struct pd_source *",
@@ -89,16 +85,10 @@ class Copier:
         self._runs = runs
         self._next = ffi.new("uint64_t *")
         self._lost = RunList(self.LOST_RUNS)
-        self.lost: list[
-            tuple[int, int]
-        ] = []  # pages that could not be read, (start_addr, end_addr)
+        self.lost: list[tuple[int, int]] = []  # pages that could not be read, (start_addr, end_addr)
 
     def _copy(self, out_kind: RunKind, buffer: PageBuffer, out: RunList) -> bool:
-        result = checked(
-            lib.pd_copy(
-                self._source.c, self._runs.c, self._next, out_kind, buffer.c, out.c, self._lost.c
-            )
-        )
+        result = checked(lib.pd_copy(self._source.c, self._runs.c, self._next, out_kind, buffer.c, out.c, self._lost.c))
         if len(self._lost):
             self.lost += self._lost.ranges()
             self._lost.clear()

@@ -90,9 +90,7 @@ class Scanner:
                     self.REGIONS,
                 )
             )
-        lib.pd_classify(
-            self._regions, self._n_regions, self._used, self._staged, self._covered, out.c
-        )
+        lib.pd_classify(self._regions, self._n_regions, self._used, self._staged, self._covered, out.c)
         return True
 
     def check_memory(self) -> None:
@@ -104,7 +102,7 @@ class Scanner:
     def all_runs(self, out: RunList, *, reset: bool) -> None:
         """Appends all that is left to `out`, which grows as needed. Raises as `next_runs`."""
         while self.next_runs(out, reset=reset):
-            if out.capacity - len(out) < self.REGIONS:
+            if self._used[0] < self._n_regions:
                 out.reserve(2 * out.capacity)
 
 

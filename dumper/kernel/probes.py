@@ -6,14 +6,24 @@ from dumper.kernel.uffd import USER_MODE_ONLY
 PAGE_IS_PRESENT: int = lib.PD_PRESENT
 PAGE_IS_GUARD: int = lib.PD_GUARD
 
-__all__ = ["PAGE_IS_GUARD", "PAGE_IS_PRESENT", "USER_MODE_ONLY", "pidfd_getfd", "scan_category", "userfaultfd"]
+__all__ = [
+    "PAGE_IS_GUARD",
+    "PAGE_IS_PRESENT",
+    "USER_MODE_ONLY",
+    "pidfd_getfd",
+    "scan_category",
+    "userfaultfd",
+]
 
 
 def userfaultfd(flags: int) -> int:
-    """A userfaultfd of the calling process: userfaultfd(2). `flags`: O_CLOEXEC, O_NONBLOCK, USER_MODE_ONLY.
+    """A userfaultfd of the calling process: userfaultfd(2).
+
+    `flags`: O_CLOEXEC, O_NONBLOCK, USER_MODE_ONLY.
 
     Raises:
-        OSError: ENOSYS if the kernel has none, EINVAL if it does not know a flag, EPERM without the privilege.
+        OSError: ENOSYS if the kernel has none, EINVAL if it does not know a flag, EPERM without the
+            privilege.
     """
     return checked(lib.pd_probe_userfaultfd(flags))
 
@@ -22,7 +32,8 @@ def pidfd_getfd(pidfd: int, fd: int) -> int:
     """A copy, close-on-exec, of the descriptor `fd` of the process behind `pidfd`: pidfd_getfd(2).
 
     Raises:
-        OSError: ENOSYS if the kernel lacks the call, EPERM if the process may not be traced, EBADF, ESRCH.
+        OSError: ENOSYS if the kernel lacks the call, EPERM if the process may not be traced, EBADF,
+            ESRCH.
     """
     return checked(lib.pd_probe_pidfd_getfd(pidfd, fd))
 

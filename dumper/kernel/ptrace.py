@@ -64,9 +64,7 @@ class ThreadSet:
     def __init__(self, pid: int, capacity: int = 4096) -> None:
         self._pid = pid
         self._threads = new_array("struct pd_thread", capacity)
-        self._list = ffi.new(
-            "struct pd_thread_list *", {"threads": self._threads, "capacity": capacity}
-        )
+        self._list = ffi.new("struct pd_thread_list *", {"threads": self._threads, "capacity": capacity})
         self._registers: Any = None
         self._registers_capacity = 0
 
@@ -95,9 +93,7 @@ class ThreadSet:
         """Makes room for the registers of `count` threads, so that `read_registers` need not."""
         if count > self._registers_capacity:
             self._registers = new_array("struct pd_registers", count)
-            ffi.memmove(
-                self._registers, bytes(ffi.sizeof(self._registers)), ffi.sizeof(self._registers)
-            )
+            ffi.memmove(self._registers, bytes(ffi.sizeof(self._registers)), ffi.sizeof(self._registers))
             self._registers_capacity = count
 
     def read_registers(self) -> None:
@@ -160,8 +156,4 @@ def inject_userfaultfd(
             site.scratch_end_addr,
         ),
     )
-    return checked(
-        lib.pd_inject_userfaultfd(
-            tid, pidfd, mem_fd, c_site, flags, expected_fd, timeout_ns, die_at
-        )
-    )
+    return checked(lib.pd_inject_userfaultfd(tid, pidfd, mem_fd, c_site, flags, expected_fd, timeout_ns, die_at))

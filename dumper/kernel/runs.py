@@ -68,10 +68,7 @@ class RunList:
     def ranges(self) -> list[tuple[int, int]]:
         """(start_addr, end_addr) of each run: for short lists only, it is Python work per run."""
         runs = self.c.runs
-        return [
-            (int(runs[i].start_addr), int(runs[i].start_addr + runs[i].n_pages * 4096))
-            for i in range(len(self))
-        ]
+        return [(int(runs[i].start_addr), int(runs[i].start_addr + runs[i].n_pages * 4096)) for i in range(len(self))]
 
     def sweep(self) -> Any:
         """A struct pd_sweep over the runs, from the first on; valid while the list stays as it is."""

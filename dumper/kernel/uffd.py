@@ -19,12 +19,7 @@ class Feature(IntFlag):
 
 
 # No event feature is ever asked for: with one, the target would wait for us in fork and mremap.
-TRACKING_FEATURES = (
-    Feature.PAGEFAULT_FLAG_WP
-    | Feature.WP_HUGETLBFS_SHMEM
-    | Feature.WP_UNPOPULATED
-    | Feature.WP_ASYNC
-)
+TRACKING_FEATURES = Feature.PAGEFAULT_FLAG_WP | Feature.WP_HUGETLBFS_SHMEM | Feature.WP_UNPOPULATED | Feature.WP_ASYNC
 
 
 def enable(uffd: int, features: Feature = TRACKING_FEATURES) -> None:

@@ -156,9 +156,7 @@ def unprivileged_python() -> tuple[tuple[str, ...], dict[str, str]]:
         probe = [*prefix, "-c", "import cli, dumper.kernel, zstandard"]
         environment = {**os.environ, **env}
         try:
-            done = subprocess.run(
-                probe, cwd=REPO, env=environment, capture_output=True, check=False
-            )
+            done = subprocess.run(probe, cwd=REPO, env=environment, capture_output=True, check=False)
         except OSError:
             continue
         if done.returncode == 0:

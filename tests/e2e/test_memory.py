@@ -80,9 +80,7 @@ def only_round(done: Predump) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("rate_pages_per_s", [500, 5000])
-def test_run_while_the_target_writes(
-    target: Target, checkpoint: Path, rate_pages_per_s: int
-) -> None:
+def test_run_while_the_target_writes(target: Target, checkpoint: Path, rate_pages_per_s: int) -> None:
     target.command(f"start {rate_pages_per_s}")
     words = ("run", "-p", target.pid, "-D", checkpoint, "--leave-stopped", "--json")
     done = predump(*words)
@@ -307,7 +305,5 @@ def test_images_are_secrets(target: Target, checkpoint: Path) -> None:
         os.umask(before)
     modes = {path: path.stat().st_mode & 0o777 for path in (checkpoint, *checkpoint.rglob("*"))}
     assert len(modes) > 6
-    wrong = {
-        str(p): oct(mode) for p, mode in modes.items() if mode != (0o700 if p.is_dir() else 0o600)
-    }
+    wrong = {str(p): oct(mode) for p, mode in modes.items() if mode != (0o700 if p.is_dir() else 0o600)}
     assert wrong == {}

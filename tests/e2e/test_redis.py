@@ -74,9 +74,7 @@ def server(tmp_path: Path) -> Iterator[tuple[int, int]]:
     """(pid, port) of a redis-server with 50 MiB of data."""
     port = free_port()
     options = ("--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(tmp_path))
-    with running(
-        str(SERVER), "--port", str(port), *options, log=tmp_path / "server.log"
-    ) as process:
+    with running(str(SERVER), "--port", str(port), *options, log=tmp_path / "server.log") as process:
         poll_until(lambda: answers(port), 30, "redis-server to answer")
         value = bytes(range(256)) * (VALUE_BYTES // 256)
         for key in range(VALUES):

@@ -78,8 +78,7 @@ class ImageRound:
 def process_of(image: ImageRound, pid: int = PID) -> Process:
     def count(kind: RunKind, start_addr: int = 0, end_addr: int = 1 << 64) -> int:
         return sum(
-            kind_of(state) is kind and start_addr <= addr_of(page) < end_addr
-            for page, state in image.pages.items()
+            kind_of(state) is kind and start_addr <= addr_of(page) < end_addr for page, state in image.pages.items()
         )
 
     vmas = [
@@ -132,16 +131,12 @@ def manifest_of(number: int, process: Process, parent: Parent | None) -> Manifes
 def fill_round(writer: RoundWriter, image: ImageRound, pid: int = PID) -> None:
     """Write the files of a round, uncommitted as yet."""
     pages, pagemap = writer.open_process(pid)
-    content = b"".join(
-        state for _, state in sorted(image.pages.items()) if isinstance(state, bytes)
-    )
+    content = b"".join(state for _, state in sorted(image.pages.items()) if isinstance(state, bytes))
     pages.append(*compress_frames(memoryview(content), PAGES_FRAME_BYTES, 1))
     pagemap.append(pack_runs(image.pages))
 
 
-def write_round(
-    checkpoint: Path, number: int, image: ImageRound, parent: Parent | None = None
-) -> Parent:
+def write_round(checkpoint: Path, number: int, image: ImageRound, parent: Parent | None = None) -> Parent:
     """Write and commit a round; returns what the next one says of its parent."""
     writer = RoundWriter(checkpoint, number)
     fill_round(writer, image)

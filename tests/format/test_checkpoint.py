@@ -36,9 +36,7 @@ def test_the_last_round_is_selected(checkpoint_path: Path) -> None:
     assert [info.number for info in checkpoint.rounds] == [1, 2, 3]
 
 
-def test_a_round_directory_selects_its_round(
-    checkpoint_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_round_directory_selects_its_round(checkpoint_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Checkpoint.open(checkpoint_path / "0002").selected == 2
     monkeypatch.chdir(checkpoint_path / "0001")
     here = Checkpoint.open(Path())
@@ -70,9 +68,7 @@ def test_no_checkpoint(tmp_path: Path) -> None:
             Checkpoint.open(tmp_path / name)
 
 
-def test_a_round_nobody_may_look_into_is_not_ignored(
-    checkpoint_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_round_nobody_may_look_into_is_not_ignored(checkpoint_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lstat = Path.lstat
 
     def refusing_lstat(path: Path) -> object:

@@ -121,9 +121,7 @@ def test_the_order_of_a_commit(tmp_path: Path) -> None:
     assert log.index(("fsync", pagemap)) < log.index(("write", temporary))
 
 
-def test_the_name_of_a_new_checkpoint_is_made_durable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_name_of_a_new_checkpoint_is_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = SystemCalls(monkeypatch)
     RoundWriter(tmp_path / "checkpoint", 1)
     assert calls.log == [
@@ -177,9 +175,7 @@ def test_a_failure_at_any_step_is_undone_by_abandon(tmp_path: Path) -> None:
         writer.abandon()
 
 
-def test_abandon_takes_the_manifest_away_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_abandon_takes_the_manifest_away_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = RoundWriter(tmp_path / "checkpoint", 1)
     fill_round(writer, FIRST)
     with monkeypatch.context() as patch:

@@ -47,9 +47,7 @@ def build_file(
 ) -> bytes:
     """A file of any frames with any seek table, by default one that fits."""
     if entries is None:
-        entries = [
-            (len(frame), FRAME_BYTES, int.from_bytes(frame[-4:], "little")) for frame in frames
-        ]
+        entries = [(len(frame), FRAME_BYTES, int.from_bytes(frame[-4:], "little")) for frame in frames]
     table = b"".join(struct.pack("<III", *entry) for entry in entries)
     count = len(entries) if frame_count is None else frame_count
     footer = struct.pack("<IBI", count, descriptor, 0x8F92EAB1)
@@ -71,9 +69,7 @@ def test_the_builder_builds_sound_files(tmp_path: Path) -> None:
 
 
 @given(data=st.data())
-def test_any_flipped_bit_is_noticed(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_any_flipped_bit_is_noticed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = tmp_path_factory.mktemp("flip") / "f"
     write_sample(path)
     damaged = bytearray(path.read_bytes())
@@ -90,9 +86,7 @@ def test_any_flipped_bit_is_noticed(
 
 
 @given(data=st.data())
-def test_any_truncation_is_noticed(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_any_truncation_is_noticed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = tmp_path_factory.mktemp("cut") / "f"
     write_sample(path)
     whole = path.read_bytes()
@@ -281,9 +275,7 @@ REPLACEMENTS: list[Callable[[Path], None]] = [make_fifo, make_link, Path.mkdir]
 
 @pytest.mark.parametrize("replace_by", REPLACEMENTS)
 @pytest.mark.parametrize("name", [pages_name(PID), pagemap_name(PID), "manifest.json"])
-def test_what_is_no_regular_file_is_damage(
-    tmp_path: Path, name: str, replace_by: Callable[[Path], None]
-) -> None:
+def test_what_is_no_regular_file_is_damage(tmp_path: Path, name: str, replace_by: Callable[[Path], None]) -> None:
     path = write_chain(tmp_path / "checkpoint", ImageRound({0: page_of(1)}))
     (path / "0001" / name).unlink()
     replace_by(path / "0001" / name)
@@ -297,9 +289,7 @@ def read_first_page(path: Path) -> bytes:
 
 
 @given(data=st.data())
-def test_a_damaged_checkpoint_never_reads_wrong(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_a_damaged_checkpoint_never_reads_wrong(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Flip, cut or overwrite any file of a chain: its last round reads as it was, or not at all."""
     images = (
         ImageRound({0: page_of(1), 1: page_of(2), 3: RunKind.ZERO}),

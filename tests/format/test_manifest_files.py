@@ -35,14 +35,10 @@ FILES = [
 PROCESS = replace(
     process_of(ImageRound({}, vmas=(vma_of(0, 8), vma_of(8, 9, "file", "/tmp/\udcff\u00e9")))),
     cmdline=["target", "\udc80"],
-    threads=[
-        Thread(tid=PID, name="t", registers={"rip": 2**64 - 1}, fpregs=b"\0\xff", xstate=b"x")
-    ],
+    threads=[Thread(tid=PID, name="t", registers={"rip": 2**64 - 1}, fpregs=b"\0\xff", xstate=b"x")],
     unreadable=[Gap(start_addr=BASE_ADDR, end_addr=BASE_ADDR + 4096, reason="device")],
 )
-MANIFEST = replace(
-    manifest_of(3, PROCESS, Parent(round=2, sha256=SHA256)), files=FILES, full_reason=""
-)
+MANIFEST = replace(manifest_of(3, PROCESS, Parent(round=2, sha256=SHA256)), files=FILES, full_reason="")
 
 
 def seal(body: bytes, schema: int = 1) -> bytes:
@@ -156,9 +152,7 @@ UNSOUND: dict[str, Callable[[], Manifest]] = {
     "no process": lambda: replace(MANIFEST, processes=[]),
     "root not in it": lambda: replace(MANIFEST, root_pid=PID + 1),
     "pid 0": lambda: replace(MANIFEST, root_pid=0, processes=[replace(PROCESS, pid=0)], files=[]),
-    "thread twice": lambda: replace(
-        MANIFEST, processes=[replace(PROCESS, threads=PROCESS.threads * 2)]
-    ),
+    "thread twice": lambda: replace(MANIFEST, processes=[replace(PROCESS, threads=PROCESS.threads * 2)]),
     "negative count": lambda: replace(MANIFEST, processes=[replace(PROCESS, pages_zero=-1)]),
     "negative stats": lambda: replace(MANIFEST, stats=replace(MANIFEST.stats, pages_data=-1)),
     "empty VMA": lambda: with_vmas((4096, 4096)),
@@ -187,9 +181,7 @@ UNSOUND: dict[str, Callable[[], Manifest]] = {
 
 
 @pytest.mark.parametrize("case", UNSOUND)
-def test_an_unsound_manifest_is_neither_written_nor_read(
-    case: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unsound_manifest_is_neither_written_nor_read(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = UNSOUND[case]()
     with pytest.raises(ValueError, match="manifest of round"):
         encode_manifest(manifest)

@@ -38,9 +38,7 @@ def histories(draw: st.DrawFn) -> tuple[list[ImageRound], list[Memory]]:
     memory: Memory = {}
     seed = 0
     for number in range(draw(st.integers(1, 5))):
-        changes = draw(
-            st.dictionaries(st.integers(0, N_PAGES - 1), st.sampled_from(["data", "zero", "drop"]))
-        )
+        changes = draw(st.dictionaries(st.integers(0, N_PAGES - 1), st.sampled_from(["data", "zero", "drop"])))
         dumped_again = draw(st.sets(st.integers(0, N_PAGES - 1)))
         earlier = memory
         memory = dict(memory)
@@ -81,9 +79,7 @@ def test_every_round_reads_as_the_memory_it_stands_for(
             assert_segments_match(view, memory, images, number)
 
 
-def assert_segments_match(
-    view: MemoryView, memory: Memory, images: list[ImageRound], number: int
-) -> None:
+def assert_segments_match(view: MemoryView, memory: Memory, images: list[ImageRound], number: int) -> None:
     position = addr_of(0)
     for segment in view.segments(addr_of(0), addr_of(N_PAGES)):
         assert segment.start_addr == position < segment.end_addr

@@ -37,9 +37,7 @@ def test_reads_what_was_written(store_path: Path, page_index: int, n_pages: int)
         assert store.read(page_index, n_pages) == CONTENT[start : start + n_pages * PAGE_BYTES]
 
 
-@pytest.mark.parametrize(
-    ("page_index", "n_pages"), [(N_PAGES, 1), (0, N_PAGES + 1), (1 << 63, 1), (-1, 1)]
-)
+@pytest.mark.parametrize(("page_index", "n_pages"), [(N_PAGES, 1), (0, N_PAGES + 1), (1 << 63, 1), (-1, 1)])
 def test_pages_that_are_not_there(store_path: Path, page_index: int, n_pages: int) -> None:
     with PageStore(store_path) as store, pytest.raises(ImageCorrupt, match="pages"):
         store.read(page_index, n_pages)

@@ -31,9 +31,7 @@ def run_lists(draw: st.DrawFn) -> list[Run]:
     page = 0
     page_index = 0
     for gap_pages, n_pages, kind in draw(
-        st.lists(
-            st.tuples(st.integers(0, 3), st.integers(1, 5), st.sampled_from(RunKind)), max_size=30
-        )
+        st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5), st.sampled_from(RunKind)), max_size=30)
     ):
         page += gap_pages
         is_data = kind is RunKind.DATA
@@ -95,9 +93,7 @@ class TestAcrossFrames:
         with Pagemap(tmp_path / "pagemap-1.zst") as pagemap:
             assert list(pagemap.runs()) == runs
 
-    def test_a_lookup_decodes_a_logarithm_of_the_frames(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_lookup_decodes_a_logarithm_of_the_frames(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         runs = [Run(page * 2 * PAGE_BYTES, 1, RunKind.ZERO, 0) for page in range(4 * 256)]
         write_pagemap(tmp_path / "pagemap-1.zst", pack(runs))
         decoded: list[int] = []

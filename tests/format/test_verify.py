@@ -197,9 +197,7 @@ def test_parent_runs_into_another_process_of_that_pid(tmp_path: Path) -> None:
 
 
 def test_runs_outside_the_vmas(tmp_path: Path) -> None:
-    path = write_chain(
-        tmp_path / "checkpoint", ImageRound({0: page_of(1), 9: RunKind.ZERO}, vmas=(vma_of(0, 9),))
-    )
+    path = write_chain(tmp_path / "checkpoint", ImageRound({0: page_of(1), 9: RunKind.ZERO}, vmas=(vma_of(0, 9),)))
     report = check(path)
     assert errors(report) == [(1, 20, pagemap_name(PID))]
     assert "in no VMA" in report.findings[0].message

@@ -74,9 +74,7 @@ class TrueView:
     def _hole(self, start: int, end: int) -> Iterator[tuple[int, int, bytes | None]]:
         return self._changed(start, end, None)
 
-    def _changed(
-        self, start: int, end: int, content: bytes | None
-    ) -> Iterator[tuple[int, int, bytes | None]]:
+    def _changed(self, start: int, end: int, content: bytes | None) -> Iterator[tuple[int, int, bytes | None]]:
         at = start
         for addr in sorted(addr for addr in self.pages if start <= addr < end):
             yield at, addr, None if content is None else content[at - start : addr - start]
@@ -188,10 +186,7 @@ def test_vma_that_is_not_there(idle: tuple[int, int]) -> None:
 def test_wrong_permissions(idle: tuple[int, int]) -> None:
     pid, start = idle
     view = TrueView(pid)
-    view.vmas = [
-        replace(vma, perms="r--p") if vma.start_addr <= start < vma.end_addr else vma
-        for vma in view.vmas
-    ]
+    view.vmas = [replace(vma, perms="r--p") if vma.start_addr <= start < vma.end_addr else vma for vma in view.vmas]
     ((_, why),) = compare_view(pid, view).mismatches
     assert "is rw-p here, r--p in the checkpoint" in why
 

@@ -135,9 +135,7 @@ def test_selfcheck_notices_a_signal_too_many() -> None:
 def test_idle_rewrites_at_its_rate() -> None:
     with Target.spawn("idle", 20, 8, 5000) as target:
         assert len(list(Path(f"/proc/{target.pid}/task").iterdir())) == 22
-        poll_until(
-            lambda: int(target.command("check").split("rewritten=")[1]) > 100, 10, "100 pages"
-        )
+        poll_until(lambda: int(target.command("check").split("rewritten=")[1]) > 100, 10, "100 pages")
         target.check()
 
 

@@ -28,7 +28,7 @@ struct pd_region {
 /* A stretch of the address space whose VMAs are treated alike. */
 #define PD_SPAN_SHARED 1    /* page cache is content, as in every MAP_SHARED mapping */
 #define PD_SPAN_UNSEEN 2    /* writes may go unreported: all of its pages count as written */
-#define PD_SPAN_FILE 4      /* private mapping of a file: a swapped, unwritten page may be a marker */
+#define PD_SPAN_FILE 4      /* private mapping of a file: page cache is none, a swapped, unwritten page may be a marker */
 #define PD_SPAN_WHOLE 8     /* cannot be scanned: every page is content */
 #define PD_SPAN_BY_FD 16    /* content is what SEEK_DATA finds in `fd` from `fd_offset_bytes`, and private copies over it */
 struct pd_span {

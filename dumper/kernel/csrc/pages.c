@@ -30,7 +30,8 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
 static int64_t scan_page_tables(int pagemap_fd, const struct pd_span *span, uint64_t *addr, int reset,
 				struct pd_region *regions, uint64_t capacity)
 {
-	uint64_t excluded = PD_GUARD | (span->flags & PD_SPAN_SHARED ? 0 : PD_FILE);
+	/* FILE makes the kernel look at every page's struct page, a cache miss each: asked for only where it can be. */
+	uint64_t excluded = PD_GUARD | (span->flags & PD_SPAN_FILE ? PD_FILE : 0);
 	struct pd_pm_scan_arg arg = {
 		.size = sizeof(arg),
 		.flags = reset ? PD_PM_SCAN_WP_MATCHING : 0,

@@ -1,0 +1,1 @@
+"""Figures that predump promises, measured: `python -m benchmarks`."""

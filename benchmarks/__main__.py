@@ -1,0 +1,98 @@
+"""Measures what predump promises and prints it: `make bench`, or `python -m benchmarks --help`."""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from rich.console import Console
+
+from benchmarks import measure
+from benchmarks.bench import Bench
+from benchmarks.figures import Figure, show
+
+QUICK_MIB = 256
+SIZES = {256: "256 MiB", 1024: "1 GiB", 4096: "4 GiB"}
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP arrived: leave, and clean up on the way."""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measures what predump promises, each figure against a limit taken in the same run. "
+        "Exit code 0: all within their limits (medians), 1: one missed.",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--quick", action="store_true", help="256 MiB and one run: does it work?")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each (default 5)")
+    return parser.parse_args(arguments)
+
+
+def say(text: str) -> None:
+    """Progress, for people."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def measure_size(bench: Bench, mib: int, runs: int, parts: str) -> list[Figure]:
+    """All that is to be measured of a target of one size: f(reezes), F(irst round), i(dle), m(emory)."""
+    size = SIZES[mib]
+    reason = bench.lacks_memory_for(mib)
+    if reason:
+        return [Figure(name=f"{size}: everything", unit="", limit_name="", skipped=reason)]
+
+    def say_here(text: str) -> None:
+        say(f"{size}: {text}")
+
+    figures: list[Figure] = []
+    say_here("starting the target")
+    with bench.target(mib) as target:
+        if "F" in parts:
+            figures += measure.first_round(bench, target, size, runs, say_here)
+        if "i" in parts:
+            figures += measure.idle_rounds(bench, target, size, runs, say_here)
+        if "f" in parts or "m" in parts:
+            freezes, memory = measure.freezes(bench, target, runs, say_here)
+            figures += freezes.figures(size) if "f" in parts else []
+            figures += memory.figures(size) if "m" in parts else []
+    return figures
+
+
+def measure_all(options: argparse.Namespace) -> list[Figure]:
+    """Every figure, by size of the target."""
+    plan = [(QUICK_MIB, "fFim")] if options.quick else [(256, "m"), (1024, "fF"), (4096, "fim")]
+    runs = 1 if options.quick else options.runs
+    figures: list[Figure] = []
+    with Bench() as bench:
+        for mib, parts in plan:
+            figures += measure_size(bench, mib, runs, parts)
+    return figures
+
+
+def main() -> int:
+    """Entry point; the exit code."""
+
+    def terminate(number: int, _frame: FrameType | None) -> None:
+        raise Terminated(number)
+
+    options = parse(sys.argv[1:])
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, terminate)
+    figures = measure_all(options)
+    if options.json:
+        host = {"kernel": platform.release(), "cpus": os.cpu_count(), "python": platform.python_version()}
+        print(json.dumps({"host": host, "figures": [figure.as_json() for figure in figures]}))
+    else:
+        show(figures, Console(width=None if sys.stdout.isatty() else 132))
+    return 0 if all(figure.is_good for figure in figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

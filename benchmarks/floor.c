@@ -1,0 +1,158 @@
+/* The floor of a freeze: every thread stopped, one scan of the whole memory, every thread resumed; nothing else.
+ *
+ * floor PID PASSES: prints `total_ns stop_ns scan_ns` for each pass. The scan asks for what any dump must know: the
+ * present and swapped pages that are no guards, and which of them were written, are zero, are tracked. It changes
+ * nothing. Independent of predump's code on purpose.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+/* include/uapi/linux/fs.h, since 6.7; not in the headers of every distribution */
+struct region {
+	uint64_t start, end, categories;
+};
+struct scan_arg {
+	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages, category_inverted, category_mask,
+		category_anyof_mask, return_mask;
+};
+#define PAGEMAP_SCAN _IOWR('f', 16, struct scan_arg)
+#define WPALLOWED 1
+#define WRITTEN 2
+#define PRESENT 8
+#define SWAPPED 16
+#define PFNZERO 32
+#define GUARD 256 /* since 6.16 */
+
+#define USER_END 0x7ffffffff000UL
+#define MAX_REGIONS (1UL << 20)
+#define MAX_THREADS 4096
+#define PAUSE_NS 20000000
+
+static struct region regions[MAX_REGIONS];
+static pid_t tids[MAX_THREADS];
+static int n_tids;
+
+static void fail(const char *what)
+{
+	perror(what);
+	exit(1); /* the kernel resumes what was stopped */
+}
+
+static int64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+static void list_threads(const char *pid)
+{
+	char path[64];
+	struct dirent *entry;
+	DIR *directory;
+
+	snprintf(path, sizeof(path), "/proc/%s/task", pid);
+	directory = opendir(path);
+	if (!directory)
+		fail(path);
+	while ((entry = readdir(directory)) && n_tids < MAX_THREADS)
+		if (atoi(entry->d_name) > 0)
+			tids[n_tids++] = atoi(entry->d_name);
+	closedir(directory);
+}
+
+static void stop_all(void)
+{
+	for (int i = 0; i < n_tids; i++)
+		if (ptrace(PTRACE_SEIZE, tids[i], 0, 0) || ptrace(PTRACE_INTERRUPT, tids[i], 0, 0))
+			fail("ptrace");
+	for (int i = 0; i < n_tids; i++) {
+		pid_t got;
+
+		/* Asking again and again is quicker than to be woken up. */
+		while ((got = waitpid(tids[i], NULL, __WALL | WNOHANG)) == 0)
+			sched_yield();
+		if (got < 0)
+			fail("waitpid");
+	}
+}
+
+static void resume_all(void)
+{
+	for (int i = 0; i < n_tids; i++)
+		ptrace(PTRACE_DETACH, tids[i], 0, 0);
+}
+
+static int scan_from(int pagemap, uint64_t start, uint64_t excluded)
+{
+	struct scan_arg arg = {
+		.size = sizeof(arg),
+		.start = start,
+		.end = USER_END,
+		.vec = (uint64_t)(uintptr_t)regions,
+		.vec_len = MAX_REGIONS,
+		.category_inverted = excluded,
+		.category_mask = excluded,
+		.category_anyof_mask = PRESENT | SWAPPED,
+		.return_mask = WPALLOWED | WRITTEN | PRESENT | SWAPPED | PFNZERO,
+	};
+
+	return ioctl(pagemap, PAGEMAP_SCAN, &arg);
+}
+
+static void scan_all(int pagemap, uint64_t excluded)
+{
+	int n = scan_from(pagemap, 0, excluded);
+
+	while ((unsigned int)n == MAX_REGIONS)
+		n = scan_from(pagemap, regions[n - 1].end, excluded);
+	if (n < 0)
+		fail("PAGEMAP_SCAN");
+}
+
+int main(int argc, char **argv)
+{
+	const struct timespec pause = {0, PAUSE_NS};
+	uint64_t excluded = GUARD;
+	char path[64];
+	int pagemap;
+
+	if (argc != 3) {
+		fprintf(stderr, "usage: floor PID PASSES\n");
+		return 2;
+	}
+	snprintf(path, sizeof(path), "/proc/%s/pagemap", argv[1]);
+	pagemap = open(path, O_RDONLY | O_CLOEXEC);
+	if (pagemap < 0)
+		fail(path);
+	list_threads(argv[1]);
+	memset(regions, 1, sizeof(regions)); /* touched before it is needed */
+	if (scan_from(pagemap, 0, excluded) < 0 && errno == EINVAL)
+		excluded = 0;
+	for (int i = atoi(argv[2]); i > 0; i--) {
+		int64_t start_ns = now_ns(), stopped_ns, scanned_ns;
+
+		stop_all();
+		stopped_ns = now_ns();
+		scan_all(pagemap, excluded);
+		scanned_ns = now_ns();
+		resume_all();
+		printf("%ld %ld %ld\n", (long)(now_ns() - start_ns), (long)(stopped_ns - start_ns),
+		       (long)(scanned_ns - stopped_ns));
+		nanosleep(&pause, NULL);
+	}
+	return 0;
+}

@@ -1,0 +1,83 @@
+"""Imports run one way: cli -> display -> dumper -> formats, and dumper -> dumper.kernel, dumper.proc."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[2]
+OURS = {"cli", "display", "dumper", "formats"}
+
+# Which of our packages a place may import, and which third-party ones.
+RULES: dict[str, tuple[set[str], set[str]]] = {
+    "formats": ({"formats"}, {"zstandard"}),
+    "dumper/kernel": ({"dumper.kernel", "formats"}, {"cffi"}),
+    "dumper/proc": ({"dumper.proc"}, set()),
+    "dumper": ({"dumper", "formats"}, set()),
+    "display": ({"display", "dumper", "formats"}, {"rich"}),
+    "cli.py": (OURS, {"click", "rich"}),
+}
+THIRD_PARTY = {"cffi", "click", "rich", "zstandard"}
+
+
+def place_of(path: Path) -> str:
+    """The most specific rule for a file."""
+    name = path.relative_to(REPO).as_posix()
+    return max((place for place in RULES if name.startswith(place)), key=len)
+
+
+def sources() -> list[Path]:
+    """Every Python file that is shipped."""
+    found = [REPO / "cli.py"]
+    for package in ("display", "dumper", "formats"):
+        found += sorted((REPO / package).rglob("*.py"))
+    return found
+
+
+def imports_of(source: str) -> set[str]:
+    """Absolute names of the modules that the source imports, wherever it does."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where a module comes from"
+            assert node.module is not None
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def forbidden(place: str, imported: set[str]) -> set[str]:
+    """Those imports that the place's rule does not allow."""
+    allowed, third_party = RULES[place]
+
+    def is_allowed(name: str) -> bool:
+        root = name.split(".", maxsplit=1)[0]
+        if root in OURS:
+            # `from dumper import x` names dumper and dumper.x: where x may be, the latter decides
+            packages = {a.split(".")[0] for a in allowed}
+            return name in packages or any(name == a or name.startswith(a + ".") for a in allowed)
+        return root not in THIRD_PARTY or root in third_party
+
+    return {name for name in imported if not is_allowed(name)}
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(REPO)))
+def test_imports_run_one_way(path: Path) -> None:
+    assert forbidden(place_of(path), imports_of(path.read_text())) == set()
+
+
+def test_the_rules_can_fail() -> None:
+    assert forbidden("formats", imports_of("from dumper.target import Target")) == {
+        "dumper.target",
+        "dumper.target.Target",
+    }
+    assert forbidden("formats", imports_of("import dumper")) == {"dumper"}
+    assert forbidden("dumper", imports_of("import rich.table")) == {"rich.table"}
+    assert forbidden("dumper/proc", imports_of("import formats.layout")) == {"formats.layout"}
+    assert forbidden("dumper", imports_of("def f():\n    import click")) == {"click"}
+
+
+def test_only_the_kernel_wrappers_use_any() -> None:
+    users = [path.relative_to(REPO).as_posix() for path in sources() if "typing.Any" in imports_of(path.read_text())]
+    assert [name for name in users if not name.startswith("dumper/kernel/")] == []
