@@ -46,7 +46,7 @@ def measure_size(bench: Bench, mib: int, runs: int, parts: str) -> list[Figure]:
     size = SIZES[mib]
     reason = bench.lacks_memory_for(mib)
     if reason:
-        return [Figure(name=f"{size}: everything", unit="", limit_name="", skipped=reason)]
+        return [Figure(name=f"{size}: everything", unit="", skipped=reason)]
 
     def say_here(text: str) -> None:
         say(f"{size}: {text}")

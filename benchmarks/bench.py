@@ -197,9 +197,7 @@ def run(*words: str) -> Command:
     """Runs a program to its end. Raises RuntimeError with its output unless it succeeds in time."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         start_ns = time.monotonic_ns()
-        process = subprocess.Popen(
-            words, cwd=REPO, stdin=subprocess.DEVNULL, stdout=out, stderr=err
-        )
+        process = subprocess.Popen(words, cwd=REPO, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
         try:
             status, max_rss_kib = _wait(process)
             wall_ns = time.monotonic_ns() - start_ns

@@ -13,12 +13,13 @@ from rich.text import Text
 class Figure:
     """What was measured in several runs, and what it may be at most in each of them.
 
+    `limit_name` says where the limit comes from if it was measured, too.
     `skipped` says why there is nothing; `details` are further numbers of the same runs, for programs.
     """
 
     name: str
     unit: str
-    limit_name: str
+    limit_name: str = ""
     measured: Sequence[float] = ()
     limits: Sequence[float] = ()
     note: str = ""
@@ -55,11 +56,8 @@ class Figure:
 
 def spread(values: Sequence[float]) -> str:
     """`median [min-max]`, or the value alone if all are the same."""
-    texts = [f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in values]
-    low, middle, high = (f(values) for f in (min, median, max))
-    if len(set(texts)) == 1:
-        return texts[0]
-    return " ".join((_number(middle), f"[{_number(low)}-{_number(high)}]"))
+    low, middle, high = _number(min(values)), _number(median(values)), _number(max(values))
+    return middle if low == high else f"{middle} [{low}-{high}]"
 
 
 def _number(value: float) -> str:
@@ -84,12 +82,11 @@ def _row(figure: Figure) -> tuple[str | Text, ...]:
         return figure.name, "", figure.limit_name, "", Text("skipped", style="yellow")
     verdict = Text("ok", style="green") if figure.is_good else Text("MISSED", style="bold red")
     unit = f" {figure.unit}" if figure.unit else ""
+    limit = f"{spread(figure.limits)}{unit}"
     return (
         figure.name,
         spread(figure.measured) + unit,
-        f"{figure.limit_name} = {spread(figure.limits)}{unit}"
-        if len(set(figure.limits)) > 1 or not figure.limit_name
-        else figure.limit_name,
+        f"{figure.limit_name} = {limit}" if figure.limit_name else limit,
         spread(figure.ratios),
         verdict,
     )

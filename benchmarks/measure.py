@@ -47,7 +47,6 @@ class OwnMemory:
             Figure(
                 name=f"{size}: own memory of {command}",
                 unit="MiB",
-                limit_name="150 MiB",
                 measured=measured,
                 limits=[OWN_MEMORY_MIB] * len(measured),
                 note=note,
@@ -145,9 +144,7 @@ def first_round(bench: Bench, target: Target, size: str, runs: int, say: Say) ->
     resident_bytes = 0
     for i in range(runs):
         say(f"first round {i + 1} of {runs}")
-        turns: list[Callable[[Path], None]] = [
-            lambda path: pre_dumps.append(_full_round(bench, target.pid, path))
-        ]
+        turns: list[Callable[[Path], None]] = [lambda path: pre_dumps.append(_full_round(bench, target.pid, path))]
         if bench.has_gcore:
             turns.insert(i % 2, lambda path: gcores.append(bench.gcore(target.pid, path)))
         for turn in turns:
@@ -192,7 +189,6 @@ def _round_size(pre_dumps: Sequence[Command], size: str) -> Figure:
     return Figure(
         name=f"{size}: stored size of it",
         unit="",
-        limit_name="a third",
         measured=shares,
         limits=[STORED_SHARE] * len(shares),
         note=f"share of the pages that are not zero ({number(rounds[0], 'pages_data')} pages; "
@@ -220,7 +216,6 @@ def idle_rounds(bench: Bench, target: Target, size: str, runs: int, say: Say) ->
         Figure(
             name=f"{size}: idle round, {what}",
             unit="ms",
-            limit_name=f"{IDLE_WORK_MS:g} ms",
             measured=measured,
             limits=[IDLE_WORK_MS] * runs,
             note=note,

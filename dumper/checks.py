@@ -175,23 +175,20 @@ def _try_processor() -> str:
     return "this is a 64-bit x86 program"
 
 
-def _scan_own_pagemap(categories: int) -> None:
-    with _closing(os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)) as fd:
-        probes.scan_category(fd, categories)
+def _own_pagemap() -> contextlib.AbstractContextManager[int]:
+    return _closing(os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC))
 
 
 def _try_pagemap_scan() -> str:
-    _scan_own_pagemap(probes.PAGE_IS_PRESENT)
+    with _own_pagemap() as pagemap_fd:
+        probes.scan_category(pagemap_fd, probes.PAGE_IS_PRESENT)
     return "ioctl(PAGEMAP_SCAN) works on /proc/self/pagemap"
 
 
 def _try_page_is_guard() -> str:
-    try:
-        _scan_own_pagemap(probes.PAGE_IS_GUARD)
-    except OSError as error:
-        if error.errno == errno.EINVAL:
-            raise _MissingError("PAGEMAP_SCAN does not know guard pages", FEATURE_MISSING) from None
-        raise
+    with _own_pagemap() as pagemap_fd:
+        if not probes.knows_category(pagemap_fd, probes.PAGE_IS_GUARD):
+            raise _MissingError("PAGEMAP_SCAN does not know guard pages", FEATURE_MISSING)
     return "PAGEMAP_SCAN tells guard pages (PAGE_IS_GUARD)"
 
 
@@ -201,7 +198,7 @@ def _try_plain_userfaultfd() -> str:
 
 
 def _try_user_mode_userfaultfd() -> str:
-    os.close(probes.userfaultfd(os.O_CLOEXEC | probes.USER_MODE_ONLY))
+    os.close(probes.userfaultfd(os.O_CLOEXEC | uffd.USER_MODE_ONLY))
     return "userfaultfd(2) works with UFFD_USER_MODE_ONLY, which asks for no privilege"
 
 
@@ -209,7 +206,7 @@ def _own_userfaultfd() -> int:
     try:
         return probes.userfaultfd(os.O_CLOEXEC)
     except PermissionError:
-        return probes.userfaultfd(os.O_CLOEXEC | probes.USER_MODE_ONLY)
+        return probes.userfaultfd(os.O_CLOEXEC | uffd.USER_MODE_ONLY)
 
 
 def _has_uffd_features(features: uffd.Feature) -> bool:
@@ -425,8 +422,8 @@ PROBES = (
         "page-is-guard",
         "Telling guard pages (PAGE_IS_GUARD)",
         _try_page_is_guard,
-        required=True,
-        without_feature="Use Linux 6.16 or newer, built with CONFIG_PROC_PAGE_MONITOR.",
+        required=False,
+        without_feature="Guard pages will be named as unreadable; Linux 6.16 or newer tells them.",
         without_privilege="Run predump as root, and in a container with an unmasked /proc.",
     ),
     _Probe(

@@ -6,6 +6,7 @@ from enum import IntFlag
 from typing import Any
 
 from dumper.kernel.native import checked, ffi, lib, new_array
+from dumper.kernel.probes import PAGE_IS_GUARD, knows_category
 from dumper.kernel.runs import RunKind, RunList
 
 
@@ -55,6 +56,7 @@ class Scanner:
         self._pagemap_fd = pagemap_fd
         self._regions = new_array("struct pd_region", self.REGIONS)
         self._used = ffi.new("uint64_t *")
+        self._excluded = PAGE_IS_GUARD if knows_category(pagemap_fd, PAGE_IS_GUARD) else 0
         self._cursor: Any = None
         self._spans = SpanTable([])
         self._n_regions = 0
@@ -86,6 +88,7 @@ class Scanner:
                     self._spans.count,
                     self._cursor,
                     reset,
+                    self._excluded,
                     self._regions,
                     self.REGIONS,
                 )
@@ -97,7 +100,7 @@ class Scanner:
         """Raises OSError ESRCH if the memory that the pagemap belongs to is gone (exit or exec)."""
         cursor = ffi.new("struct pd_cursor *")
         first_page = SpanTable([Span(0, 4096)])
-        checked(lib.pd_scan(self._pagemap_fd, first_page.c, 1, cursor, False, self._regions, 1))
+        checked(lib.pd_scan(self._pagemap_fd, first_page.c, 1, cursor, False, 0, self._regions, 1))
 
     def all_runs(self, out: RunList, *, reset: bool) -> None:
         """Appends all that is left to `out`, which grows as needed. Raises as `next_runs`."""

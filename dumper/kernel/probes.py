@@ -1,25 +1,17 @@
 """System calls that Python 3.11 lacks, for finding out what this host can do and for tests."""
 
+import errno
+
 from dumper.kernel.native import checked, lib
-from dumper.kernel.uffd import USER_MODE_ONLY
 
 PAGE_IS_PRESENT: int = lib.PD_PRESENT
 PAGE_IS_GUARD: int = lib.PD_GUARD
-
-__all__ = [
-    "PAGE_IS_GUARD",
-    "PAGE_IS_PRESENT",
-    "USER_MODE_ONLY",
-    "pidfd_getfd",
-    "scan_category",
-    "userfaultfd",
-]
 
 
 def userfaultfd(flags: int) -> int:
     """A userfaultfd of the calling process: userfaultfd(2).
 
-    `flags`: O_CLOEXEC, O_NONBLOCK, USER_MODE_ONLY.
+    `flags`: O_CLOEXEC, O_NONBLOCK; USER_MODE_ONLY of dumper.kernel.uffd.
 
     Raises:
         OSError: ENOSYS if the kernel has none, EINVAL if it does not know a flag, EPERM without the
@@ -45,3 +37,14 @@ def scan_category(pagemap_fd: int, categories: int) -> None:
         OSError: ENOTTY if the kernel lacks the ioctl, EINVAL if it does not know a category, ESRCH.
     """
     checked(lib.pd_probe_scan_category(pagemap_fd, categories))
+
+
+def knows_category(pagemap_fd: int, category: int) -> bool:
+    """Whether the kernel's PAGEMAP_SCAN knows a PAGE_IS_*. Raises as `scan_category`, but for EINVAL."""
+    try:
+        scan_category(pagemap_fd, category)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True

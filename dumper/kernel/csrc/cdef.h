@@ -67,10 +67,11 @@ struct pd_run_list {
 
 /*
  * Scans from `cursor` on until the spans end or `regions` is full; returns the number of regions. Only pages with
- * content are reported. With `reset` the pages reported as written are write-protected again in the same step.
+ * content are reported, none of the categories `excluded`. With `reset` those reported as written are write-protected
+ * again in the same step.
  */
 int64_t pd_scan(int pagemap_fd, const struct pd_span *spans, uint64_t n_spans, struct pd_cursor *cursor, int reset,
-		struct pd_region *regions, uint64_t capacity);
+		uint64_t excluded, struct pd_region *regions, uint64_t capacity);
 
 /*
  * Turns regions[*used ..] into runs: COPY where a page was written or is in doubt, ZERO, what `staged` says (STAGED,

@@ -23,18 +23,24 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
+/* How one scan is made. */
+struct scan {
+	int pagemap_fd, reset;
+	uint64_t excluded;
+};
+
 /*
  * One PAGEMAP_SCAN from `addr`. Content is whatever is present or swapped, is no guard, and, in a private mapping,
  * is no page cache. Without the anyof filter the reset would put markers into every hole, and page tables under it.
  */
-static int64_t scan_page_tables(int pagemap_fd, const struct pd_span *span, uint64_t *addr, int reset,
+static int64_t scan_page_tables(const struct scan *scan, const struct pd_span *span, uint64_t *addr,
 				struct pd_region *regions, uint64_t capacity)
 {
 	/* FILE makes the kernel look at every page's struct page, a cache miss each: asked for only where it can be. */
-	uint64_t excluded = PD_GUARD | (span->flags & PD_SPAN_FILE ? PD_FILE : 0);
+	uint64_t excluded = scan->excluded | (span->flags & PD_SPAN_FILE ? PD_FILE : 0);
 	struct pd_pm_scan_arg arg = {
 		.size = sizeof(arg),
-		.flags = reset ? PD_PM_SCAN_WP_MATCHING : 0,
+		.flags = scan->reset ? PD_PM_SCAN_WP_MATCHING : 0,
 		.start = *addr,
 		.end = span->end_addr,
 		.vec = (uint64_t)(uintptr_t)regions,
@@ -44,7 +50,7 @@ static int64_t scan_page_tables(int pagemap_fd, const struct pd_span *span, uint
 		.category_anyof_mask = PD_PRESENT | PD_SWAPPED,
 		.return_mask = PD_WPALLOWED | PD_WRITTEN | PD_PRESENT | PD_SWAPPED | PD_PFNZERO,
 	};
-	int n = ioctl(pagemap_fd, PD_PAGEMAP_SCAN, &arg);
+	int n = ioctl(scan->pagemap_fd, PD_PAGEMAP_SCAN, &arg);
 
 	if (n < 0)
 		return -errno;
@@ -79,8 +85,8 @@ static int next_file_data(const struct pd_span *span, uint64_t addr, uint64_t *s
  * The data of the mapped file, as regions that count as written. Over a private mapping also what was copied on write
  * where the file has holes.
  */
-static int64_t scan_file(int pagemap_fd, const struct pd_span *span, uint64_t *addr, struct pd_region *regions,
-			 uint64_t capacity)
+static int64_t scan_file(const struct scan *scan, const struct pd_span *span, uint64_t *addr,
+			 struct pd_region *regions, uint64_t capacity)
 {
 	uint64_t n = 0;
 
@@ -96,7 +102,7 @@ static int64_t scan_file(int pagemap_fd, const struct pd_span *span, uint64_t *a
 		if (span->flags & PD_SPAN_SHARED) {
 			*addr = hole.end_addr;
 		} else if (*addr < hole.end_addr) {
-			int64_t copied = scan_page_tables(pagemap_fd, &hole, addr, 0, regions + n, capacity - n);
+			int64_t copied = scan_page_tables(scan, &hole, addr, regions + n, capacity - n);
 
 			if (copied < 0)
 				return copied;
@@ -113,8 +119,9 @@ static int64_t scan_file(int pagemap_fd, const struct pd_span *span, uint64_t *a
 }
 
 int64_t pd_scan(int pagemap_fd, const struct pd_span *spans, uint64_t n_spans, struct pd_cursor *cursor, int reset,
-		struct pd_region *regions, uint64_t capacity)
+		uint64_t excluded, struct pd_region *regions, uint64_t capacity)
 {
+	const struct scan scan = {.pagemap_fd = pagemap_fd, .reset = reset, .excluded = excluded};
 	uint64_t n = 0;
 
 	while (cursor->span < n_spans && n < capacity) {
@@ -128,9 +135,9 @@ int64_t pd_scan(int pagemap_fd, const struct pd_span *spans, uint64_t n_spans, s
 			regions[n].categories = PD_WRITTEN | PD_PRESENT;
 			addr = span->end_addr;
 		} else if (span->flags & PD_SPAN_BY_FD) {
-			found = scan_file(pagemap_fd, span, &addr, regions + n, capacity - n);
+			found = scan_file(&scan, span, &addr, regions + n, capacity - n);
 		} else {
-			found = scan_page_tables(pagemap_fd, span, &addr, reset, regions + n, capacity - n);
+			found = scan_page_tables(&scan, span, &addr, regions + n, capacity - n);
 		}
 		if (found < 0)
 			return found;

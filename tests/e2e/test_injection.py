@@ -1,0 +1,73 @@
+"""The injected call: the target goes on untouched, whenever the tool that made it dies."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dumper.inject import take_userfaultfd
+from dumper.kernel.native import lib
+from dumper.proc.maps import MapsParser, read_maps
+from dumper.target import Target as DumpTarget
+from tests.harness import REPO, Target, is_stopped, predump, tracer_pid
+
+pytestmark = pytest.mark.usefixtures("targets")
+
+STEPS = {name.removeprefix("PD_INJECT_STEP_"): getattr(lib, name) for name in dir(lib) if "INJECT_STEP" in name}
+INJECT_AND_DIE = """
+import sys
+from dumper.inject import take_userfaultfd
+from dumper.proc.maps import MapsParser, read_maps
+from dumper.target import Target
+target = Target(int(sys.argv[1]))
+take_userfaultfd(target, MapsParser().parse(read_maps(target.tid)), die_at=int(sys.argv[2]))
+"""
+DEATHS = 10
+HUNDREDS = 300
+
+
+def signal_mask(pid: int) -> str:
+    """What the leader, in which the call is injected, blocks."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(line for line in lines if line.startswith("SigBlk"))
+
+
+def descriptors(pid: int) -> dict[str, str]:
+    """What the process has open."""
+    return {entry.name: str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+
+
+@pytest.mark.parametrize("step", [name for name in STEPS if name != "NONE"])
+def test_death_of_the_tool_at_every_step_leaves_the_target_as_it_was(step: str) -> None:
+    with Target.spawn("selfcheck") as target:
+        before = signal_mask(target.pid), descriptors(target.pid)
+        for _ in range(DEATHS):
+            arguments = [sys.executable, "-c", INJECT_AND_DIE, str(target.pid), str(STEPS[step])]
+            died = subprocess.run(arguments, cwd=REPO, check=False, capture_output=True, text=True)
+            assert died.returncode == -signal.SIGKILL, died.stderr
+        assert "errors=0" in target.command("status")
+        assert not is_stopped(target.pid)
+        assert tracer_pid(target.pid) == 0
+        assert (signal_mask(target.pid), descriptors(target.pid)) == before
+
+
+def test_hundreds_of_injections_go_unnoticed() -> None:
+    with Target.spawn("selfcheck") as target, DumpTarget(target.pid) as dump_target:
+        before = descriptors(target.pid)
+        maps = MapsParser().parse(read_maps(target.pid))
+        for _ in range(HUNDREDS):
+            os.close(take_userfaultfd(dump_target, maps).uffd)
+        assert "errors=0" in target.command("status")
+        assert descriptors(target.pid) == before
+
+
+def test_a_target_that_was_stopped_is_tracked_and_stays_stopped(tmp_path: Path) -> None:
+    with Target.spawn("idle", 1, 4, 0) as target:
+        os.kill(target.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, target.pid, os.WSTOPPED)
+        predump("pre-dump", "-p", target.pid, "-D", tmp_path / "checkpoint")
+        assert is_stopped(target.pid)
+        os.kill(target.pid, signal.SIGCONT)

@@ -1,0 +1,718 @@
+"""The native layer on live memory: scans, classification, copies and packing of a child process.
+
+The child does what it is told, so that every page has a known state; what the native code says of
+it is compared with plain Python that knows those states.
+"""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import multiprocessing
+import os
+import random
+import signal
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from cffi import FFI
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from dumper.kernel import probes, uffd
+from dumper.kernel.copy import Copier, FileMaps, PageBuffer, Source, pack
+from dumper.kernel.pages import Scanner, Span, SpanFlag, SpanTable
+from dumper.kernel.runs import RunKind, RunList
+from tests.harness import page_tables_kb
+
+PAGE = 4096
+ZERO_PAGE = bytes(PAGE)
+ANSWER_S = 30.0
+RUN = struct.Struct("<QIIQ")
+COPY, STAGED = RunKind.COPY, RunKind.STAGED
+DATA, ZERO, PARENT = RunKind.DATA, RunKind.ZERO, RunKind.PARENT
+
+PROT_NONE = 0
+PROT_RW = mmap.PROT_READ | mmap.PROT_WRITE
+ANON = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE
+MADV_NOHUGEPAGE, MADV_GUARD_INSTALL = 15, 102  # asm-generic/mman-common.h
+PR_SET_PDEATHSIG = 1
+
+# ---- the child -----------------------------------------------------------------------------------
+
+_ffi = FFI()
+_ffi.cdef(
+    """
+    void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset);
+    int munmap(void *addr, size_t length);
+    int mprotect(void *addr, size_t length, int prot);
+    int madvise(void *addr, size_t length, int advice);
+    int prctl(int option, ...);
+    """
+)
+_libc: Any = _ffi.dlopen(None)
+
+
+def _succeed(result: int) -> None:
+    if result:
+        raise OSError(_ffi.errno, os.strerror(_ffi.errno))
+
+
+def _at(addr: int) -> Any:
+    return _ffi.cast("char *", addr)
+
+
+class Memory:
+    """What the child can do; each method is a request. Pages are counted from `addr`."""
+
+    def map(self, n_pages: int, flags: int = ANON, fd: int = -1, offset_pages: int = 0) -> int:
+        found = _libc.mmap(_ffi.NULL, n_pages * PAGE, PROT_RW, flags, fd, offset_pages * PAGE)
+        addr = int(_ffi.cast("intptr_t", found))
+        _succeed(addr == -1)
+        with suppress(OSError):  # a kernel without huge pages
+            self.advise(addr, range(n_pages), MADV_NOHUGEPAGE)
+        return addr
+
+    def unmap(self, addr: int, pages: range) -> None:
+        _succeed(_libc.munmap(_at(addr + pages.start * PAGE), len(pages) * PAGE))
+
+    def protect(self, addr: int, pages: range, prot: int) -> None:
+        _succeed(_libc.mprotect(_at(addr + pages.start * PAGE), len(pages) * PAGE, prot))
+
+    def advise(self, addr: int, pages: range, advice: int) -> None:
+        _succeed(_libc.madvise(_at(addr + pages.start * PAGE), len(pages) * PAGE, advice))
+
+    def write(self, addr: int, contents: dict[int, bytes]) -> None:
+        for page, content in contents.items():
+            _ffi.memmove(_at(addr + page * PAGE), content, len(content))
+
+    def touch(self, addr: int, pages: Iterable[int]) -> None:
+        for page in pages:
+            _at(addr)[page * PAGE] = b"x"
+
+    def read(self, addr: int, pages: Iterable[int]) -> list[bytes]:
+        return [bytes(_ffi.buffer(_at(addr + page * PAGE), PAGE)) for page in pages]
+
+    def memfd(self) -> int:
+        return os.memfd_create("predump-test")
+
+    def deleted_file(self, path: str) -> int:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        Path(path).unlink()
+        return fd
+
+    def userfaultfd(self) -> int:
+        flags = os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            return probes.userfaultfd(flags)
+        except PermissionError:
+            return probes.userfaultfd(flags | probes.USER_MODE_ONLY)
+
+
+def _serve(connection: Connection) -> NoReturn:
+    try:
+        _libc.prctl(PR_SET_PDEATHSIG, _ffi.cast("unsigned long", signal.SIGKILL))
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in range(3):
+            os.dup2(null, fd)
+        memory = Memory()
+        while True:
+            name, args = connection.recv()
+            try:
+                answer = getattr(memory, name)(*args)
+            except OSError as error:
+                answer = error
+            connection.send(answer)
+    finally:  # the end of the connection, too
+        os._exit(0)
+
+
+class Child:
+    """A process that does what `Memory` offers, and how it looks from here."""
+
+    def __init__(self, pid: int, connection: Connection) -> None:
+        self.pid = pid
+        self._connection = connection
+        self._fds: list[int] = []
+        self.pidfd = self.keep(os.pidfd_open(pid))
+        self.pagemap_fd = self.keep(os.open(f"/proc/{pid}/pagemap", os.O_RDONLY))
+        self.mem_fd = self.keep(os.open(f"/proc/{pid}/mem", os.O_RDONLY))
+        self.uffd = -1
+
+    def keep(self, fd: int) -> int:
+        self._fds.append(fd)
+        return fd
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in Memory.__dict__:
+            raise AttributeError(name)
+
+        def request(*args: object) -> Any:
+            self._connection.send((name, args))
+            assert self._connection.poll(ANSWER_S), f"the child does not answer {name}{args}"
+            answer = self._connection.recv()
+            if isinstance(answer, OSError):
+                raise answer
+            return answer
+
+        return request
+
+    def take_fd(self, fd: int) -> int:
+        """Its descriptor, here."""
+        return self.keep(probes.pidfd_getfd(self.pidfd, fd))
+
+    def track(self, addr: int, n_pages: int) -> None:
+        """Registers the pages for write tracking; none is armed yet."""
+        if self.uffd < 0:
+            self.uffd = self.take_fd(self.userfaultfd())
+            uffd.enable(self.uffd)
+        assert uffd.register(self.uffd, SpanTable([Span(addr, addr + n_pages * PAGE)])) == [0]
+
+    def close(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+
+
+@contextmanager
+def running_child() -> Iterator[Child]:
+    ours, theirs = multiprocessing.Pipe()
+    gc.freeze()  # or a collection in the child runs finalizers of what belongs to us
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        _serve(theirs)
+    gc.unfreeze()
+    try:
+        theirs.close()
+        child = Child(pid, ours)
+        yield child
+        child.close()
+    finally:
+        ours.close()
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+@pytest.fixture
+def child() -> Iterator[Child]:
+    with running_child() as running:
+        yield running
+
+
+# ---- runs as plain Python --------------------------------------------------------------------------
+
+Run = tuple[int, int, RunKind, int]  # first page, pages, kind, page_index
+PageOf = tuple[int, RunKind, int]  # page, kind, page_index (0 where it means nothing)
+
+
+def run_list(addr: int, runs: Iterable[Run]) -> RunList:
+    made = RunList(1)
+    made.extend_packed(b"".join(RUN.pack(addr + page * PAGE, n, k, i) for page, n, k, i in runs))
+    return made
+
+
+def pages_of(addr: int, runs: RunList) -> list[PageOf]:
+    """Every page of every run, in the order of the list."""
+    found = []
+    for start, n_pages, kind, index in RUN.iter_unpack(runs.packed()):
+        first = (start - addr) // PAGE
+        step = 1 if kind in (DATA, STAGED) else 0
+        assert step or index == 0
+        found += [(first + i, RunKind(kind), index + step * i) for i in range(n_pages)]
+    return found
+
+
+def scan(
+    child: Child,
+    addr: int,
+    spans: list[Span],
+    *,
+    reset: bool,
+    staged: Iterable[Run] = (),
+    covered: Iterable[Run] = (),
+    regions: int = Scanner.REGIONS,
+    out_runs: int = 1 << 12,
+) -> list[PageOf]:
+    """All pages a scan yields, taken in portions of `regions` regions and `out_runs` runs."""
+    scanner = Scanner(child.pagemap_fd)
+    scanner.REGIONS = regions  # never more than there was room made for
+    scanner.start(SpanTable(spans), run_list(addr, staged), run_list(addr, covered))
+    out, found = RunList(out_runs), []
+    while scanner.next_runs(out, reset=reset):
+        found += pages_of(addr, out)
+        out.clear()
+    return found
+
+
+# ---- PAGEMAP_SCAN ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("regions", [1, 7, 511, 512, 513, 700, 999, 1000, 1001, Scanner.REGIONS])
+@pytest.mark.parametrize("between", ["holes", "unwritten"])
+def test_each_written_page_is_reported_once(child: Child, between: str, regions: int) -> None:
+    """Also where the last batch of the kernel is not full: its walk_end is stale then."""
+    n_pages = 2000
+    addr = child.map(n_pages)
+    span = [Span(addr, addr + n_pages * PAGE)]
+    covered = [(0, n_pages, DATA, 0)]
+    child.track(addr, n_pages)
+    others = range(0) if between == "holes" else range(1, n_pages, 2)
+    child.touch(addr, others)
+    scan(child, addr, span, reset=True)
+    child.touch(addr, range(0, n_pages, 2))
+
+    first = scan(child, addr, span, reset=True, covered=covered, regions=regions)
+    second = scan(child, addr, span, reset=True, covered=covered, regions=regions)
+
+    written = [(page, COPY, 0) for page in range(0, n_pages, 2)]
+    assert first == sorted(written + [(page, PARENT, 0) for page in others])
+    assert second == [(page, PARENT, 0) for page, _, _ in first]
+
+
+def test_page_tables_of_a_sparse_mapping_do_not_grow(child: Child) -> None:
+    n_pages, touched = (64 << 30) // PAGE, range(5, (64 << 30) // PAGE, 160_001)
+    addr = child.map(n_pages)
+    span = [Span(addr, addr + n_pages * PAGE)]
+    child.touch(addr, touched)
+    before_kb = page_tables_kb(child.pid)
+
+    child.track(addr, n_pages)
+    first = scan(child, addr, span, reset=True)
+    child.touch(addr, touched[::2])
+    second = scan(child, addr, span, reset=True, covered=[(0, n_pages, DATA, 0)])
+
+    assert page_tables_kb(child.pid) == before_kb
+    assert first == [(page, COPY, 0) for page in touched]
+    assert second == [(page, PARENT if i % 2 else COPY, 0) for i, page in enumerate(touched)]
+
+
+def test_a_scan_goes_on_after_an_exit_of_the_child_with_esrch(child: Child) -> None:
+    addr = child.map(1)
+    os.kill(child.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+
+    with pytest.raises(ProcessLookupError):
+        scan(child, addr, [Span(addr, addr + PAGE)], reset=False)
+    with pytest.raises(ProcessLookupError):
+        Scanner(child.pagemap_fd).check_memory()
+
+
+# ---- classification --------------------------------------------------------------------------------
+
+
+def test_what_becomes_of_each_page(child: Child) -> None:
+    n_pages = 12
+    addr = child.map(n_pages)
+    span = [Span(addr, addr + n_pages * PAGE)]
+    child.track(addr, n_pages)
+    child.touch(addr, range(9))
+    scan(child, addr, span, reset=True)
+    child.touch(addr, [0, 5])
+    child.read(addr, [9])
+    covered: list[Run] = [(0, 2, DATA, 7), (2, 1, ZERO, 0), (3, 1, PARENT, 0), (9, 3, DATA, 9)]
+    staged: list[Run] = [(3, 1, PARENT, 0), (5, 2, STAGED, 40), (7, 1, COPY, 0)]
+
+    assert scan(child, addr, span, reset=False, staged=staged, covered=covered) == [
+        (0, COPY, 0),  # written
+        (1, PARENT, 0),  # unwritten, in an earlier round as data,
+        (2, PARENT, 0),  # as a zero page,
+        (3, PARENT, 0),  # as unchanged
+        (4, COPY, 0),  # unwritten, but in no earlier round
+        (5, COPY, 0),  # staged, but written after that
+        (6, STAGED, 41),
+        (7, COPY, 0),  # staging it failed
+        (8, COPY, 0),  # unwritten, but in no earlier round
+        (9, ZERO, 0),  # whatever is known of it
+        # 10, 11: holes
+    ]
+
+
+@pytest.mark.parametrize("flags", [SpanFlag.UNSEEN, SpanFlag.WHOLE])
+def test_pages_whose_writes_go_unseen_are_copied(child: Child, flags: SpanFlag) -> None:
+    addr = child.map(8)
+    child.track(addr, 8)
+    child.touch(addr, range(6))
+    scan(child, addr, [Span(addr, addr + 8 * PAGE)], reset=True)
+
+    span = [Span(addr, addr + 8 * PAGE, flags)]
+    present = 8 if flags is SpanFlag.WHOLE else 6
+    found = scan(child, addr, span, reset=False, covered=[(0, 8, DATA, 0)])
+    assert found == [(page, COPY, 0) for page in range(present)]
+
+
+def test_pages_that_nobody_tracks_are_copied(child: Child) -> None:
+    addr = child.map(4)
+    child.touch(addr, range(4))
+    found = scan(child, addr, [Span(addr, addr + 4 * PAGE)], reset=True, covered=[(0, 4, DATA, 0)])
+    assert found == [(page, COPY, 0) for page in range(4)]
+
+
+def test_a_dropped_private_copy_of_a_file_page_is_copied(child: Child) -> None:
+    """It leaves a marker that looks like a page in swap; its bytes are the file's again."""
+    fd = child.memfd()
+    os.pwrite(child.take_fd(fd), b"f" * 4 * PAGE, 0)
+    addr = child.map(4, mmap.MAP_PRIVATE, fd)
+    span = [Span(addr, addr + 4 * PAGE, SpanFlag.FILE)]
+    child.track(addr, 4)
+    child.touch(addr, range(4))
+    scan(child, addr, span, reset=True)
+    child.advise(addr, range(1, 3), mmap.MADV_DONTNEED)
+
+    found = scan(child, addr, span, reset=False, covered=[(0, 4, DATA, 0)])
+    assert found == [(0, PARENT, 0), (1, COPY, 0), (2, COPY, 0), (3, PARENT, 0)]
+
+
+def _random_runs(rng: random.Random, n_pages: int, kinds: list[RunKind]) -> list[Run]:
+    runs: list[Run] = []
+    page = rng.randrange(4)
+    while page < n_pages:
+        length = min(rng.choice([1, 2, 5, 30]), n_pages - page)
+        kind = rng.choice(kinds)
+        runs.append((page, length, kind, rng.randrange(1000) if kind in (DATA, STAGED) else 0))
+        page += length + rng.choice([0, 0, 1, 6])
+    return runs
+
+
+def _find(runs: list[Run], page: int, kinds: set[RunKind]) -> Run | None:
+    hits = (r for r in runs if r[2] in kinds and r[0] <= page < r[0] + r[1])
+    return next(hits, None)
+
+
+def _model(states: list[str], staged: list[Run], covered: list[Run]) -> list[PageOf]:
+    found: list[PageOf] = []
+    for page, state in enumerate(states):
+        if state in ("hole", "dropped", "guard"):
+            continue
+        newer = _find(staged, page, {STAGED, COPY})
+        if state in ("zero", "old zero"):
+            found.append((page, ZERO, 0))
+        elif state == "written":
+            found.append((page, COPY, 0))
+        elif newer:
+            index = newer[3] + page - newer[0] if newer[2] is STAGED else 0
+            found.append((page, newer[2], index))
+        else:
+            earlier = _find(covered, page, {DATA, ZERO, PARENT})
+            found.append((page, PARENT if earlier else COPY, 0))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_classification_agrees_with_a_model(child: Child, seed: int) -> None:
+    rng = random.Random(seed)
+    names = ["unwritten", "written", "zero", "old zero", "hole", "dropped", "guard"]
+    states: list[str] = []
+    while len(states) < 300:
+        states += rng.choices(names, weights=[6, 2, 1, 1, 1, 1, 1]) * rng.choice([1, 1, 3, 20])
+    n_pages = len(states)
+    pages = {name: [i for i, state in enumerate(states) if state == name] for name in names}
+    addr = child.map(n_pages)
+    span = [Span(addr, addr + n_pages * PAGE)]
+    child.track(addr, n_pages)
+    child.read(addr, pages["old zero"])
+    child.touch(addr, pages["unwritten"] + pages["written"] + pages["dropped"] + pages["guard"])
+    scan(child, addr, span, reset=True)
+    child.touch(addr, pages["written"])
+    child.read(addr, pages["zero"])
+    for name, advice in (("dropped", mmap.MADV_DONTNEED), ("guard", MADV_GUARD_INSTALL)):
+        for page in pages[name]:
+            child.advise(addr, range(page, page + 1), advice)
+    staged = _random_runs(rng, n_pages, [STAGED, STAGED, COPY, PARENT, ZERO])
+    covered = _random_runs(rng, n_pages, [DATA, DATA, ZERO, PARENT])
+
+    for regions, out_runs in ((Scanner.REGIONS, 1 << 12), (rng.randrange(1, 50), 3), (1, 1)):
+        found = scan(
+            child,
+            addr,
+            span,
+            reset=False,
+            staged=staged,
+            covered=covered,
+            regions=regions,
+            out_runs=out_runs,
+        )
+        assert found == _model(states, staged, covered)
+
+
+# ---- copies ----------------------------------------------------------------------------------------
+
+
+class Zoo:
+    """A child with pages of every sort; `contents` has the bytes of each, None if unreadable."""
+
+    N_PAGES = 2600
+
+    def __init__(self, child: Child) -> None:
+        rng = random.Random(7)
+        self.child = child
+        self.addr = child.map(self.N_PAGES)
+        self.contents: list[bytes | None] = []
+        unmapped: list[range] = []
+        protected: list[tuple[range, int]] = []
+        sorts = ["random", "zero", "one byte", "unmapped", "PROT_NONE", "PROT_WRITE"]
+        while len(self.contents) < self.N_PAGES:
+            sort = rng.choices(sorts, weights=[6, 3, 1, 1, 1, 1])[0]
+            length = min(rng.choice([1, 2, 3, 17, 90]), self.N_PAGES - len(self.contents))
+            block = range(len(self.contents), len(self.contents) + length)
+            self.contents += [self._content(rng, sort) for _ in block]
+            if sort == "unmapped":
+                unmapped.append(block)
+            elif sort.startswith("PROT_"):
+                protected.append((block, PROT_NONE if sort == "PROT_NONE" else mmap.PROT_WRITE))
+        child.write(self.addr, {i: c for i, c in enumerate(self.contents) if c is not None})
+        for block in unmapped:
+            child.unmap(self.addr, block)
+        for block, prot in protected:
+            child.protect(self.addr, block, prot)
+
+    @staticmethod
+    def _content(rng: random.Random, sort: str) -> bytes | None:
+        if sort == "unmapped":
+            return None
+        if sort == "zero":
+            return ZERO_PAGE
+        if sort == "one byte":  # not a zero page, wherever the byte is
+            page = bytearray(PAGE)
+            page[rng.choice([0, 15, 16, PAGE - 1])] = 1
+            return bytes(page)
+        return rng.randbytes(PAGE)
+
+    def expected(self, runs: list[Run]) -> tuple[list[tuple[int, RunKind, bytes]], list[int]]:
+        """(page, kind, bytes) of what a round of these runs holds, and the pages that are lost."""
+        held: list[tuple[int, RunKind, bytes]] = []
+        lost = []
+        for first, n_pages, kind, _ in runs:
+            for page in range(first, first + n_pages):
+                content = self.contents[page]
+                if kind is not COPY:
+                    held.append((page, kind, b""))
+                elif content is None:
+                    lost.append(page)
+                elif content == ZERO_PAGE:
+                    held.append((page, ZERO, b""))
+                else:
+                    held.append((page, DATA, content))
+        return held, lost
+
+    def source(self, staging: PageBuffer | None = None) -> Source:
+        return Source(self.child.pid, self.child.mem_fd, FileMaps(), staging)
+
+
+@pytest.fixture(scope="module")
+def zoo() -> Iterator[Zoo]:
+    with running_child() as child:
+        yield Zoo(child)
+
+
+def copied(
+    addr: int, source: Source, runs: RunList, buffer_pages: int, room_runs: int = 0
+) -> tuple[list[tuple[int, RunKind, bytes]], list[int]]:
+    """Copies and packs `runs`, and gives back what `Zoo.expected` gives."""
+    copier = Copier(source, runs)
+    buffer = PageBuffer(buffer_pages)
+    out, packed = RunList((1 << 11) + room_runs), RunList(1)
+    held: list[tuple[int, RunKind, bytes]] = []
+    next_index, more = 1000, True  # not from 0: page_index counts through the whole round
+    while more:
+        buffer.clear()
+        out.clear()
+        packed.clear()
+        more = copier.fill(buffer, out)
+        pack(out, buffer, next_index, packed)
+        content = buffer.content()
+        first_index = next_index
+        for page, kind, index in pages_of(addr, packed):
+            data = b""
+            if kind is DATA:
+                assert index == next_index
+                at = (index - first_index) * PAGE
+                data = bytes(content[at : at + PAGE])
+                next_index += 1
+            held.append((page, kind, data))
+        assert next_index - first_index == buffer.n_pages
+    ranges = [range((s - addr) // PAGE, (e - addr) // PAGE) for s, e in copier.lost]
+    return held, [page for pages in ranges for page in pages]
+
+
+@st.composite
+def copy_runs(draw: st.DrawFn) -> list[Run]:
+    """Runs of random shape in the zoo: sorted, and neighbours may touch."""
+    shapes = draw(
+        st.lists(
+            st.tuples(
+                st.integers(0, 40),
+                st.one_of(st.integers(1, 6), st.integers(1, 1500)),
+                st.sampled_from([COPY, COPY, COPY, PARENT, ZERO]),
+            ),
+            max_size=60,
+        )
+    )
+    runs: list[Run] = []
+    page = 0
+    for gap, length, kind in shapes:
+        page += gap
+        length = min(length, Zoo.N_PAGES - page)
+        if length <= 0:
+            break
+        runs.append((page, length, kind, 0))
+        page += length
+    return runs
+
+
+ALL: list[Run] = [(0, Zoo.N_PAGES, COPY, 0)]
+SINGLES: list[Run] = [(page, 1, COPY, 0) for page in range(0, Zoo.N_PAGES, 2)]
+reproducible = settings(derandomize=True, deadline=None, max_examples=60, database=None)
+
+
+@reproducible
+@given(runs=copy_runs(), buffer_pages=st.integers(1, 3000), room_runs=st.integers(0, 3000))
+@example(runs=ALL, buffer_pages=1024, room_runs=0)
+@example(runs=ALL, buffer_pages=Zoo.N_PAGES, room_runs=1 << 13)
+@example(runs=SINGLES, buffer_pages=Zoo.N_PAGES, room_runs=0)
+@example(runs=[], buffer_pages=1, room_runs=0)
+def test_copies_agree_with_a_model(zoo: Zoo, runs: list[Run], buffer_pages: int, room_runs: int) -> None:
+    got = copied(zoo.addr, zoo.source(), run_list(zoo.addr, runs), buffer_pages, room_runs)
+    assert got == zoo.expected(runs)
+
+
+@reproducible
+@given(runs=copy_runs(), staging_pages=st.integers(1, 3000), buffer_pages=st.integers(1, 1500))
+@example(runs=ALL, staging_pages=Zoo.N_PAGES, buffer_pages=1024)
+@example(runs=ALL, staging_pages=1025, buffer_pages=1024)
+@example(runs=SINGLES, staging_pages=700, buffer_pages=64)
+def test_staged_copies_agree_with_a_model(zoo: Zoo, runs: list[Run], staging_pages: int, buffer_pages: int) -> None:
+    staging, staged = PageBuffer(staging_pages), RunList(1)
+    complete = Copier(zoo.source(), run_list(zoo.addr, runs)).stage(staging, staged)
+    found = pages_of(zoo.addr, staged)
+    to_copy = [page for first, n, kind, _ in runs if kind is COPY for page in range(first, first + n)]
+    kept = [page for page, kind, _ in found if kind is COPY]
+
+    assert [page for page, _, _ in found] == [p for f, n, _, _ in runs for p in range(f, f + n)]
+    assert complete == (len(to_copy) <= staging_pages)
+    assert staging.n_pages == min(len(to_copy), staging_pages)
+    unreadable = [page for page in to_copy if zoo.contents[page] is None]
+    assert kept == sorted({*unreadable, *to_copy[staging_pages:]})
+
+    records = staged.packed()
+    held, lost = zoo.expected(runs)
+    assert copied(zoo.addr, zoo.source(staging), staged, buffer_pages) == (held, lost)
+
+    # Without the process, what was staged is all there is.
+    again = RunList(1)
+    again.extend_packed(records)
+    source = Source(0, -1, FileMaps(), staging)
+    missing = set(kept)
+    held = [entry for entry in held if entry[0] not in missing]
+    assert copied(zoo.addr, source, again, buffer_pages) == (held, kept)
+
+
+def test_copying_from_a_process_that_is_gone_says_so(child: Child) -> None:
+    addr = child.map(1)
+    child.touch(addr, [0])
+    os.kill(child.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    source = Source(child.pid, child.mem_fd, FileMaps())
+    with pytest.raises(ProcessLookupError):
+        copied(addr, source, run_list(addr, [(0, 1, COPY, 0)]), 1)
+
+
+# ---- spans by descriptor ---------------------------------------------------------------------------
+
+
+def _data_pages(fd: int) -> set[int]:
+    """Pages of a file that hold data, as SEEK_DATA tells."""
+    found: set[int] = set()
+    end_bytes = os.fstat(fd).st_size
+    at = 0
+    while at < end_bytes:
+        try:
+            at = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError:  # ENXIO: only a hole is left
+            break
+        hole = os.lseek(fd, at, os.SEEK_HOLE)
+        found |= set(range(at // PAGE, -(-hole // PAGE)))
+        at = hole
+    return found
+
+
+@pytest.fixture(params=["memfd", "deleted file"])
+def sparse_file(request: pytest.FixtureRequest, child: Child, tmp_path: Path) -> tuple[int, int, set[int]]:
+    """A file without a name, of 64 pages with holes: its descriptor there, here, and data pages."""
+    theirs = child.memfd() if request.param == "memfd" else child.deleted_file(f"{tmp_path}/f")
+    ours = child.take_fd(theirs)
+    os.truncate(ours, 63 * PAGE + 100)  # the last page is not full
+    for page in (0, 6, 7, 8, 20, 40, 41):
+        os.pwrite(ours, bytes([page + 1]) * PAGE, page * PAGE)
+    os.pwrite(ours, b"e" * 100, 63 * PAGE)
+    return theirs, ours, _data_pages(ours)
+
+
+@pytest.mark.parametrize("regions", [1, 2, 3, Scanner.REGIONS])
+@pytest.mark.parametrize("offset_pages", [0, 6, 10])
+def test_private_mapping_of_a_nameless_file(
+    child: Child, sparse_file: tuple[int, int, set[int]], offset_pages: int, regions: int
+) -> None:
+    """Its pages: the data of the file, and what was copied on write, over data and over holes."""
+    theirs, ours, data = sparse_file
+    n_pages = 72 - offset_pages  # goes on behind the end of the file
+    addr = child.map(n_pages, mmap.MAP_PRIVATE, theirs, offset_pages)
+    copied_on_write = [2, 3, 8, 12, 14, 50 - offset_pages]
+    child.touch(addr, copied_on_write)
+    flags = SpanFlag.FILE | SpanFlag.BY_FD
+    span = Span(addr, addr + n_pages * PAGE, flags, ours, offset_pages * PAGE)
+
+    found = scan(child, addr, [span], reset=False, covered=[(0, n_pages, DATA, 0)], regions=regions)
+
+    in_file = {page - offset_pages for page in data if page >= offset_pages}
+    wanted = sorted(in_file | set(copied_on_write))
+    assert found == [(page, COPY, 0) for page in wanted]
+    source = Source(child.pid, child.mem_fd, FileMaps())
+    held, lost = copied(addr, source, run_list(addr, [(p, 1, COPY, 0) for p in wanted]), 16)
+    assert lost == []
+    assert [page for page, _, _ in held] == wanted
+    assert [content or ZERO_PAGE for _, _, content in held] == child.read(addr, wanted)
+
+
+@pytest.mark.parametrize("regions", [1, 2, Scanner.REGIONS])
+@pytest.mark.parametrize("offset_pages", [0, 6, 10])
+def test_shared_mapping_of_a_nameless_file(
+    child: Child, sparse_file: tuple[int, int, set[int]], offset_pages: int, regions: int
+) -> None:
+    """Its pages are the data of the file, read there: the child itself touched none of them."""
+    theirs, ours, data = sparse_file
+    n_pages = 72 - offset_pages
+    addr = child.map(n_pages, mmap.MAP_SHARED, theirs, offset_pages)
+    end_addr = addr + n_pages * PAGE
+    flags = SpanFlag.SHARED | SpanFlag.BY_FD
+    span = Span(addr, end_addr, flags, ours, offset_pages * PAGE)
+
+    found = scan(child, addr, [span], reset=False, covered=[(0, n_pages, DATA, 0)], regions=regions)
+
+    wanted = sorted(page - offset_pages for page in data if page >= offset_pages)
+    assert found == [(page, COPY, 0) for page in wanted]
+    files = FileMaps([(addr, end_addr, ours, offset_pages * PAGE)])
+    held, lost = copied(addr, Source(0, -1, files), run_list(addr, [(p, 1, COPY, 0) for p in wanted]), 16)
+    assert lost == []
+    assert [content or ZERO_PAGE for _, _, content in held] == child.read(addr, wanted)
+
+
+@pytest.mark.parametrize("first", [0, 1, 2, 3, 5])
+def test_a_run_over_the_borders_of_a_file_mapping(child: Child, first: int) -> None:
+    """Pages of the file come from the file even where the run begins before it."""
+    addr = child.map(6)
+    child.write(addr, {page: b"p" * PAGE for page in range(6)})
+    fd = child.take_fd(child.memfd())
+    os.pwrite(fd, b"f" * 6 * PAGE, 0)  # not what the child has there: the bytes tell the source
+    files = FileMaps([(addr + n * PAGE, addr + (n + 1) * PAGE, fd, 0) for n in (2, 4)])
+
+    source = Source(child.pid, child.mem_fd, files)
+    held, lost = copied(addr, source, run_list(addr, [(first, 6 - first, COPY, 0)]), 6)
+
+    assert lost == []
+    origin = "".join(chr(content[0]) for _, _, content in held)
+    assert origin == "ppfpfp"[first:]
