@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import signal
 import sys
 import traceback
@@ -20,6 +21,7 @@ from formats.errors import PredumpError, UsageError
 
 EXIT_NOT_CONVERGED = 3
 EXIT_INTERRUPTED = 130
+PIPE_COLUMNS = 160  # in a pipe there is no edge to break lines at
 READ_MAX_BYTES = 1 << 30
 
 if TYPE_CHECKING:  # the engine is loaded by the commands that need it: reading images starts without it
@@ -103,6 +105,8 @@ class Reporter:
         self.as_json = as_json
         self.errors = Console(stderr=True, soft_wrap=True)
         self.out = Console(soft_wrap=True)
+        if not self.out.is_terminal and "COLUMNS" not in os.environ:
+            self.out.width = PIPE_COLUMNS
 
     def event(self, event: dict[str, object]) -> None:
         """One JSON line; nothing without --json."""
@@ -495,7 +499,7 @@ def inspect(reporter: Reporter, path: Path, number: int | None) -> int:
             "",
         )
     else:
-        reporter.out.print(view.whole(checkpoint, info))
+        reporter.out.print(view.whole(checkpoint, info, reporter.out.width))
     return 0
 
 

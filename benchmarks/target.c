@@ -5,7 +5,8 @@
  *
  * Heap-like: what a program of many small objects leaves behind, made by the rules in `emit_*` below from a fixed
  * seed. Every chunk has a size word as malloc makes it; behind it stand
- *	objects    reference count, type pointer, then pointers to neighbours, pointers anywhere, small numbers, NULL
+ *	objects    reference count, type pointer, then pointers to neighbours, to objects that all share (None, interned
+ *	           strings: few ones most often), to anywhere; small numbers, NULL
  *	strings    the same head, length, hash, then words of a vocabulary, frequent ones more often
  *	tables     pointers to chunks in the order of their allocation
  *	integers   slowly growing counters, as in time series and indexes
@@ -69,6 +70,11 @@ static uint64_t pointer_anywhere(void)
 	return (uint64_t)(memory + 2 * below(n_words / 2));
 }
 
+static uint64_t pointer_to_shared(void)
+{
+	return (uint64_t)memory + 48 * skewed(11);
+}
+
 static uint64_t *emit_head(uint64_t *at)
 {
 	*at++ = 1 + skewed(3);                                   /* references */
@@ -82,9 +88,10 @@ static uint64_t *emit_object(uint64_t *at)
 
 	at = emit_head(at);
 	for (; fields > 0; fields--, at++) {
-		uint64_t kind = below(10);
+		uint64_t kind = below(20);
 
-		*at = kind < 4 ? pointer_near(at) : kind < 5 ? pointer_anywhere() : kind < 8 ? skewed(12) : 0;
+		*at = kind < 6 ? pointer_near(at) : kind < 11 ? pointer_to_shared() : kind < 12 ? pointer_anywhere()
+		      : kind < 16 ? skewed(12) : 0;
 	}
 	return at;
 }

@@ -1,22 +1,25 @@
 """A checkpoint as tables: its target, its rounds, the VMAs and threads of one round."""
 
+import shlex
 from datetime import datetime
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from display.units import bytes_text, duration_text, pages_text, ratio_text
+from display.units import bytes_text, duration_text, pages_cell, pages_text, printable, ratio_text, tail
 from formats.chain import Checkpoint, RoundInfo
 from formats.manifest import Process, RoundKind
 
-NARROW = "fold"
+COMMAND_COLUMNS = 300
+VMA_NUMBERS_COLUMNS = 60  # of the VMA table, before the last column
 
 
 def _table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        is_text = column in ("what", "note")  # the only ones that may take more than a line
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=not is_text)
     return table
 
 
@@ -32,16 +35,14 @@ def target_text(checkpoint: Checkpoint, info: RoundInfo) -> Text:
         if manifest.kind is RoundKind.DUMP
         else "taken while it ran: pages may be torn until a dump"
     )
+    build_id = f" (build id {process.exe_build_id})" if process.exe_build_id else ""
     lines = [
-        ("process", f"{process.name}, pid {process.pid}, {len(process.threads)} thread(s)"),
-        ("command", " ".join(process.cmdline)[:500] or "-"),
-        (
-            "executable",
-            f"{process.exe or '-'}" + (f" (build id {process.exe_build_id})" if process.exe_build_id else ""),
-        ),
+        ("process", f"{printable(process.name)}, pid {process.pid}, {len(process.threads)} thread(s)"),
+        ("command", printable(shlex.join(process.cmdline))[:COMMAND_COLUMNS] or "-"),
+        ("executable", (printable(process.exe) or "-") + build_id),
         (
             "host",
-            f"{manifest.host.hostname}, Linux {manifest.host.kernel_release} {manifest.host.machine}",
+            printable(f"{manifest.host.hostname}, Linux {manifest.host.kernel_release} {manifest.host.machine}"),
         ),
         (
             "round",
@@ -57,13 +58,13 @@ def target_text(checkpoint: Checkpoint, info: RoundInfo) -> Text:
         text.append(f"{name:<11}", style="bold")
         text.append(value + "\n")
     for gap in process.unreadable:
-        text.append(f"not captured: {gap.start_addr:#x}-{gap.end_addr:#x}: {gap.reason}\n", style="yellow")
+        text.append(f"not captured: {gap.start_addr:#x}-{gap.end_addr:#x}: {printable(gap.reason)}\n", style="yellow")
     return text
 
 
 def rounds_table(checkpoint: Checkpoint) -> Table:
     """One line a round."""
-    numbers = ("data", "zero", "parent", "stored", "ratio", "time", "frozen")
+    numbers = ("data", "parent", "stored", "ratio", "time", "frozen")
     table = _table("Rounds", "round", "kind", *numbers, "note", right=("round", *numbers))
     for info in checkpoint.rounds:
         stats = info.manifest.stats
@@ -72,60 +73,59 @@ def rounds_table(checkpoint: Checkpoint) -> Table:
         table.add_row(
             str(info.number),
             info.manifest.kind.value,
-            pages_text(stats.pages_data),
-            pages_text(stats.pages_zero),
-            pages_text(stats.pages_parent),
+            pages_cell(stats.pages_data),
+            pages_cell(stats.pages_parent),
             bytes_text(stats.stored_bytes),
             ratio_text(stats.raw_bytes, stats.stored_bytes),
             duration_text(stats.duration_ns),
             duration_text(stats.frozen_ns) if stats.frozen_ns else "-",
-            "; ".join(notes),
+            printable("; ".join(notes)),
         )
     return table
 
 
-def vmas_table(process: Process) -> Table:
+def vmas_table(process: Process, columns: int) -> Table:
     """One line a VMA, with its pages by kind; "absent" are holes and clean pages of files."""
+    what_columns = max(16, columns - VMA_NUMBERS_COLUMNS)
     numbers = ("size", "data", "zero", "parent", "absent")
-    table = _table("VMAs", "start", "perms", *numbers, "kind", "what", right=numbers)
+    table = _table("VMAs", "start", "perms", *numbers, "what", right=numbers)
     for vma in process.vmas:
+        what = vma.path or vma.kind
+        notes = [vma.note] if vma.note else []
+        notes += ["untracked"] if not vma.tracked and vma.kind != "special" else []
         table.add_row(
             f"{vma.start_addr:012x}",
             vma.perms,
-            pages_text(vma.n_pages),
-            pages_text(vma.pages_data),
-            pages_text(vma.pages_zero),
-            pages_text(vma.pages_parent),
-            pages_text(vma.pages_absent),
-            vma.kind if vma.tracked else f"{vma.kind} (untracked)",
-            Text(vma.path + (f" ({vma.note})" if vma.note else "")),
+            pages_cell(vma.n_pages),
+            pages_cell(vma.pages_data),
+            pages_cell(vma.pages_zero),
+            pages_cell(vma.pages_parent),
+            pages_cell(vma.pages_absent),
+            Text(tail(printable(what + (f" ({', '.join(notes)})" if notes else "")), what_columns)),
         )
     return table
 
 
 def threads_table(process: Process) -> Table:
     """One line a thread; registers stand in dump rounds only."""
-    table = _table("Threads", "tid", "name", "rip", "rsp", "state", right=("tid",))
+    table = _table("Threads", "tid", "name", "rip", "rsp", "fs_base", "xstate", right=("tid", "xstate"))
     for thread in process.threads:
-        registers = thread.registers
-        table.add_row(
-            str(thread.tid),
-            Text(thread.name),
-            f"{registers['rip']:#x}" if "rip" in registers else "-",
-            f"{registers['rsp']:#x}" if "rsp" in registers else "-",
-            f"{len(thread.xstate)} bytes of extended state" if thread.xstate else "-",
-        )
+        pointers = [
+            f"{thread.registers[name]:#x}" if name in thread.registers else "-" for name in ("rip", "rsp", "fs_base")
+        ]
+        xstate = f"{len(thread.xstate)} B" if thread.xstate else "-"
+        table.add_row(str(thread.tid), Text(printable(thread.name)), *pointers, xstate)
     return table
 
 
-def whole(checkpoint: Checkpoint, info: RoundInfo) -> RenderableType:
-    """Everything, the most asked first."""
+def whole(checkpoint: Checkpoint, info: RoundInfo, columns: int) -> RenderableType:
+    """Everything, the most asked first, for a terminal of so many columns."""
     process = info.process(info.manifest.root_pid) or info.manifest.processes[0]
     return Group(
         target_text(checkpoint, info),
         rounds_table(checkpoint),
         Text(),
-        vmas_table(process),
+        vmas_table(process, columns),
         Text(),
         threads_table(process),
     )

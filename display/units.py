@@ -16,8 +16,16 @@ def bytes_text(n_bytes: int) -> str:
 
 
 def pages_text(pages: int) -> str:
-    """The memory of so many pages, "-" for none."""
-    return bytes_text(pages * PAGE_BYTES) if pages else "-"
+    """The memory of so many pages."""
+    return bytes_text(pages * PAGE_BYTES)
+
+
+def pages_cell(pages: int) -> str:
+    """The memory of so many pages in a few characters ("1.2G"), "-" for none."""
+    if not pages:
+        return "-"
+    number, unit = pages_text(pages).split()
+    return number.removesuffix(".0") + unit[0]
 
 
 def duration_text(ns: int) -> str:
@@ -30,3 +38,13 @@ def duration_text(ns: int) -> str:
 def ratio_text(raw_bytes: int, stored_bytes: int) -> str:
     """How many times smaller the stored bytes are."""
     return f"{raw_bytes / stored_bytes:.1f}x" if raw_bytes and stored_bytes else "-"
+
+
+def printable(text: str) -> str:
+    """`text` with every character that a terminal might act on written as an escape: images may be hostile."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def tail(text: str, columns: int) -> str:
+    """The end of `text`, with "…" in front where it had to be cut: of a path, the end says most."""
+    return text if len(text) <= columns else "…" + text[len(text) - columns + 1 :]

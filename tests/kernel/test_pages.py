@@ -39,7 +39,8 @@ DATA, ZERO, PARENT = RunKind.DATA, RunKind.ZERO, RunKind.PARENT
 
 PROT_NONE = 0
 PROT_RW = mmap.PROT_READ | mmap.PROT_WRITE
-ANON = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE
+MAP_NORESERVE = 0x4000  # asm-generic/mman-common.h
+ANON = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
 MADV_NOHUGEPAGE, MADV_GUARD_INSTALL = 15, 102  # asm-generic/mman-common.h
 PR_SET_PDEATHSIG = 1
 
@@ -554,9 +555,9 @@ def copy_runs(draw: st.DrawFn) -> list[Run]:
     )
     runs: list[Run] = []
     page = 0
-    for gap, length, kind in shapes:
+    for gap, wanted, kind in shapes:
         page += gap
-        length = min(length, Zoo.N_PAGES - page)
+        length = min(wanted, Zoo.N_PAGES - page)
         if length <= 0:
             break
         runs.append((page, length, kind, 0))
@@ -705,7 +706,7 @@ def test_shared_mapping_of_a_nameless_file(
 def test_a_run_over_the_borders_of_a_file_mapping(child: Child, first: int) -> None:
     """Pages of the file come from the file even where the run begins before it."""
     addr = child.map(6)
-    child.write(addr, {page: b"p" * PAGE for page in range(6)})
+    child.write(addr, dict.fromkeys(range(6), b"p" * PAGE))
     fd = child.take_fd(child.memfd())
     os.pwrite(fd, b"f" * 6 * PAGE, 0)  # not what the child has there: the bytes tell the source
     files = FileMaps([(addr + n * PAGE, addr + (n + 1) * PAGE, fd, 0) for n in (2, 4)])
