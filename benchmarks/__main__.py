@@ -28,7 +28,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measures what predump promises, each figure against a limit taken in the same run. "
-        "Exit code 0: all within their limits (medians), 1: one missed.",
+        "Exit code 0: all within their limits (medians), 1: one missed (never with --quick).",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--quick", action="store_true", help="256 MiB and one run: does it work?")
@@ -91,7 +91,7 @@ def main() -> int:
         print(json.dumps({"host": host, "figures": [figure.as_json() for figure in figures]}))
     else:
         show(figures, Console(width=None if sys.stdout.isatty() else 132))
-    return 0 if all(figure.is_good for figure in figures) else 1
+    return 0 if options.quick or all(figure.is_good for figure in figures) else 1
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """The measurements. Alternatives are measured in turn, on the same target, in the same run."""
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from benchmarks.bench import MIB, Bench, Command, Gcore
+from benchmarks.bench import MIB, Bench, Command, Gcore, run
 from benchmarks.figures import Figure, spread
 from tests.harness import Target, number
 
@@ -19,6 +20,7 @@ STORED_SHARE = 1 / 3
 IDLE_WORK_MS = 50.0
 OWN_MEMORY_MIB = 150.0
 STAGING_MIB = 256  # predump's default
+IMPORTS = "import cli, display.progress, dumper.session"
 NO_GCORE = "gdb's gcore is not installed here"
 
 Say = Callable[[str], None]
@@ -200,15 +202,18 @@ def idle_rounds(bench: Bench, target: Target, size: str, runs: int, say: Say) ->
     """Rounds in which nothing was written: the round's own figure, and what the command takes beside starting."""
     rounds: list[Command] = []
     starts: list[Command] = []
+    imports: list[Command] = []
     with bench.directory() as directory:
         say("a full round before the idle ones")
         bench.predump("pre-dump", "-p", target.pid, "-D", directory, "--json")
         for i in range(runs):
             say(f"idle round {i + 1} of {runs}")
             starts.append(bench.predump("--version"))
+            imports.append(run(sys.executable, "-c", IMPORTS))
             rounds.append(bench.predump("pre-dump", "-p", target.pid, "-D", directory, "--json"))
         bench.predump("detach", "-p", target.pid)
     start_ms = median(ms(start.wall_ns) for start in starts)
+    import_ms = median(ms(done.wall_ns) for done in imports) - start_ms
     command_ms = [ms(done.wall_ns) - start_ms for done in rounds]
     round_ms = [ms(number(done.round, "duration_ns")) for done in rounds]
     written = [number(done.round, "pages_written") for done in rounds]
@@ -222,6 +227,11 @@ def idle_rounds(bench: Bench, target: Target, size: str, runs: int, say: Say) ->
         )
         for what, measured, note in (
             ("by its duration_ns", round_ms, f"{spread(written)} pages written"),
-            ("all of the command", command_ms, f"wall time less {start_ms:.0f} ms of `--version`"),
+            (
+                "all of the command",
+                command_ms,
+                f"wall time less {start_ms:.0f} ms of `--version`; loading the modules of a round takes "
+                f"{import_ms:.0f} ms of it",
+            ),
         )
     ]

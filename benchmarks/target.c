@@ -13,9 +13,9 @@
  *	integers   slowly growing counters, as in time series and indexes
  *	doubles    prices: their mantissas hardly compress
  *	free       list pointers, then zeros
- * and one page in 16 is zero throughout. What zstd-1 makes of it, zero pages aside, is like what it makes of the heap
- * of a real program, here mypy after it checked 20 modules (5.8 to 6.4 times smaller, at the same speed); an SQLite
- * database in memory shrinks less (1.7 to 2.6 times), a dict of lists and strings in Python more (9 times).
+ * and one page in 16 is zero throughout. zstd-1 makes the others 5.7 times smaller, at 530 MB/s per core where it makes
+ * the heap of mypy, after it checked 20 modules, 6.4 times smaller at 620 MB/s. For comparison: an SQLite database in
+ * memory 1.7 to 2.6 times at 380, Python's syntax trees 7.4 times, a dict of lists and strings 9.2 times at 900.
  */
 #include "../tests/targets/target.h"
 

@@ -5,13 +5,14 @@ import platform
 import socket
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dumper.kernel.ptrace import ThreadRegisters
 from dumper.output import Figures
 from dumper.proc.buildid import build_id
 from dumper.proc.stat import read_stat
-from dumper.target import Target, read_live_stat
+from dumper.target import Target, gone, read_live_stat
 from formats.manifest import Gap, Host, Process, Thread, Vma
 
 MAX_CMDLINE_BYTES = 1 << 20
@@ -76,27 +77,48 @@ def threads(names: dict[int, str], registers: Sequence[ThreadRegisters]) -> list
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What /proc says of a process apart from its memory."""
+
+    ppid: int
+    name: str
+    exe: str
+    exe_build_id: str
+    cmdline: list[str]
+    thread_names: dict[int, str]
+
+
+def identify(target: Target) -> Identity:
+    """Read before the freeze, or the process may be gone when it is asked for. Raises TargetGone."""
+    stat = read_live_stat(target.pid)
+    try:
+        exe, exe_build_id = executable(target)
+        return Identity(stat.ppid, stat.name, exe, exe_build_id, cmdline(target), thread_names(target))
+    except (FileNotFoundError, ProcessLookupError):
+        raise gone(target.pid) from None
+
+
 def process(
     target: Target,
+    identity: Identity,
     *,
     vmas: list[Vma],
-    threads: list[Thread],
+    registers: Sequence[ThreadRegisters],
     unreadable: list[Gap],
     figures: Figures,
 ) -> Process:
-    """The process of a round; `figures` are those of its pages. Raises TargetGone."""
-    stat = read_live_stat(target.pid)
-    exe, exe_build_id = executable(target)
+    """The process of a round; `figures` are those of its pages."""
     return Process(
         pid=target.pid,
         start_time_ticks=target.start_time_ticks,
-        ppid=stat.ppid,
-        name=stat.name,
-        exe=exe,
-        exe_build_id=exe_build_id,
-        cmdline=cmdline(target),
+        ppid=identity.ppid,
+        name=identity.name,
+        exe=identity.exe,
+        exe_build_id=identity.exe_build_id,
+        cmdline=identity.cmdline,
         vmas=vmas,
-        threads=threads,
+        threads=threads(identity.thread_names, registers),
         unreadable=unreadable,
         pages_present=figures.pages_present,
         pages_written=figures.pages_written,

@@ -11,23 +11,24 @@ from dumper.proc.stat import read_stat
 from dumper.proc.status import read_status
 from dumper.target import Target, gone, not_permitted
 
-STOP_TIMEOUT_NS = 1_000_000_000
+STOP_TIMEOUT_NS = 500_000_000
+SPARE_THREADS = 1024  # may be born while the others are being stopped
 
 
 class Freeze:
     """`with Freeze(target): ...`: no thread of the target runs inside.
 
     All of it must happen in one OS thread (ptrace's rule). If this process is killed meanwhile, the kernel lets the
-    target go on. `frozen_ns` is the time from the first thread stopped to the last one resumed.
+    target go on.
     """
 
     def __init__(self, target: Target, *, options: int = 0, timeout_ns: int = STOP_TIMEOUT_NS) -> None:
         self._target = target
-        self._threads = ThreadSet(target.pid)
+        self._threads = ThreadSet(target.pid, target.thread_count() + SPARE_THREADS)
         self._options = options
         self._timeout_ns = timeout_ns
         self._since_ns = 0
-        self.frozen_ns = 0
+        self._frozen_ns = 0
 
     def __enter__(self) -> Self:
         """Raises TargetGone, PermissionDenied, TargetUntraceable; every thread goes on then."""
@@ -54,8 +55,13 @@ class Freeze:
         """Lets every thread go on; a second call does nothing."""
         self._threads.resume()
         if self._since_ns:
-            self.frozen_ns = time.monotonic_ns() - self._since_ns
+            self._frozen_ns = time.monotonic_ns() - self._since_ns
             self._since_ns = 0
+
+    @property
+    def frozen_ns(self) -> int:
+        """From the first thread stopped to the last one resumed, or to now while the target is frozen."""
+        return time.monotonic_ns() - self._since_ns if self._since_ns else self._frozen_ns
 
     @property
     def tids(self) -> list[int]:

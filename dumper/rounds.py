@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from dumper import describe
+from dumper import __version__, describe
 from dumper.checkpoint import CheckpointDirectory
 from dumper.convergence import another_micro_round
 from dumper.events import Emit, MicroRound, RoundFinished, RoundProgress, RoundStarted
@@ -39,7 +39,6 @@ from formats import manifest as image
 from formats.checkpoint import RoundInfo
 from formats.manifest import RoundKind
 
-TOOL_VERSION = "0.1.0"
 PROGRESS_INTERVAL_NS = 100_000_000
 SPARE_THREADS = 16  # may be born between the count and the freeze
 LOST_REASON = "could not be read"
@@ -83,7 +82,7 @@ class RoundState:
 
     kind: RoundKind
     vmas: list[Vma]
-    thread_names: dict[int, str]
+    identity: describe.Identity
     registers: list[ThreadRegisters] = field(default_factory=list)
     streamed_while_frozen: bool = False
 
@@ -154,9 +153,9 @@ class RoundTaker:
         start_ns = time.monotonic_ns()
         output = self._open(RoundKind.PRE_DUMP, base)
         try:
-            vmas = tracker.refresh()
+            state = RoundState(RoundKind.PRE_DUMP, tracker.refresh(), describe.identify(self._target))
             runs = RunList(1 << 16)
-            self._scanner.start(SpanTable(spans_while_running(vmas)), RunList(1), base.covered)
+            self._scanner.start(SpanTable(spans_while_running(state.vmas)), RunList(1), base.covered)
             scanning = True
             while scanning:
                 runs.clear()
@@ -165,7 +164,6 @@ class RoundTaker:
                 output.figures.scan_ns += time.monotonic_ns() - since_ns
                 output.write(runs, self._running)
             self._scanner.check_memory()
-            state = RoundState(RoundKind.PRE_DUMP, vmas, describe.thread_names(self._target))
             return self._commit(output, base, state, start_ns), output.runs
         finally:
             output.abandon()
@@ -212,10 +210,10 @@ class RoundTaker:
         self, output: RoundOutput, staging: Staging, base: Base, after: AfterDump, start_ns: int
     ) -> RoundFinished:
         target, figures = self._target, output.figures
-        state = RoundState(RoundKind.DUMP, self.space.read(), describe.thread_names(target))
+        state = RoundState(RoundKind.DUMP, self.space.read(), describe.identify(target))
         spans, source = self._frozen_view(state.vmas, staging)
         freeze = Freeze(target)
-        freeze.prepare_registers(len(state.thread_names) + SPARE_THREADS)
+        freeze.prepare_registers(len(state.identity.thread_names) + SPARE_THREADS)
         was_stopped = read_live_stat(target.pid).state in "Tt"
 
         def finish() -> RoundFinished:
@@ -297,7 +295,7 @@ class RoundTaker:
             round=output.number,
             kind=state.kind,
             created_ns=time.time_ns(),
-            tool_version=TOOL_VERSION,
+            tool_version=__version__,
             parent=image.Parent(round=last.number, sha256=last.sha256) if last and not base.is_full else None,
             full=base.is_full,
             full_reason=base.full_reason,
@@ -307,8 +305,9 @@ class RoundTaker:
             processes=[
                 describe.process(
                     self._target,
+                    state.identity,
                     vmas=vmas,
-                    threads=describe.threads(state.thread_names, state.registers),
+                    registers=state.registers,
                     unreadable=sorted(gaps, key=lambda gap: gap.start_addr),
                     figures=figures,
                 )

@@ -21,6 +21,7 @@ from dumper.rounds import AfterDump, Base, Options, RoundTaker
 from dumper.target import Target, gone
 from dumper.tracking import AddressSpace, Tracker, TrackingLostError
 from formats.layout import PAGE_BYTES
+from formats.manifest import RoundKind
 
 MAX_ATTEMPTS = 3  # when the target calls exec in the middle of a round
 PRE_DUMP_SHARE = 0.5  # a dump with more to copy than this share of the staging memory takes a round first
@@ -245,7 +246,13 @@ class Session:
         return Base(RunList(1), reason)
 
     def _begin_tracking(self) -> Tracking:
-        reason = "tracking was lost" if self._directory.last else FIRST_ROUND
+        last = self._directory.last
+        if last is None:
+            reason = FIRST_ROUND
+        elif last.manifest.kind is RoundKind.DUMP:
+            reason = "tracking ended with the last dump"
+        else:
+            reason = "tracking was lost"
         injection = take_userfaultfd(self._target, [vma.mapping for vma in self._taker.space.read()])
         tracker = Tracker(self._target, self._taker.space, injection.uffd)
         base = Base(RunList(1), reason, attach_stop_ns=injection.stop_ns)

@@ -72,7 +72,6 @@ def test_root_has_all_that_is_required() -> None:
     assert {check.name for check in found if check.required} == {
         "x86-64",
         "pagemap-scan",
-        "page-is-guard",
         "userfaultfd-user-mode-only",
         "uffd-wp-async",
         "ptrace",

@@ -174,6 +174,11 @@ class Child:
             uffd.enable(self.uffd)
         assert uffd.register(self.uffd, SpanTable([Span(addr, addr + n_pages * PAGE)])) == [0]
 
+    def end(self) -> None:
+        """Kills it; it stays a zombie until the fixture reaps it."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+
     def close(self) -> None:
         for fd in self._fds:
             os.close(fd)
@@ -242,7 +247,8 @@ def scan(
     """All pages a scan yields, taken in portions of `regions` regions and `out_runs` runs."""
     scanner = Scanner(child.pagemap_fd)
     scanner.REGIONS = regions  # never more than there was room made for
-    scanner.start(SpanTable(spans), run_list(addr, staged), run_list(addr, covered))
+    staged_list, covered_list = run_list(addr, staged), run_list(addr, covered)
+    scanner.start(SpanTable(spans), staged_list, covered_list)  # keeps neither alive
     out, found = RunList(out_runs), []
     while scanner.next_runs(out, reset=reset):
         found += pages_of(addr, out)
@@ -292,15 +298,17 @@ def test_page_tables_of_a_sparse_mapping_do_not_grow(child: Child) -> None:
     assert second == [(page, PARENT if i % 2 else COPY, 0) for i, page in enumerate(touched)]
 
 
-def test_a_scan_goes_on_after_an_exit_of_the_child_with_esrch(child: Child) -> None:
+def test_scanning_memory_that_is_gone_says_so(child: Child) -> None:
     addr = child.map(1)
-    os.kill(child.pid, signal.SIGKILL)
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    scanner, nothing = Scanner(child.pagemap_fd), RunList(1)
+    scanner.check_memory()
+    child.end()
 
     with pytest.raises(ProcessLookupError):
-        scan(child, addr, [Span(addr, addr + PAGE)], reset=False)
+        scanner.check_memory()
+    scanner.start(SpanTable([Span(addr, addr + PAGE)]), nothing, nothing)
     with pytest.raises(ProcessLookupError):
-        Scanner(child.pagemap_fd).check_memory()
+        scanner.next_runs(RunList(1), reset=True)
 
 
 # ---- classification --------------------------------------------------------------------------------
@@ -349,7 +357,8 @@ def test_pages_whose_writes_go_unseen_are_copied(child: Child, flags: SpanFlag) 
 def test_pages_that_nobody_tracks_are_copied(child: Child) -> None:
     addr = child.map(4)
     child.touch(addr, range(4))
-    found = scan(child, addr, [Span(addr, addr + 4 * PAGE)], reset=True, covered=[(0, 4, DATA, 0)])
+    span = [Span(addr, addr + 4 * PAGE)]
+    found = scan(child, addr, span, reset=False, covered=[(0, 4, DATA, 0)])
     assert found == [(page, COPY, 0) for page in range(4)]
 
 
@@ -615,8 +624,7 @@ def test_staged_copies_agree_with_a_model(zoo: Zoo, runs: list[Run], staging_pag
 def test_copying_from_a_process_that_is_gone_says_so(child: Child) -> None:
     addr = child.map(1)
     child.touch(addr, [0])
-    os.kill(child.pid, signal.SIGKILL)
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    child.end()
     source = Source(child.pid, child.mem_fd, FileMaps())
     with pytest.raises(ProcessLookupError):
         copied(addr, source, run_list(addr, [(0, 1, COPY, 0)]), 1)
