@@ -19,7 +19,7 @@ from dumper.kernel.ptrace import (
     InjectionSite,
     inject_userfaultfd,
 )
-from dumper.proc.fds import lowest_free, read_fds
+from dumper.proc.fds import lowest_free, read_fd_numbers
 from dumper.proc.maps import Mapping
 from dumper.target import Target, gone, not_permitted
 
@@ -146,7 +146,7 @@ def take_userfaultfd(target: Target, mappings: list[Mapping], *, die_at: int = 0
         with freeze:
             tids = freeze.tids
             tid = target.pid if target.pid in tids else tids[0]
-            expected_fd = lowest_free(read_fds(target.pid))
+            expected_fd = lowest_free(read_fd_numbers(target.pid))
             flags = os.O_CLOEXEC | os.O_NONBLOCK
 
             def inject(flags: int) -> int:

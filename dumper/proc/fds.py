@@ -1,5 +1,7 @@
 """/proc/PID/fd: proc_pid_fd(5)."""
 
+import os
+from collections.abc import Container
 from pathlib import Path
 
 USERFAULTFD = "anon_inode:[userfaultfd]"
@@ -16,9 +18,14 @@ def read_fds(pid: int) -> dict[int, str]:
     return found
 
 
-def lowest_free(fds: dict[int, str]) -> int:
+def read_fd_numbers(pid: int) -> set[int]:
+    """The numbers in use. Raises OSError: EACCES, ENOENT."""
+    return {int(name) for name in os.listdir(f"/proc/{pid}/fd")}  # noqa: PTH208 - in a stop, and twice as fast
+
+
+def lowest_free(numbers: Container[int]) -> int:
     """The number that the next open(2) returns."""
     free = 0
-    while free in fds:
+    while free in numbers:
         free += 1
     return free

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from dumper.rounds import AfterDump, Options
+from dumper.session import Session
 from tests.harness import Target, is_untouched, keeper_pids, poll_until, predump
 
 pytestmark = pytest.mark.usefixtures("targets")
 
 CYCLES = 8
 """Of five commands each, of which three stop the target."""
+HUNDREDS = 200
+"""Of sessions: each freezes the target, every second one attaches and takes a round before."""
 
 
 @pytest.fixture
@@ -81,3 +85,12 @@ def tracked_vmas(pid: int) -> int:
     """VMAs with the flag `uw`: registered for write-protection by a userfaultfd."""
     lines = Path(f"/proc/{pid}/smaps").read_text().splitlines()
     return sum(line.startswith("VmFlags:") and " uw" in line for line in lines)
+
+
+def test_hundreds_of_attaches_rounds_and_freezes(target: Target, tmp_path: Path) -> None:
+    options = Options(staging_bytes=1 << 20)
+    for number in range(HUNDREDS):
+        with Session(target.pid, tmp_path / f"{number}", options, lambda _: None) as session:
+            session.dump(AfterDump.LEAVE_RUNNING, pre_dump=number % 2 == 0)
+    assert_unnoticed(target)
+    target.check()
