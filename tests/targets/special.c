@@ -9,6 +9,7 @@
  *   unprivileged   user and group 65534
  *   uffd           holds a userfaultfd, with a half populated area registered for missing pages
  *   exec           replaces itself on command
+ *   exec-thread    the same, with five threads, by one that is not the main thread
  *   fork           makes a child on command; both write
  *   vfork          makes a vfork child on command; the main thread waits in the kernel for its end
  *   coroutine      the main thread runs on a stack of one and a half pages of the heap
@@ -21,7 +22,7 @@
  * and those of the modes:
  *   denied    seccomp-errno: tries userfaultfd, `ok` when the filter denies it
  *   aborts    rseq: `ok N`, the aborts so far
- *   exec      exec: this program again, as `plain`; the new one answers
+ *   exec      exec, exec-thread: this program again, in the same mode; the new one answers
  *   child     fork, vfork: makes the child (vfork: `ok` when the main thread waits in the kernel); answers its pid
  *   end       fork, vfork: ends the child and reaps it
  *   status    coroutine: `ok turns=N` when stack and canaries are whole
@@ -343,6 +344,27 @@ static bool command_exec(const char *line)
 	die("exec");
 }
 
+static void *wait_forever(void *unused)
+{
+	for (;;)
+		pause();
+	return unused;
+}
+
+static void prepare_exec_thread(void)
+{
+	pthread_t thread;
+
+	for (int i = 0; i < 3; i++)
+		if ((errno = pthread_create(&thread, NULL, wait_forever, NULL)) != 0)
+			die("pthread_create");
+}
+
+static void main_thread_waits(void)
+{
+	wait_forever(NULL);
+}
+
 /* ---- fork and vfork ---- */
 
 static pid_t child;
@@ -636,6 +658,7 @@ static const struct mode modes[] = {
 	{"unprivileged", prepare_unprivileged, NULL, NULL, NULL},
 	{"uffd", prepare_uffd, NULL, NULL, NULL},
 	{"exec", NULL, NULL, command_exec, NULL},
+	{"exec-thread", prepare_exec_thread, main_thread_waits, command_exec, NULL},
 	{"fork", NULL, NULL, command_fork, NULL},
 	{"vfork", prepare_vfork, main_thread_vfork, command_vfork, NULL},
 	{"coroutine", prepare_coroutine, main_thread_coroutine, command_coroutine, check_coroutine},
