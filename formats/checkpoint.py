@@ -7,7 +7,8 @@ from pathlib import Path
 
 from formats.errors import ImageCorrupt, NotACheckpoint, ParentMissing, UsageError
 from formats.layout import MANIFEST_NAME, ROUND_NAME, round_name
-from formats.manifest import Manifest, Process, read_manifest
+from formats.manifest import Manifest, Process
+from formats.manifestfile import read_manifest
 from formats.rounddirs import is_committed, list_round_paths
 
 

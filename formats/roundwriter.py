@@ -25,7 +25,8 @@ from formats.layout import (
     pages_name,
     round_name,
 )
-from formats.manifest import Manifest, encode_manifest
+from formats.manifest import Manifest
+from formats.manifestfile import encode_manifest
 from formats.pagemap import PagemapWriter
 from formats.rounddirs import is_committed, list_round_paths
 

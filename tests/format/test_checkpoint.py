@@ -17,7 +17,7 @@ from formats.errors import (
     UsageError,
 )
 from formats.layout import MANIFEST_NAME, RunKind
-from formats.manifest import encode_manifest, read_manifest
+from formats.manifestfile import encode_manifest, read_manifest
 from tests.format.images import ImageRound, page_of, round_path, write_chain, write_round
 
 FULL = ImageRound({0: page_of(1), 1: page_of(2)})

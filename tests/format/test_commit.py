@@ -15,7 +15,8 @@ from formats.chain import Checkpoint, MemoryView
 from formats.check import verify
 from formats.errors import NotACheckpoint, StorageError
 from formats.layout import MANIFEST_NAME, MANIFEST_TEMPORARY_NAME, RunKind
-from formats.manifest import Parent, read_manifest
+from formats.manifest import Parent
+from formats.manifestfile import read_manifest
 from formats.roundwriter import RoundWriter, remove_unfinished
 from tests.format.images import (
     PID,

@@ -21,10 +21,8 @@ from formats.manifest import (
     Manifest,
     Parent,
     Thread,
-    decode_manifest,
-    encode_manifest,
-    read_manifest,
 )
+from formats.manifestfile import decode_manifest, encode_manifest, read_manifest
 from tests.format.images import BASE_ADDR, PID, ImageRound, manifest_of, process_of, vma_of
 
 SHA256 = "ab" * 32

@@ -20,7 +20,8 @@ from formats.layout import (
     pagemap_name,
     pages_name,
 )
-from formats.manifest import Manifest, encode_manifest, read_manifest
+from formats.manifest import Manifest
+from formats.manifestfile import encode_manifest, read_manifest
 from formats.roundwriter import RoundWriter
 from tests.format.images import (
     PID,
