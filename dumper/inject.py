@@ -6,7 +6,8 @@ A userfaultfd belongs to the memory of the process that creates it, so the targe
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+import pickle
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +22,12 @@ from dumper.kernel.ptrace import (
 )
 from dumper.proc.fds import lowest_free, read_fd_numbers
 from dumper.proc.maps import Mapping
+from dumper.site import find_site
 from dumper.target import Target, gone, not_permitted
+from formats.errors import PredumpError
 
-SYSCALL_RET = b"\x0f\x05\xc3"
-RESTORER = b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05"  # mov $15, %rax; syscall: what sigaction(2) callers register
-SEARCH_PIECE_BYTES = 4 << 20
 CALL_TIMEOUT_NS = 200_000_000
-PAGE_BYTES = 4096
-SCRATCH_PAGES = 4  # two signal frames and the largest XSAVE area
+ANSWER_MAX_BYTES = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,53 +37,6 @@ class Injection:
     uffd: int
     stop_ns: int
     threads: int
-
-
-def _pieces(target: Target, mapping: Mapping) -> Iterator[tuple[int, bytes]]:
-    overlap = max(len(SYSCALL_RET), len(RESTORER)) - 1
-    for addr in range(mapping.start_addr, mapping.end_addr, SEARCH_PIECE_BYTES):
-        length = min(SEARCH_PIECE_BYTES + overlap, mapping.end_addr - addr)
-        with contextlib.suppress(OSError):
-            yield addr, os.pread(target.mem_fd, length, addr)
-
-
-def _scratch_end(target: Target, stack: Mapping) -> int:
-    """End of pages at the low end of [stack] that were never touched, or 0: for threads that run on other stacks."""
-    words = os.pread(target.pagemap_fd, 8 * SCRATCH_PAGES, stack.start_addr // PAGE_BYTES * 8)
-    present_or_swapped = 0xC0
-    untouched = len(words) == 8 * SCRATCH_PAGES and not any(w & present_or_swapped for w in words[7::8])
-    return stack.start_addr + SCRATCH_PAGES * PAGE_BYTES if untouched else 0
-
-
-def find_site(target: Target, mappings: list[Mapping]) -> InjectionSite:
-    """Finds the instructions and the stack an injection needs; the target runs meanwhile.
-
-    Raises TargetUntraceable if there are none.
-    """
-    stack = next((m for m in mappings if m.path == "[stack]"), None)
-    found: dict[bytes, int] = {}
-    # Code of files that cannot be written: it stays as it is between this search and the stop.
-    code = [m for m in mappings if m.is_executable and m.has_file and m.perms[1] != "w"]
-    for mapping in sorted(code, key=lambda m: "libc" not in m.path):
-        for addr, text in _pieces(target, mapping):
-            for pattern in (SYSCALL_RET, RESTORER):
-                at = -1 if pattern in found else text.find(pattern)
-                if at >= 0:
-                    found[pattern] = addr + at
-        if len(found) == 2 and stack:
-            return InjectionSite(
-                syscall_ret_addr=found[SYSCALL_RET],
-                restorer_addr=found[RESTORER],
-                stack_start_addr=stack.start_addr,
-                stack_end_addr=stack.end_addr,
-                scratch_end_addr=_scratch_end(target, stack),
-            )
-    raise TargetUntraceable(
-        f"process {target.pid} offers no safe place to inject a system call (no stack, or no code that returns "
-        "from a signal)",
-        hint="Use 'predump dump --no-pre-dump', which needs no injection.",
-        pid=target.pid,
-    )
 
 
 def _refuse_if_frozen_by_cgroup(target: Target) -> None:
@@ -116,6 +68,12 @@ def _explain(target: Target, error: OSError) -> Exception:
             hint="Run predump as root, or see 'predump check' for vm.unprivileged_userfaultfd.",
             pid=target.pid,
         )
+    if error.errno == errno.ENOSPC:
+        return TargetUntraceable(
+            f"process {target.pid} has no room for a signal frame on its main stack",
+            hint="Use 'predump dump --no-pre-dump', which needs no injection.",
+            pid=target.pid,
+        )
     return TargetUntraceable(
         f"the system call injected into process {target.pid} did not run: {error.strerror}",
         hint="The target goes on untouched; try again, or use 'predump dump --no-pre-dump'.",
@@ -123,11 +81,62 @@ def _explain(target: Target, error: OSError) -> Exception:
     )
 
 
+def _inject(target: Target, site: InjectionSite, die_at: int, victim_pid: int) -> Injection:
+    """Stops the target, makes the call, lets it go on. Raises OSError, and the errors of Freeze."""
+    options = O_TRACESYSGOOD | (O_SUSPEND_SECCOMP if target.status.seccomp_mode else 0)
+    freeze = Freeze(target, options=options)
+    with freeze:
+        tids = freeze.tids
+        tid = target.pid if target.pid in tids else tids[0]
+        expected_fd = lowest_free(read_fd_numbers(target.tid))
+
+        def call(flags: int) -> int:
+            return inject_userfaultfd(
+                tid, target.files_pidfd, target.mem_fd, site, flags, expected_fd, CALL_TIMEOUT_NS, die_at, victim_pid
+            )
+
+        try:
+            fd = call(os.O_CLOEXEC | os.O_NONBLOCK)
+        except PermissionError:
+            fd = call(os.O_CLOEXEC | os.O_NONBLOCK | uffd.USER_MODE_ONLY)
+    return Injection(uffd=fd, stop_ns=freeze.frozen_ns, threads=len(tids))
+
+
+def _inject_from_child(target: Target, site: InjectionSite, die_at: int) -> Injection:
+    """The same from a process of its own, which goes on if this one is killed.
+
+    With the tracer dies the suspension of the target's seccomp filter. Should that happen while the call is about to
+    run, the filter sees it, and may kill the target. Raises as `_inject`.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    parent_pid = os.getpid()
+    child_pid = os.fork()
+    if child_pid == 0:
+        os.setsid()  # no signal meant for our process group reaches it
+        try:
+            injection = _inject(target, site, die_at, parent_pid)
+            socket.send_fds(theirs, [pickle.dumps((injection.stop_ns, injection.threads))], [injection.uffd])
+        except (OSError, PredumpError) as error:
+            theirs.send(pickle.dumps(error))
+        finally:
+            os._exit(0)
+    theirs.close()
+    with ours:
+        message, fds, _, _ = socket.recv_fds(ours, ANSWER_MAX_BYTES, 1)
+    os.waitpid(child_pid, 0)
+    answer = pickle.loads(message) if message else ConnectionResetError(errno.ECONNRESET, "the tracer was killed")
+    if isinstance(answer, Exception):
+        raise answer
+    stop_ns, threads = answer
+    return Injection(uffd=fds[0], stop_ns=stop_ns, threads=threads)
+
+
 def take_userfaultfd(target: Target, mappings: list[Mapping], *, die_at: int = 0) -> Injection:
     """Stops the target once, for the time of one injected call, and returns its userfaultfd, ready for tracking.
 
     The call is made in the first live thread. Where a plain userfaultfd is refused (unprivileged target), one with
-    UFFD_USER_MODE_ONLY is made: with WP_ASYNC the kernel's own writes are tracked all the same.
+    UFFD_USER_MODE_ONLY is made: with WP_ASYNC the kernel's own writes are tracked all the same. `die_at` has this
+    process killed at a step of the injection (PD_INJECT_STEP_*), for tests.
 
     Raises: TargetGone, PermissionDenied, TargetUntraceable, KernelFeatureMissing; the target goes on in each case.
     """
@@ -140,31 +149,11 @@ def take_userfaultfd(target: Target, mappings: list[Mapping], *, die_at: int = 0
             pid=target.pid,
         )
     site = find_site(target, mappings)
-    options = O_TRACESYSGOOD | (O_SUSPEND_SECCOMP if target.status.seccomp_mode else 0)
-    freeze = Freeze(target, options=options)
     try:
-        with freeze:
-            tids = freeze.tids
-            tid = target.pid if target.pid in tids else tids[0]
-            expected_fd = lowest_free(read_fd_numbers(target.pid))
-            flags = os.O_CLOEXEC | os.O_NONBLOCK
-
-            def inject(flags: int) -> int:
-                return inject_userfaultfd(
-                    tid,
-                    target.pidfd,
-                    target.mem_fd,
-                    site,
-                    flags,
-                    expected_fd,
-                    CALL_TIMEOUT_NS,
-                    die_at,
-                )
-
-            try:
-                fd = inject(flags)
-            except PermissionError:
-                fd = inject(flags | uffd.USER_MODE_ONLY)
+        if target.status.seccomp_mode:
+            injection = _inject_from_child(target, site, die_at)
+        else:
+            injection = _inject(target, site, die_at, os.getpid())
     except PermissionDenied:
         if target.status.seccomp_mode and os.geteuid() != 0:
             raise not_permitted(target.pid, "suspend the seccomp filter of") from None
@@ -172,11 +161,11 @@ def take_userfaultfd(target: Target, mappings: list[Mapping], *, die_at: int = 0
     except OSError as error:
         raise _explain(target, error) from None
     try:
-        uffd.enable(fd)
+        uffd.enable(injection.uffd)
     except OSError:
-        os.close(fd)
+        os.close(injection.uffd)
         raise KernelFeatureMissing(
             "this kernel cannot track writes asynchronously (UFFD_FEATURE_WP_ASYNC)",
             hint="Use Linux 6.7 or newer; 'predump check' tells what is missing.",
         ) from None
-    return Injection(uffd=fd, stop_ns=freeze.frozen_ns, threads=len(tids))
+    return injection

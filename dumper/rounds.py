@@ -32,8 +32,9 @@ from dumper.memory_map import (
 )
 from dumper.output import Figures, RoundOutput
 from dumper.pipeline import PagePipeline
+from dumper.proc.stat import read_stat
 from dumper.staging import Staging
-from dumper.target import Target, read_live_stat
+from dumper.target import Target
 from dumper.tracking import AddressSpace, Tracker
 from formats import manifest as image
 from formats.checkpoint import RoundInfo
@@ -129,7 +130,7 @@ class RoundTaker:
         self._options = options
         self._emit = emit
         self._scanner = Scanner(target.pagemap_fd)
-        self._files = MappedFiles(target.pid)
+        self._files = MappedFiles(target.tid)
         self._host = describe.host()
         self._running = Source(target.tid, target.mem_fd, FileMaps())
 
@@ -214,7 +215,7 @@ class RoundTaker:
         spans, source = self._frozen_view(state.vmas, staging)
         freeze = Freeze(target)
         freeze.prepare_registers(len(state.identity.thread_names) + SPARE_THREADS)
-        was_stopped = read_live_stat(target.pid).state in "Tt"
+        was_stopped = read_stat(target.pid, target.tid).state in "Tt"
 
         def finish() -> RoundFinished:
             if not state.streamed_while_frozen:

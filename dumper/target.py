@@ -1,5 +1,6 @@
 """Who the target is: a pidfd and the start time make sure that it stays the same process."""
 
+import errno
 import os
 import select
 from pathlib import Path
@@ -10,6 +11,8 @@ from dumper.errors import PermissionDenied, TargetGone, TargetUntraceable
 from dumper.proc.fds import USERFAULTFD, read_fds
 from dumper.proc.stat import Stat, read_stat
 from dumper.proc.status import read_status
+
+PIDFD_THREAD = os.O_EXCL  # pidfd_open(2), since 6.9
 
 
 def gone(pid: int) -> TargetGone:
@@ -42,7 +45,8 @@ class Target:
     """One live process. Its descriptors of /proc are bound to its memory: after an exec they read nothing.
 
     pid: the process; tid: a live thread of it (the leader may have ended before the others);
-    pidfd, pagemap_fd, mem_fd: open descriptors; start_time_ticks: clock ticks since boot.
+    pidfd, pagemap_fd, mem_fd: open descriptors; files_pidfd: a pidfd through which its files are reached;
+    start_time_ticks: clock ticks since boot.
     """
 
     def __init__(self, pid: int) -> None:
@@ -60,6 +64,7 @@ class Target:
         try:
             self.pidfd = self._keep(os.pidfd_open(pid))
             self.tid = self._live_thread()
+            self.files_pidfd = self.pidfd if self.tid == self.pid else self._keep(self._thread_pidfd())
             self._refuse_if_unfit()
             self.pagemap_fd = self._keep(os.open(f"/proc/{self.tid}/pagemap", os.O_RDONLY | os.O_CLOEXEC))
             self.mem_fd = self._keep(os.open(f"/proc/{self.tid}/mem", os.O_RDONLY | os.O_CLOEXEC))
@@ -92,6 +97,19 @@ class Target:
             pid=self.pid,
         )
 
+    def _thread_pidfd(self) -> int:
+        """Of the live thread: the files of a dead leader are gone. Raises TargetUntraceable."""
+        try:
+            return os.pidfd_open(self.tid, PIDFD_THREAD)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise TargetUntraceable(
+                f"the main thread of process {self.pid} has ended, and this kernel gives no access to the others",
+                hint="Use Linux 6.9 or newer for this process.",
+                pid=self.pid,
+            ) from None
+
     def _refuse_if_unfit(self) -> None:
         status = read_status(self.tid)
         if status.tracer_pid and status.tracer_pid != os.getpid():
@@ -117,7 +135,7 @@ class Target:
 
     def refuse_own_userfaultfd(self) -> None:
         """Raises TargetUntraceable if the process holds a userfaultfd itself: its pages have two masters then."""
-        if USERFAULTFD in read_fds(self.pid).values():
+        if USERFAULTFD in read_fds(self.tid).values():
             raise TargetUntraceable(
                 f"process {self.pid} uses userfaultfd itself, so its writes cannot be tracked",
                 hint="Use 'predump dump --no-pre-dump', which needs no tracking.",

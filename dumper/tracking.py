@@ -22,7 +22,7 @@ class AddressSpace:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._parser = MapsParser()
-        self._classifier = Classifier(target.pid)
+        self._classifier = Classifier(target.tid)
         self._vmas: dict[Mapping, Vma] = {}
         self._text = b""
 

@@ -201,11 +201,19 @@ class Target:
 
     def command(self, line: str, deadline_s: float = COMMAND_S) -> str:
         """Send one command, return the one-line answer; AssertionError unless it begins with ok."""
+        self.send(line)
+        return self.answer(line, deadline_s)
+
+    def send(self, line: str) -> None:
+        """Send one command without waiting for its answer."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(line.encode() + b"\n")
         except BrokenPipeError as error:
             raise self._error(f"was gone at '{line}'") from error
+
+    def answer(self, line: str, deadline_s: float = COMMAND_S) -> str:
+        """The answer to the command `line` that was sent; AssertionError unless it begins with ok."""
         answer = self._read_line(deadline_s)
         if not answer.startswith("ok"):
             raise self._error(f"answered '{line}' with '{answer}'")
@@ -343,3 +351,63 @@ def predump(
         except AssertionError as error:
             raise AssertionError(f"{error}\n{result}") from error
     return result
+
+
+class RunningPredump:
+    """`predump ARGS --json` under way: told what it says so far, and ended when the test wants it."""
+
+    def __init__(self, args: tuple[str, ...], process: subprocess.Popen[bytes], directory: Path) -> None:
+        self.args = args
+        self.process = process
+        self._directory = directory
+
+    @classmethod
+    @contextmanager
+    def start(cls, *args: object) -> Iterator[RunningPredump]:
+        """Start it; killed by its own pid and reaped when the block ends."""
+        words = (*map(str, args), "--json")
+        with tempfile.TemporaryDirectory(prefix="predump-test-") as name:
+            directory = Path(name)
+            with (directory / "stdout").open("wb") as out, (directory / "stderr").open("wb") as errors:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "cli", *words],
+                    cwd=REPO,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=errors,
+                )
+            try:
+                yield cls(words, process, directory)
+            finally:
+                process.kill()
+                process.wait(COMMAND_S)
+
+    def said(self) -> list[Event]:
+        """The events so far."""
+        lines = (self._directory / "stdout").read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def wait_for(self, kind: str, deadline_s: float = COMMAND_S) -> None:
+        """Until an event of this type was there, or the command ended."""
+        poll_until(
+            lambda: any(event["type"] == kind for event in self.said()) or self.process.poll() is not None,
+            deadline_s,
+            f"an event of type {kind}",
+        )
+
+    def ends_within(self, seconds: float) -> bool:
+        """Wait so long for the end; whether it has ended."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+        return self.process.poll() is not None
+
+    def finish(self, deadline_s: float = PREDUMP_S) -> Predump:
+        """Wait for the end and return what was said; one that was not killed must have ended by the contract."""
+        assert self.ends_within(deadline_s), f"predump {' '.join(self.args)}: no end within {deadline_s} s"
+        code = self.process.returncode
+        stdout, stderr = ((self._directory / name).read_text() for name in ("stdout", "stderr"))
+        done = Predump(self.args, code, stdout, stderr, [])
+        assert "Traceback" not in stderr, str(done)
+        if code >= 0:
+            done.events.extend(parse_events(stdout))
+        return done

@@ -119,6 +119,11 @@ class ThreadSet:
         return sorted(found, key=lambda registers: registers.tid)
 
 
+def frame_mark() -> bytes:
+    """What stands in every signal frame that an injection leaves behind when it is cut short."""
+    return bytes(ffi.string(lib.pd_frame_mark()))
+
+
 @dataclass(frozen=True, slots=True)
 class InjectionSite:
     """Where in a target a call can be injected; see struct pd_site."""
@@ -138,9 +143,12 @@ def inject_userfaultfd(
     flags: int,
     expected_fd: int,
     timeout_ns: int,
-    die_at: int = 0,
+    die_at: int,
+    victim_pid: int,
 ) -> int:
     """userfaultfd(flags) in the stopped thread `tid`; returns the descriptor here, closed again in the target.
+
+    At step `die_at` (PD_INJECT_STEP_*) process `victim_pid` is killed, for tests.
 
     Raises:
         OSError: EPERM and others as in userfaultfd(2) of the target; ETIMEDOUT if the thread does not run; ENOEXEC if
@@ -156,4 +164,6 @@ def inject_userfaultfd(
             site.scratch_end_addr,
         ),
     )
-    return checked(lib.pd_inject_userfaultfd(tid, pidfd, mem_fd, c_site, flags, expected_fd, timeout_ns, die_at))
+    return checked(
+        lib.pd_inject_userfaultfd(tid, pidfd, mem_fd, c_site, flags, expected_fd, timeout_ns, die_at, victim_pid)
+    )

@@ -180,6 +180,9 @@ struct pd_site {
 	uint64_t scratch_end_addr; /* frames end here where the thread's stack pointer is not in [stack]; 0: no such place */
 };
 
+/* Stands in every frame, in the part that sigreturn does not read: frames left by a death can be told apart. */
+const char *pd_frame_mark(void);
+
 #define PD_INJECT_STEP_NONE 0
 #define PD_INJECT_STEP_FRAMES 1   /* frames written */
 #define PD_INJECT_STEP_SET 2      /* registers point at them */
@@ -193,10 +196,10 @@ struct pd_site {
  * -errno of the call in the target, -ETIMEDOUT if it did not run in time (all put back), -ENOEXEC if the target is
  * no 64-bit x86 or the site does not hold what it should, -ENOSPC if there is no room for the frames.
  * If the caller dies at any instant, the target closes the descriptor itself and goes on where it was.
- * `expected_fd` is the lowest free descriptor of the target; `die_at` kills the caller at a step (for tests).
+ * `expected_fd` is the lowest free descriptor of the target; at step `die_at` process `victim` is killed (for tests).
  */
 int pd_inject_userfaultfd(int tid, int pidfd, int mem_fd, const struct pd_site *site, int flags, int expected_fd,
-			  int64_t timeout_ns, int die_at);
+			  int64_t timeout_ns, int die_at, int victim);
 
 /* ---- probes.c: what this host can do ------------------------------------------------------------------------ */
 

@@ -30,6 +30,7 @@
 #define USER_CS64 0x33
 #define RED_ZONE_BYTES 128
 #define XSTATE_MAX_BYTES 16384
+#define STACK_MAX_BYTES (XSTATE_MAX_BYTES + 2048)
 #define XFEATURE_TILE_DATA (1UL << 18)
 #define MAX_TRIES 10
 
@@ -66,18 +67,27 @@ struct fx_sw_bytes {
 _Static_assert(sizeof(struct fx_sw_bytes) == 48, "struct _fpx_sw_bytes is ABI");
 
 struct injection {
-	int tid, die_at;
+	int tid, die_at, victim;
 	int64_t deadline_ns;
 	const struct pd_site *site;
 	struct user_regs_struct saved;
 	uint64_t saved_mask;
 	uint64_t close_frame_addr, back_frame_addr;
+	uint8_t *stack; /* what the frames overwrite, from close_frame_addr on */
+	size_t stack_bytes;
 };
+
+#define FRAME_MARK "predump injection frame"
+
+const char *pd_frame_mark(void)
+{
+	return FRAME_MARK;
+}
 
 static void step(const struct injection *injection, int number)
 {
 	if (injection->die_at == number)
-		kill(getpid(), SIGKILL);
+		kill(injection->victim, SIGKILL);
 }
 
 /* Size of the standard-format XSAVE area for `xfeatures`: CPUID leaf 0xD, Intel SDM vol. 1, 13.4. */
@@ -144,12 +154,24 @@ static uint64_t frames_end(const struct injection *injection)
 	return site->scratch_end_addr;
 }
 
+typedef ssize_t vm_call(pid_t, const struct iovec *, unsigned long, const struct iovec *, unsigned long, unsigned long);
+
+/* Saves what the frames will overwrite, or puts it back. */
+static int move_stack(const struct injection *injection, vm_call *call)
+{
+	struct iovec here = {injection->stack, injection->stack_bytes};
+	struct iovec there = {(void *)(uintptr_t)injection->close_frame_addr, injection->stack_bytes};
+
+	return call(injection->tid, &here, 1, &there, 1, 0) == (ssize_t)injection->stack_bytes;
+}
+
 static int write_frames(struct injection *injection, int expected_fd)
 {
 	static uint8_t xstate[XSTATE_MAX_BYTES + 4];
 	const struct pd_site *site = injection->site;
 	struct iovec state = {xstate, XSTATE_MAX_BYTES};
-	struct signal_frame close_frame = {.restorer = site->restorer_addr}, back_frame = close_frame;
+	struct signal_frame close_frame = {.restorer = site->restorer_addr, .siginfo = FRAME_MARK};
+	struct signal_frame back_frame = close_frame;
 	struct fx_sw_bytes sw = {.magic1 = FP_XSTATE_MAGIC1};
 	const uint32_t magic2 = FP_XSTATE_MAGIC2;
 	uint64_t fpstate_addr, xfeatures, in_use;
@@ -202,6 +224,9 @@ static int write_frames(struct injection *injection, int expected_fd)
 	};
 	ssize_t total = (ssize_t)(sizeof(close_frame) + sizeof(back_frame) + sw.extended_size);
 
+	injection->stack_bytes = fpstate_addr + sw.extended_size - injection->close_frame_addr;
+	if (!move_stack(injection, process_vm_readv))
+		return -ENOSPC;
 	if (process_vm_writev(injection->tid, local, 3, remote, 3, 0) != total)
 		return errno == ESRCH ? -ESRCH : -ENOSPC;
 	return 0;
@@ -337,13 +362,16 @@ static int close_in_target(const struct injection *injection, int fd)
 }
 
 int pd_inject_userfaultfd(int tid, int pidfd, int mem_fd, const struct pd_site *site, int flags, int expected_fd,
-			  int64_t timeout_ns, int die_at)
+			  int64_t timeout_ns, int die_at, int victim)
 {
+	static uint8_t stack[STACK_MAX_BYTES];
 	struct injection injection = {
 		.tid = tid,
 		.die_at = die_at,
+		.victim = victim,
 		.deadline_ns = pd_now_ns() + timeout_ns,
 		.site = site,
+		.stack = stack,
 	};
 	int error, restore_error;
 	long target_fd, fd;
@@ -373,7 +401,10 @@ int pd_inject_userfaultfd(int tid, int pidfd, int mem_fd, const struct pd_site *
 	}
 	/* The mask first: with the registers still at the frames, dying in between is harmless. */
 	restore_error = set_mask(tid, injection.saved_mask);
-	if (set_registers(tid, &injection.saved) || restore_error || error) {
+	restore_error |= set_registers(tid, &injection.saved);
+	if (!restore_error)
+		move_stack(&injection, process_vm_writev);
+	if (restore_error || error) {
 		if (fd >= 0)
 			close((int)fd);
 		return error ? error : -ESRCH;

@@ -1,0 +1,81 @@
+"""Where in a target a system call can be injected: instructions it has anyway, and stack that is free."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from dumper.errors import TargetUntraceable
+from dumper.kernel.ptrace import InjectionSite, frame_mark
+from dumper.proc.maps import Mapping
+from dumper.target import Target
+from formats.layout import PAGE_BYTES
+
+SYSCALL_RET = b"\x0f\x05\xc3"
+RESTORER = b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05"  # mov $15, %rax; syscall: what sigaction(2) callers register
+SEARCH_PIECE_BYTES = 4 << 20
+SCRATCH_PAGES = 4  # two signal frames and the largest XSAVE area
+SCRATCH_BYTES = SCRATCH_PAGES * PAGE_BYTES
+SEARCHED_STACK_BYTES = 128 << 10  # a new process has so much below its stack pointer: setup_arg_pages in fs/exec.c
+FRAME_MARK = frame_mark()
+PAGEMAP_WORD_BYTES = 8
+PRESENT_OR_SWAPPED = 0xC0  # of a word's last byte: bits 63 and 62, proc_pid_pagemap(5)
+
+
+def _pieces(target: Target, mapping: Mapping) -> Iterator[tuple[int, bytes]]:
+    overlap = max(len(SYSCALL_RET), len(RESTORER)) - 1
+    for addr in range(mapping.start_addr, mapping.end_addr, SEARCH_PIECE_BYTES):
+        length = min(SEARCH_PIECE_BYTES + overlap, mapping.end_addr - addr)
+        with contextlib.suppress(OSError):
+            yield addr, os.pread(target.mem_fd, length, addr)
+
+
+def _is_free(target: Target, addr: int) -> bool:
+    """Whether the pages of one scratch were never touched, hold only zeros, or frames of an injection cut short."""
+    words = os.pread(target.pagemap_fd, PAGEMAP_WORD_BYTES * SCRATCH_PAGES, addr // PAGE_BYTES * PAGEMAP_WORD_BYTES)
+    if len(words) == PAGEMAP_WORD_BYTES * SCRATCH_PAGES and not any(b & PRESENT_OR_SWAPPED for b in words[7::8]):
+        return True
+    content = os.pread(target.mem_fd, SCRATCH_BYTES, addr)
+    return len(content) == SCRATCH_BYTES and (not any(content) or FRAME_MARK in content)
+
+
+def _scratch_end(target: Target, stack: Mapping) -> int:
+    """End of free pages near the low end of [stack], or 0: for threads that run on other stacks.
+
+    Of a stack in use, the low end is the part that is not reached yet.
+    """
+    end_addr = min(stack.end_addr, stack.start_addr + SEARCHED_STACK_BYTES)
+    for addr in range(stack.start_addr, end_addr - SCRATCH_BYTES + 1, SCRATCH_BYTES):
+        if _is_free(target, addr):
+            return addr + SCRATCH_BYTES
+    return 0
+
+
+def find_site(target: Target, mappings: list[Mapping]) -> InjectionSite:
+    """Finds the instructions and the stack an injection needs; the target runs meanwhile.
+
+    Raises TargetUntraceable if there are none.
+    """
+    stack = next((m for m in mappings if m.path == "[stack]"), None)
+    found: dict[bytes, int] = {}
+    # Code of files that cannot be written: it stays as it is between this search and the stop.
+    code = [m for m in mappings if m.is_executable and m.has_file and m.perms[1] != "w"]
+    for mapping in sorted(code, key=lambda m: "libc" not in m.path):
+        for addr, text in _pieces(target, mapping):
+            for pattern in (SYSCALL_RET, RESTORER):
+                at = -1 if pattern in found else text.find(pattern)
+                if at >= 0:
+                    found[pattern] = addr + at
+        if len(found) == 2 and stack:
+            return InjectionSite(
+                syscall_ret_addr=found[SYSCALL_RET],
+                restorer_addr=found[RESTORER],
+                stack_start_addr=stack.start_addr,
+                stack_end_addr=stack.end_addr,
+                scratch_end_addr=_scratch_end(target, stack),
+            )
+    raise TargetUntraceable(
+        f"process {target.pid} offers no safe place to inject a system call (no stack, or no code that returns "
+        "from a signal)",
+        hint="Use 'predump dump --no-pre-dump', which needs no injection.",
+        pid=target.pid,
+    )
