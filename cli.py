@@ -21,6 +21,7 @@ from formats.errors import PredumpError, UsageError
 
 EXIT_NOT_CONVERGED = 3
 EXIT_INTERRUPTED = 130
+USAGE_HINT = "Add --help to the command to see its options"
 PIPE_COLUMNS = 160  # in a pipe there is no edge to break lines at
 READ_MAX_BYTES = 1 << 30
 
@@ -97,6 +98,10 @@ class Address(click.ParamType[int]):
         return number
 
 
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
 class Reporter:
     """Where a command's events, result and errors go: JSON Lines on stdout, or text for people."""
 
@@ -111,7 +116,9 @@ class Reporter:
     def event(self, event: dict[str, object]) -> None:
         """One JSON line; nothing without --json."""
         if self.as_json:
-            print(json.dumps({"type": event["type"], "command": self.command} | event), flush=True)
+            # In one piece: a signal between text and newline would join this line with the error's.
+            sys.stdout.write(json.dumps({"type": event["type"], "command": self.command} | event) + "\n")
+            sys.stdout.flush()
 
     def result(self, fields: dict[str, object], text: str, exit_code: int = 0) -> None:
         """The last event, or its text."""
@@ -132,9 +139,9 @@ class Reporter:
                     "exit_code": exit_code,
                 }
             )
-        self.errors.print(f"predump: {message.rstrip('.')}.", style="red", highlight=False, markup=False)
+        self.errors.print(f"predump: {_sentence(message)}", style="red", highlight=False, markup=False)
         if hint:
-            self.errors.print(f"  {hint.rstrip('.')}.", highlight=False, markup=False)
+            self.errors.print(f"  {_sentence(hint)}", highlight=False, markup=False)
 
 
 def command(function: Callable[..., int]) -> Callable[..., None]:
@@ -590,7 +597,19 @@ def verify(reporter: Reporter, path: Path, quiet: bool) -> int:
 
 def main() -> None:
     """Entry point."""
-    cli(prog_name="predump")
+    try:
+        sys.exit(cli(prog_name="predump", standalone_mode=False))
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        if "--json" in sys.argv:
+            name = str(context.info_name) if context else "predump"
+            fields: dict[str, str | int] = {}
+            Reporter(name, as_json=True).error(error.format_message(), USAGE_HINT, error.exit_code, fields)
+        else:
+            error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

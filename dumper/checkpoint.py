@@ -54,12 +54,23 @@ class CheckpointDirectory:
         """The number of the round to come."""
         return self.last.number + 1 if self.last else 1
 
-    @property
-    def state(self) -> ChainState | None:
-        """What the keeper must say for the next round to build on the last one."""
-        if self.last is None:
-            return None
-        return ChainState(self.last.manifest.checkpoint_id, self.last.number, self.last.sha256)
+    def continues(self, state: ChainState) -> bool:
+        """Whether the last round is the one that `state` speaks of."""
+        last = self.last
+        return last is not None and (last.manifest.checkpoint_id, last.number, last.sha256) == (
+            state.checkpoint_id,
+            state.round,
+            state.manifest_sha256,
+        )
+
+    def has_rounds(self, first: int, last: int, pid: int) -> bool:
+        """Whether rounds `first` to `last` are there with their files, as far as their names tell."""
+        names = (layout.MANIFEST_NAME, layout.pages_name(pid), layout.pagemap_name(pid))
+        return all(
+            (self.path / layout.round_name(number) / name).is_file()
+            for number in range(first, last + 1)
+            for name in names
+        )
 
     def refuse_other_target(self, target: Target, boot_id: str) -> None:
         """Raises PredumpError if the rounds in it are of another process."""

@@ -175,20 +175,15 @@ def _try_processor() -> str:
     return "this is a 64-bit x86 program"
 
 
-def _own_pagemap() -> contextlib.AbstractContextManager[int]:
-    return _closing(os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC))
-
-
 def _try_pagemap_scan() -> str:
-    with _own_pagemap() as pagemap_fd:
+    with _closing(os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)) as pagemap_fd:
         probes.scan_category(pagemap_fd, probes.PAGE_IS_PRESENT)
     return "ioctl(PAGEMAP_SCAN) works on /proc/self/pagemap"
 
 
 def _try_page_is_guard() -> str:
-    with _own_pagemap() as pagemap_fd:
-        if not probes.knows_category(pagemap_fd, probes.PAGE_IS_GUARD):
-            raise _MissingError("PAGEMAP_SCAN does not know guard pages", FEATURE_MISSING)
+    if not probes.knows_category(probes.PAGE_IS_GUARD):
+        raise _MissingError("PAGEMAP_SCAN does not know guard pages", FEATURE_MISSING)
     return "PAGEMAP_SCAN tells guard pages (PAGE_IS_GUARD)"
 
 

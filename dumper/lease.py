@@ -1,13 +1,15 @@
 """A command's side of the keeper: find it, borrow the userfaultfd, say what was committed."""
 
-import contextlib
 import errno
+import fcntl
 import json
 import os
 import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,11 +22,15 @@ ANSWER_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ChainState:
-    """The round that the write-protection refers to: what was written since is what is not protected."""
+    """The round that the write-protection refers to: what was written since is what is not protected.
+
+    `full_round` is the round at which its chain of parents ends.
+    """
 
     checkpoint_id: str
     round: int
     manifest_sha256: str
+    full_round: int
 
 
 def runtime_dir() -> Path:
@@ -49,8 +55,36 @@ def runtime_dir() -> Path:
     return path
 
 
-def _socket_path(target: Target) -> Path:
-    return runtime_dir() / f"{target.pid}-{target.start_time_ticks}.sock"
+def _runtime_path(target: Target, suffix: str) -> Path:
+    return runtime_dir() / f"{target.pid}-{target.start_time_ticks}.{suffix}"
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(fd).st_ino
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def exclusive(target: Target) -> Iterator[None]:
+    """Keeps other commands off the target. Raises TargetBusy, PermissionDenied."""
+    path = _runtime_path(target, "lock")
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise _busy(target) from None
+        if _is_at(path, fd):
+            break
+        os.close(fd)  # its last holder removed it just now
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(fd)
 
 
 class Lease:
@@ -75,7 +109,12 @@ class Lease:
         state = answer["state"]
         if answer["in_doubt"] or not isinstance(state, dict):
             return fds[0], None
-        return fds[0], ChainState(str(state["checkpoint_id"]), int(state["round"]), str(state["manifest_sha256"]))
+        return fds[0], ChainState(
+            checkpoint_id=str(state["checkpoint_id"]),
+            round=int(state["round"]),
+            manifest_sha256=str(state["manifest_sha256"]),
+            full_round=int(state["full_round"]),
+        )
 
     def commit(self, state: ChainState) -> None:
         """Says that the round is on disk. Raises OSError if the keeper is gone, and the tracking with it."""
@@ -83,7 +122,7 @@ class Lease:
 
     def release(self) -> None:
         """Has the keeper drop the userfaultfd and end; one that has ended already is as good."""
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             self._ask({"op": "release"})
 
     def close(self) -> None:
@@ -94,7 +133,7 @@ class Lease:
 def _connect(target: Target) -> Lease | None:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.settimeout(ANSWER_TIMEOUT_S)
-    path = _socket_path(target)
+    path = _runtime_path(target, "sock")
     try:
         connection.connect(str(path))
     except FileNotFoundError:
@@ -140,7 +179,7 @@ def _busy(target: Target) -> TargetBusy:
 
 def start_keeper(target: Target, uffd: int) -> Lease:
     """Starts a keeper that owns a copy of `uffd`, and takes its lease. Raises TargetBusy, OSError."""
-    path = _socket_path(target)
+    path = _runtime_path(target, "sock")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         try:
             listener.bind(str(path))

@@ -156,5 +156,5 @@ class RoundOutput:
 
     def abandon(self) -> None:
         """Removes what was written, unless it was committed."""
-        self._pipeline.drain()
+        self._pipeline.drop()
         self._writer.abandon()

@@ -6,6 +6,7 @@ The caller reads; some threads compress; one writes, in the order of submission.
 import queue
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import NamedTuple
 
 from dumper.kernel.copy import PageBuffer
 from formats.frames import FrameWriter, compress_frames
@@ -17,6 +18,12 @@ BUFFERS_BESIDE_COMPRESSORS = 3  # one being read into, one being written, one to
 Frames = tuple[list[bytes], list[int]]
 
 
+class _Job(NamedTuple):
+    frames: Future[Frames]
+    written: Future[None]
+    buffer: PageBuffer
+
+
 class PagePipeline:
     """Takes buffers of pages and appends them to a pages file, compressed at `level`."""
 
@@ -24,7 +31,7 @@ class PagePipeline:
         self._level = level
         self._compressors = ThreadPoolExecutor(compress_threads, thread_name_prefix="compress")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
-        self._written: deque[Future[None]] = deque()
+        self._jobs: deque[_Job] = deque()
         self._free: queue.SimpleQueue[PageBuffer] = queue.SimpleQueue()
         for _ in range(compress_threads + BUFFERS_BESIDE_COMPRESSORS):
             self._free.put(PageBuffer(BATCH_PAGES))
@@ -34,8 +41,8 @@ class PagePipeline:
         buffer = self._free.get()
         buffer.clear()
         try:
-            while self._written and self._written[0].done():
-                self._written.popleft().result()
+            while self._jobs and self._jobs[0].written.done():
+                self._jobs.popleft().written.result()
         except BaseException:
             self._free.put(buffer)
             raise
@@ -48,17 +55,22 @@ class PagePipeline:
     def submit(self, file: FrameWriter, buffer: PageBuffer) -> None:
         """Compresses and appends the pages in `buffer`, which is free again afterwards."""
         frames = self._compressors.submit(compress_frames, buffer.content(), FRAME_PAGES * PAGE_BYTES, self._level)
-        self._written.append(self._writer.submit(self._write, file, frames, buffer))
+        self._jobs.append(_Job(frames, self._writer.submit(self._write, file, frames, buffer), buffer))
 
     def flush(self) -> None:
         """Waits until everything submitted is written. Raises what writing raised (StorageError)."""
-        while self._written:
-            self._written.popleft().result()
+        while self._jobs:
+            self._jobs.popleft().written.result()
 
-    def drain(self) -> None:
-        """Waits until everything submitted is dealt with, whether it could be written or not."""
-        wait(self._written)
-        self._written.clear()
+    def drop(self) -> None:
+        """Forgets what was submitted, and waits until nothing works on it any more."""
+        for job in self._jobs:
+            if job.written.cancel():
+                self._free.put(job.buffer)
+            job.frames.cancel()
+        wait([job.frames for job in self._jobs])
+        wait([job.written for job in self._jobs])
+        self._jobs.clear()
 
     def close(self) -> None:
         """Ends the threads; what they have not begun is dropped."""

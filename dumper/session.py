@@ -3,6 +3,7 @@
 import errno
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +41,7 @@ class Tracking:
     base: Base
     lease: Lease | None
     since_ns: int  # when the written pages were last reset, CLOCK_MONOTONIC
+    full_round: int = 0  # where the chain of parents ends
 
     def close(self) -> None:
         """Lets go of it; a keeper's copy stays armed."""
@@ -67,19 +69,18 @@ class Session:
         self._options = options
         self._emit = emit
         self._tracking: Tracking | None = None
-        self._target = Target(pid)
-        try:
+        with ExitStack() as opened:
+            self._target = Target(pid)
+            opened.callback(self._close_target)
+            opened.enter_context(lease.exclusive(self._target))
             self._directory = CheckpointDirectory(directory)
-            try:
-                self._directory.refuse_other_target(self._target, describe.host().boot_id)
-                self._pipeline = PagePipeline(level=options.level, compress_threads=options.compress_threads)
-                self._taker = self._new_taker()
-            except BaseException:
-                self._directory.close()
-                raise
-        except BaseException:
-            self._target.close()
-            raise
+            opened.callback(self._directory.close)
+            self._directory.refuse_other_target(self._target, describe.host().boot_id)
+            self._pipeline = PagePipeline(level=options.level, compress_threads=options.compress_threads)
+            opened.callback(self._pipeline.close)
+            self._taker = self._new_taker()
+            opened.callback(self._close_taker)
+            self._opened = opened.pop_all()
         for number in self._directory.removed:
             self._notice("unfinished-round", f"round {number} had not been finished and was removed", round=number)
 
@@ -95,10 +96,13 @@ class Session:
         """Gives everything back; a keeper's tracking goes on without us."""
         if self._tracking:
             self._tracking.close()
-        self._pipeline.close()
-        self._taker.close()
-        self._directory.close()
+        self._opened.close()
+
+    def _close_target(self) -> None:  # whichever it is by then
         self._target.close()
+
+    def _close_taker(self) -> None:
+        self._taker.close()
 
     # ---- what the commands do ----------------------------------------------------------------------------------
 
@@ -159,14 +163,11 @@ class Session:
     def _take_round(self, tracking: Tracking) -> RoundFinished:
         since_ns = time.monotonic_ns()
         finished, runs = self._taker.pre_dump(tracking.tracker, tracking.base)
+        if finished.full:
+            tracking.full_round = finished.round
         tracking.base = Base(runs, full_reason="")
         tracking.since_ns = since_ns
-        state = self._directory.state
-        if tracking.lease and state:
-            try:
-                tracking.lease.commit(state)
-            except OSError:
-                self._notice("keeper-lost", "the keeper was ended meanwhile: the next round will hold everything")
+        self._tell_keeper(tracking)
         return finished
 
     def _take_dump(self, after: AfterDump) -> RoundFinished:
@@ -176,6 +177,17 @@ class Session:
         finished = self._taker.dump(tracking.tracker, tracking.base, after)
         self._end_tracking()
         return finished
+
+    def _tell_keeper(self, tracking: Tracking) -> None:
+        """Only now may the next command build on the round."""
+        last = self._directory.last
+        if tracking.lease is None or last is None:
+            return
+        state = ChainState(last.manifest.checkpoint_id, last.number, last.sha256, tracking.full_round)
+        try:
+            tracking.lease.commit(state)
+        except OSError:
+            self._notice("keeper-lost", "the keeper was ended meanwhile: the next round will hold everything")
 
     def _has_much_to_copy(self, tracking: Tracking) -> bool:
         if tracking.base.is_full:
@@ -229,20 +241,24 @@ class Session:
             return None
         keeper, fd, state = borrowed
         tracker = Tracker(self._target, self._taker.space, fd)
-        self._tracking = Tracking(tracker, self._base_after(state), keeper, time.monotonic_ns())
+        full_round = state.full_round if state else 0
+        self._tracking = Tracking(tracker, self._base_after(state), keeper, time.monotonic_ns(), full_round)
         tracker.refresh()
         return self._tracking
 
     def _base_after(self, state: ChainState | None) -> Base:
         """What the next round may leave to earlier ones, given the keeper's state."""
+        directory, pid = self._directory, self._target.pid
         if state is None:
             reason = "the round before was not finished"
-        elif self._directory.state is None:
+        elif directory.last is None:
             reason = FIRST_ROUND
-        elif self._directory.state != state:
-            reason = f"the last round in {self._directory.path} is not the one that tracking refers to"
+        elif not directory.continues(state):
+            reason = f"the last round in {directory.path} is not the one that tracking refers to"
+        elif not directory.has_rounds(state.full_round, state.round, pid):
+            reason = "an earlier round is missing"
         else:
-            return Base(self._directory.read_last_runs(self._target.pid), "")
+            return Base(directory.read_last_runs(pid), "")
         return Base(RunList(1), reason)
 
     def _begin_tracking(self) -> Tracking:
@@ -285,7 +301,7 @@ def detach(pid: int) -> bool:
 
     Raises TargetGone, PermissionDenied, TargetBusy.
     """
-    with Target(pid) as target:
+    with Target(pid) as target, lease.exclusive(target):
         borrowed = lease.borrow(target)
         if borrowed is None:
             return False

@@ -3,6 +3,7 @@
 import errno
 import os
 import select
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,6 +13,8 @@ from dumper.proc.fds import USERFAULTFD, read_fds
 from dumper.proc.stat import Stat, read_stat
 from dumper.proc.status import read_status
 
+OWN_USERFAULTFD_GRACE_NS = 100_000_000
+POLL_S = 0.005
 PIDFD_THREAD = os.O_EXCL  # pidfd_open(2), since 6.9
 
 
@@ -135,7 +138,11 @@ class Target:
 
     def refuse_own_userfaultfd(self) -> None:
         """Raises TargetUntraceable if the process holds a userfaultfd itself: its pages have two masters then."""
-        if USERFAULTFD in read_fds(self.tid).values():
+        # One that an injection of ours left, killed half-way, is closed by the target itself as soon as it runs.
+        deadline_ns = time.monotonic_ns() + OWN_USERFAULTFD_GRACE_NS
+        while (uses := USERFAULTFD in read_fds(self.tid).values()) and time.monotonic_ns() < deadline_ns:
+            time.sleep(POLL_S)
+        if uses:
             raise TargetUntraceable(
                 f"process {self.pid} uses userfaultfd itself, so its writes cannot be tracked",
                 hint="Use 'predump dump --no-pre-dump', which needs no tracking.",

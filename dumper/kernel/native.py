@@ -5,15 +5,13 @@ from typing import Any
 
 from dumper.kernel import _native
 
-ABI = 1  # PD_ABI of csrc/cdef.h: a library built from other sources is refused here, not believed
+ABI = 2  # PD_ABI of csrc/cdef.h: a library built from other sources is refused here, not believed
 
 ffi: Any = _native.ffi
 lib: Any = _native.lib
 
 if lib.PD_ABI != ABI:
-    raise ImportError(
-        f"the native library has ABI {lib.PD_ABI}, this code needs {ABI}: build it again (pip install -e .)"
-    )
+    raise ImportError(f"the native library is ABI {lib.PD_ABI}, not {ABI}: build it again (pip install -e .)")
 
 # Large arrays: not cleared, so that only what is used is ever touched.
 _new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)

@@ -56,7 +56,7 @@ class Scanner:
         self._pagemap_fd = pagemap_fd
         self._regions = new_array("struct pd_region", self.REGIONS)
         self._used = ffi.new("uint64_t *")
-        self._excluded = PAGE_IS_GUARD if knows_category(pagemap_fd, PAGE_IS_GUARD) else 0
+        self._excluded = PAGE_IS_GUARD if knows_category(PAGE_IS_GUARD) else 0
         self._cursor: Any = None
         self._spans = SpanTable([])
         self._n_regions = 0
@@ -65,6 +65,7 @@ class Scanner:
         """Begins a scan. `staged` and `covered` say what is known of pages that were not written."""
         self._spans = spans
         self._cursor = ffi.new("struct pd_cursor *")
+        self._lists = staged, covered  # a sweep does not keep its runs alive
         self._staged, self._covered = staged.sweep(), covered.sweep()
         self._n_regions = self._used[0] = 0
 

@@ -1,6 +1,8 @@
 """System calls that Python 3.11 lacks, for finding out what this host can do and for tests."""
 
 import errno
+import os
+from functools import cache
 
 from dumper.kernel.native import checked, lib
 
@@ -39,12 +41,16 @@ def scan_category(pagemap_fd: int, categories: int) -> None:
     checked(lib.pd_probe_scan_category(pagemap_fd, categories))
 
 
-def knows_category(pagemap_fd: int, category: int) -> bool:
-    """Whether the kernel's PAGEMAP_SCAN knows a PAGE_IS_*. Raises as `scan_category`, but for EINVAL."""
+@cache
+def knows_category(category: int) -> bool:
+    """Whether the kernel's PAGEMAP_SCAN knows a PAGE_IS_*. Raises OSError as `scan_category`, but for EINVAL."""
+    pagemap_fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     try:
         scan_category(pagemap_fd, category)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
         return False
+    finally:
+        os.close(pagemap_fd)
     return True

@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 1
+#define PD_ABI 2
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -155,7 +155,10 @@ struct pd_thread_list {
  * Whatever it stopped is in the list, also on errors: the caller resumes them.
  */
 int pd_stop_threads(int pid, int seize_options, int64_t timeout_ns, struct pd_thread_list *list);
-/* Lets every stopped thread of the list go on, untraced. */
+/*
+ * Lets every thread of the list go on, untraced. One that does not stop even now (in uninterruptible sleep) stays traced
+ * until this process ends.
+ */
 int pd_resume_threads(struct pd_thread_list *list);
 
 #define PD_GP_BYTES 216  /* user_regs_struct */

@@ -29,7 +29,8 @@ static uint8_t *page_at(const struct pd_buffer *buffer, uint64_t index)
 	return buffer->bytes + index * PD_PAGE_BYTES;
 }
 
-static const struct pd_file_map *find_file(const struct pd_source *source, uint64_t addr)
+/* The mapped file that `addr` lies in, or else the next one. */
+static const struct pd_file_map *file_from(const struct pd_source *source, uint64_t addr)
 {
 	uint64_t low = 0, high = source->n_files;
 
@@ -41,7 +42,7 @@ static const struct pd_file_map *find_file(const struct pd_source *source, uint6
 		else
 			high = middle;
 	}
-	return low < source->n_files && source->files[low].start_addr <= addr ? source->files + low : NULL;
+	return low < source->n_files ? source->files + low : NULL;
 }
 
 static void set_unreadable(struct batch *batch, const struct pd_buffer *buffer, const uint8_t *place)
@@ -128,11 +129,17 @@ static void batch_add(const struct pd_source *source, struct batch *batch, struc
 {
 	uint8_t *to = page_at(buffer, buffer->n_pages);
 	uint64_t bytes = n_pages * PD_PAGE_BYTES;
-	const struct pd_file_map *file = run->kind == PD_RUN_COPY ? find_file(source, run->start_addr) : NULL;
+	const struct pd_file_map *file = run->kind == PD_RUN_COPY ? file_from(source, run->start_addr) : NULL;
 
-	if (file && file->end_addr < run->start_addr + bytes) {
-		bytes = file->end_addr - run->start_addr;
+	/* Runs go on over neighbouring mappings: only up to where the pages come from elsewhere. */
+	if (file) {
+		uint64_t border = run->start_addr < file->start_addr ? file->start_addr : file->end_addr;
+
+		if (border < run->start_addr + bytes)
+			bytes = border - run->start_addr;
 		n_pages = bytes / PD_PAGE_BYTES;
+		if (border == file->start_addr)
+			file = NULL;
 	}
 	if (run->kind == PD_RUN_STAGED) {
 		memcpy(to, source->staging + run->page_index * PD_PAGE_BYTES, bytes);

@@ -19,6 +19,7 @@
 #include "stops.h"
 
 #define ERESTARTNOHAND 514
+#define LATE_STOP_NS 10000000LL
 
 /*
  * Calls that fail with a bare EINTR when a stop interrupts them, without any signal: epoll_wait and its kin, and those
@@ -158,7 +159,10 @@ static int seize_new(int pid, int seize_options, struct pd_thread_list *list)
 	return error ? error : added;
 }
 
-/* Waits until a seized thread stands still where PTRACE_INTERRUPT put it; a signal in the way is delivered first. */
+/*
+ * Waits until a seized thread stands still where PTRACE_INTERRUPT put it. A signal in the way is delivered first; its stop
+ * has used the interrupt up ("any trap clears pending STOP trap", ptrace_stop in kernel/signal.c), so it is sent again.
+ */
 static int wait_stopped(struct pd_thread *thread, int64_t deadline_ns)
 {
 	for (;;) {
@@ -174,10 +178,11 @@ static int wait_stopped(struct pd_thread *thread, int64_t deadline_ns)
 			thread->flags = PD_THREAD_STOPPED;
 			return hide_eintr(thread);
 		}
-		if (ptrace(PTRACE_CONT, thread->tid, 0, status >> 16 ? 0 : WSTOPSIG(status)) && errno == ESRCH)
+		if (ptrace(PTRACE_CONT, thread->tid, 0, status >> 16 ? 0 : WSTOPSIG(status)) ||
+		    ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0)) {
 			thread->flags = PD_THREAD_GONE;
-		if (thread->flags & PD_THREAD_GONE)
 			return 0;
+		}
 	}
 }
 
@@ -215,9 +220,12 @@ int pd_resume_threads(struct pd_thread_list *list)
 		struct pd_thread *thread = list->threads + i;
 		int status;
 
+		/* Seized but not stopped (we gave up on it or on another): only a stopped thread can be detached. */
+		if (!thread->flags && wait_stopped(thread, pd_now_ns() + LATE_STOP_NS))
+			continue;
 		if (thread->flags & PD_THREAD_GONE)
 			continue;
-		/* ESRCH: killed meanwhile (its end must be waited for, or its leader stays), or it never stopped. */
+		/* ESRCH: killed meanwhile; its end must be waited for, or its leader stays. */
 		if (ptrace(PTRACE_DETACH, thread->tid, 0, 0) && errno == ESRCH)
 			waitpid(thread->tid, &status, __WALL | WNOHANG);
 		thread->flags = PD_THREAD_GONE;
