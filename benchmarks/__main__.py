@@ -85,7 +85,11 @@ def main() -> int:
     options = parse(sys.argv[1:])
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, terminate)
-    figures = measure_all(options)
+    try:
+        figures = measure_all(options)
+    except (Terminated, KeyboardInterrupt):
+        say("interrupted")
+        return 130
     if options.json:
         host = {"kernel": platform.release(), "cpus": os.cpu_count(), "python": platform.python_version()}
         print(json.dumps({"host": host, "figures": [figure.as_json() for figure in figures]}))

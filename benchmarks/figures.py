@@ -66,7 +66,7 @@ def _number(value: float) -> str:
 
 def show(figures: Sequence[Figure], console: Console) -> None:
     """Prints the table, and below it the notes."""
-    table = Table(title="predump benchmarks: median [min-max]")
+    table = Table(title=Text("predump benchmarks: median [min-max]"))
     for heading in ("figure", "measured", "limit", "of the limit", ""):
         table.add_column(heading, justify="right" if heading == "of the limit" else "left")
     for figure in figures:
@@ -74,7 +74,7 @@ def show(figures: Sequence[Figure], console: Console) -> None:
     console.print(table)
     for figure in figures:
         if figure.note or figure.skipped:
-            console.print(f"{figure.name}: {figure.skipped or figure.note}", style="dim", highlight=False)
+            console.print(f"{figure.name}: {figure.skipped or figure.note}", style="dim", highlight=False, markup=False)
 
 
 def _row(figure: Figure) -> tuple[str | Text, ...]:

@@ -1,8 +1,9 @@
 /* The floor of a freeze: every thread stopped, one scan of the whole memory, every thread resumed; nothing else.
  *
- * floor PID PASSES: prints `total_ns stop_ns scan_ns` for each pass. The scan asks for what any dump must know: the
- * present and swapped pages that are no guards, and which of them were written, are zero, are tracked. It changes
- * nothing. Independent of predump's code on purpose.
+ * floor present|written PID PASSES: prints `total_ns stop_ns scan_ns` for each pass. `present` asks for all present and
+ * swapped pages that are no guards, and which of them were written, are zero, are tracked; `written` for the written
+ * pages and the holes of tracked memory only, the least that a tracker must learn in the freeze. Neither changes
+ * anything. Independent of predump's code on purpose.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -96,29 +97,37 @@ static void resume_all(void)
 		ptrace(PTRACE_DETACH, tids[i], 0, 0);
 }
 
-static int scan_from(int pagemap, uint64_t start, uint64_t excluded)
+static struct scan_arg present_or_swapped(void)
 {
-	struct scan_arg arg = {
-		.size = sizeof(arg),
-		.start = start,
-		.end = USER_END,
-		.vec = (uint64_t)(uintptr_t)regions,
-		.vec_len = MAX_REGIONS,
-		.category_inverted = excluded,
-		.category_mask = excluded,
+	return (struct scan_arg){
+		.category_inverted = GUARD,
+		.category_mask = GUARD,
 		.category_anyof_mask = PRESENT | SWAPPED,
 		.return_mask = WPALLOWED | WRITTEN | PRESENT | SWAPPED | PFNZERO,
 	};
+}
 
+static struct scan_arg written(void)
+{
+	return (struct scan_arg){.category_mask = WRITTEN, .return_mask = WRITTEN};
+}
+
+static int scan_from(int pagemap, uint64_t start, struct scan_arg arg)
+{
+	arg.size = sizeof(arg);
+	arg.start = start;
+	arg.end = USER_END;
+	arg.vec = (uint64_t)(uintptr_t)regions;
+	arg.vec_len = MAX_REGIONS;
 	return ioctl(pagemap, PAGEMAP_SCAN, &arg);
 }
 
-static void scan_all(int pagemap, uint64_t excluded)
+static void scan_all(int pagemap, const struct scan_arg *arg)
 {
-	int n = scan_from(pagemap, 0, excluded);
+	int n = scan_from(pagemap, 0, *arg);
 
 	while ((unsigned int)n == MAX_REGIONS)
-		n = scan_from(pagemap, regions[n - 1].end, excluded);
+		n = scan_from(pagemap, regions[n - 1].end, *arg);
 	if (n < 0)
 		fail("PAGEMAP_SCAN");
 }
@@ -126,28 +135,29 @@ static void scan_all(int pagemap, uint64_t excluded)
 int main(int argc, char **argv)
 {
 	const struct timespec pause = {0, PAUSE_NS};
-	uint64_t excluded = GUARD;
+	struct scan_arg arg;
 	char path[64];
 	int pagemap;
 
-	if (argc != 3) {
-		fprintf(stderr, "usage: floor PID PASSES\n");
+	if (argc != 4) {
+		fprintf(stderr, "usage: floor present|written PID PASSES\n");
 		return 2;
 	}
-	snprintf(path, sizeof(path), "/proc/%s/pagemap", argv[1]);
+	arg = strcmp(argv[1], "written") == 0 ? written() : present_or_swapped();
+	snprintf(path, sizeof(path), "/proc/%s/pagemap", argv[2]);
 	pagemap = open(path, O_RDONLY | O_CLOEXEC);
 	if (pagemap < 0)
 		fail(path);
-	list_threads(argv[1]);
+	list_threads(argv[2]);
 	memset(regions, 1, sizeof(regions)); /* touched before it is needed */
-	if (scan_from(pagemap, 0, excluded) < 0 && errno == EINVAL)
-		excluded = 0;
-	for (int i = atoi(argv[2]); i > 0; i--) {
+	if (scan_from(pagemap, 0, arg) < 0 && errno == EINVAL)
+		arg.category_mask = arg.category_inverted = 0; /* no GUARD */
+	for (int i = atoi(argv[3]); i > 0; i--) {
 		int64_t start_ns = now_ns(), stopped_ns, scanned_ns;
 
 		stop_all();
 		stopped_ns = now_ns();
-		scan_all(pagemap, excluded);
+		scan_all(pagemap, &arg);
 		scanned_ns = now_ns();
 		resume_all();
 		printf("%ld %ld %ld\n", (long)(now_ns() - start_ns), (long)(stopped_ns - start_ns),

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from dumper.errors import TargetUntraceable
 from dumper.inject import take_userfaultfd
 from dumper.kernel.native import lib
-from dumper.proc.maps import MapsParser, read_maps
+from dumper.proc.maps import Mapping, MapsParser, read_maps
 from dumper.target import Target as DumpTarget
 from formats.chain import Checkpoint, MemoryView
 from tests.harness import (
@@ -37,9 +38,9 @@ pytestmark = pytest.mark.usefixtures("targets")
 
 GONE, UNTRACEABLE, NOT_CONVERGED = 10, 13, 3
 STEPS = {name: getattr(lib, name) for name in dir(lib) if "INJECT_STEP" in name and not name.endswith("NONE")}
-DEATHS = 5
+DEATHS = 4
 ATTACHES = 50
-EXEC_RUNS = 8
+EXEC_RUNS = 5
 SIGNALS = 40
 SIGNALS_PER_TURN = 8
 
@@ -114,7 +115,8 @@ def die_while_injecting(pid: int, step: int) -> None:
     if child == 0:
         try:
             target = DumpTarget(pid)
-            take_userfaultfd(target, MapsParser().parse(read_maps(target.tid)), die_at=step)
+            maps = MapsParser().parse(read_maps(target.tid))
+            poll_until(lambda: dies_or_tries_again(target, maps, step), 10, "the target to be home from the last time")
             os.write(writer, b"nothing went wrong")
         except BaseException as error:
             os.write(writer, repr(error).encode())
@@ -125,6 +127,17 @@ def die_while_injecting(pid: int, step: int) -> None:
         said = pipe.read().decode()
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status), f"the tool was not killed at step {step}: {said}"
+
+
+def dies_or_tries_again(target: DumpTarget, maps: list[Mapping], step: int) -> bool:
+    """A target on its way home still has the descriptor of the time before, and is refused for it."""
+    try:
+        take_userfaultfd(target, maps, die_at=step)
+    except TargetUntraceable as error:
+        if "uses userfaultfd itself" in error.message:
+            return False
+        raise
+    return True
 
 
 def die_at_every_step(target: Target) -> None:
@@ -156,12 +169,21 @@ def descriptors(pid: int) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize(
-    "mode", ["plain", "seccomp-errno", "seccomp-kill", "leaderless", "rseq", "unprivileged", "coroutine", "pending"]
-)
+@pytest.mark.parametrize("mode", ["leaderless", "rseq", "unprivileged", "coroutine"])
 def test_rounds_and_dump(mode: str, checkpoint: Path) -> None:
     with Target.spawn("special", mode) as target:
         rounds_and_dump(target, checkpoint)
+        assert_unharmed(target)
+
+
+@pytest.mark.parametrize("mode", ["seccomp-errno", "seccomp-kill"])
+def test_seccomp_filter_stays_in_force(mode: str, checkpoint: Path) -> None:
+    with Target.spawn("special", mode) as target:
+        rounds_and_dump(target, checkpoint)
+        go_on(target)
+        assert set(thread_fields(target.pid, "Seccomp").values()) == {"2"}
+        if mode == "seccomp-errno":
+            target.command("denied")
         assert_unharmed(target)
 
 
@@ -171,16 +193,6 @@ def test_death_of_the_tool_while_it_injects(mode: str) -> None:
         before = descriptors(target.pid), thread_fields(target.pid, "SigBlk")
         die_at_every_step(target)
         assert (descriptors(target.pid), thread_fields(target.pid, "SigBlk")) == before
-        assert_unharmed(target)
-
-
-@pytest.mark.parametrize("mode", ["seccomp-errno", "seccomp-kill"])
-def test_seccomp_filter_stays_in_force(mode: str, checkpoint: Path) -> None:
-    with Target.spawn("special", mode) as target:
-        predump("run", "-p", target.pid, "-D", checkpoint)
-        assert set(thread_fields(target.pid, "Seccomp").values()) == {"2"}
-        if mode == "seccomp-errno":
-            target.command("denied")
         assert_unharmed(target)
 
 
@@ -257,8 +269,8 @@ def test_exec_between_commands(mode: str, checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["exec", "exec-thread"])
 def test_exec_in_the_middle_of_a_run(mode: str, tmp_path: Path) -> None:
-    seed = random.SystemRandom().randrange(1 << 32)
-    print(f"seed {seed}")
+    seed = int(os.environ.get("PREDUMP_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
+    print(f"PREDUMP_TEST_SEED={seed}")
     random_ = random.Random(seed)
     options = ("--leave-stopped", "--interval", "20ms", "--max-freeze", "0ms", "--max-rounds", "6")
     with Target.spawn("special", mode) as target:
@@ -288,11 +300,9 @@ def test_fork_while_tracked(checkpoint: Path) -> None:
     """The child shares pages with its parent, and both write."""
     with Target.spawn("special", "fork") as target:
         pre_dump(target, checkpoint)
-        for _ in range(2):
-            target.command("child")
-            pre_dump(target, checkpoint)
-            target.command("end")
-            pre_dump(target, checkpoint)
+        target.command("child")
+        pre_dump(target, checkpoint)
+        target.command("end")
         target.command("child")
         dump_stopped(target, checkpoint)
         assert_equal(target, checkpoint)
@@ -391,14 +401,13 @@ def freeze(group: Path, frozen: bool) -> None:
     poll_until(lambda: f"frozen {int(frozen)}" in events.read_text(), 10, "the cgroup to freeze or thaw")
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_frozen_cgroup(nested: bool, checkpoint: Path) -> None:
-    with contextlib.ExitStack() as stack:
-        group = inner = stack.enter_context(frozen_cgroup())
-        if nested:
-            inner = group / "inner"
-            inner.mkdir()
-            stack.callback(lambda: poll_until(lambda: is_removed(inner), 10, "the inner cgroup to be empty"))
+def test_frozen_cgroup(checkpoint: Path) -> None:
+    """Frozen by the cgroup above its own."""
+    with frozen_cgroup() as group, contextlib.ExitStack() as stack:
+        inner = group / "inner"
+        inner.mkdir()
+        stack.callback(lambda: poll_until(lambda: is_removed(inner), 10, "the inner cgroup to be empty"))
+        stack.callback(lambda: freeze(group, False))
         target = stack.enter_context(Target.spawn("special", "plain"))
         try:
             (inner / "cgroup.procs").write_text(f"{target.pid}")

@@ -50,6 +50,7 @@
 #define OWN_UFFD_PAGES 32
 #define NOBODY 65534
 #define CORO_STACK_BYTES (PAGE_BYTES + PAGE_BYTES / 2)
+#define CORO_WORDS 560 /* they leave less than a signal frame's room below */
 #define CANARY 0x5ca1ab1e0ddba11ULL
 #define FIRST_PENDING (SIGRTMIN + 1)
 #define PENDING_SIGNALS 3
@@ -489,19 +490,19 @@ static volatile uint64_t n_turns;
 static volatile bool coro_is_wrong;
 static ucontext_t coro_context, main_context;
 
-/* On the small stack: a red zone's worth of known words, and system calls that the attach interrupts. */
+/* On the small stack: known words, and system calls that the attach interrupts. */
 static void run_coroutine(void)
 {
-	volatile uint64_t words[32];
+	volatile uint64_t words[CORO_WORDS];
 
 	for (;;) {
-		for (size_t i = 0; i < 32; i++)
+		for (size_t i = 0; i < CORO_WORDS; i++)
 			words[i] = CANARY ^ i ^ n_turns;
 		if (n_turns % 8 == 0)
 			nap();
 		for (uint64_t i = 0; i < 20000; i++)
 			asm volatile("" : : : "memory");
-		for (size_t i = 0; i < 32; i++)
+		for (size_t i = 0; i < CORO_WORDS; i++)
 			if (words[i] != (CANARY ^ i ^ n_turns))
 				coro_is_wrong = true;
 		n_turns++;
@@ -510,6 +511,7 @@ static void run_coroutine(void)
 
 static void prepare_coroutine(void)
 {
+	nap(); /* the first call looks up nanosleep, for which the small stack has no room */
 	coro_memory = malloc(2 * PAGE_BYTES + CORO_STACK_BYTES);
 	if (coro_memory == NULL || getcontext(&coro_context) < 0)
 		die("getcontext");
@@ -689,6 +691,8 @@ static void *serve_in_thread(void *first_word)
 {
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
 		die("prctl");
+	while (mode->main_thread == main_thread_leaderless && state_of_main_thread() != 'Z')
+		nap();
 	serve(first_word);
 	return NULL;
 }
