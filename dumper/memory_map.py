@@ -131,7 +131,7 @@ def _content_flags(vma: Vma) -> SpanFlag:
 
 
 def _merged(spans: Sequence[Span], *, over_gaps: bool) -> list[Span]:
-    """Neighbours that are looked at alike become one span."""
+    """Neighbours that are looked at alike become one span. What did not change says nothing of a gap."""
     merged: list[Span] = []
     for span in spans:
         last = merged[-1] if merged else None
@@ -139,7 +139,7 @@ def _merged(spans: Sequence[Span], *, over_gaps: bool) -> list[Span]:
             last
             and last.flags == span.flags
             and not span.flags & (SpanFlag.WHOLE | SpanFlag.BY_FD)
-            and (over_gaps or last.end_addr == span.start_addr)
+            and ((over_gaps and not span.flags & SpanFlag.CHANGES) or last.end_addr == span.start_addr)
         ):
             merged[-1] = Span(last.start_addr, span.end_addr, last.flags)
         else:
@@ -156,8 +156,8 @@ def spans_while_running(vmas: Sequence[Vma]) -> list[Span]:
     return _merged(spans, over_gaps=False)
 
 
-def spans_while_frozen(vmas: Sequence[Vma], files: MappedFiles) -> list[Span]:
-    """What the dump looks at: everything.
+def spans_while_frozen(vmas: Sequence[Vma], files: MappedFiles, *, only_changes: bool) -> list[Span]:
+    """What the dump looks at: everything, or, with `only_changes`, what changed of tracked anonymous memory.
 
     Writes to shared memory through other mappings and descriptors go unreported, so it is taken in full: from the
     file behind it where that is the only copy, else by the page tables. Private mappings of such files are taken
@@ -179,6 +179,8 @@ def spans_while_frozen(vmas: Sequence[Vma], files: MappedFiles) -> list[Span]:
             flags |= SpanFlag.BY_FD if fd >= 0 else SpanFlag.UNSEEN
         elif mapping.is_shared:
             flags |= SpanFlag.UNSEEN
+        elif only_changes and vma.tracked and not mapping.has_file:
+            flags |= SpanFlag.CHANGES
         alike.append(Span(mapping.start_addr, mapping.end_addr, flags, fd, mapping.offset_bytes))
     return spans + _merged(alike, over_gaps=True)
 

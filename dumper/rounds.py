@@ -203,7 +203,8 @@ class RoundTaker:
         return len(history)
 
     def _frozen_view(self, vmas: list[Vma], staging: Staging) -> tuple[SpanTable, Source]:
-        spans = spans_while_frozen(vmas, self._files)
+        only_changes = staging.has_picture and self._scanner.can_scan_changes
+        spans = spans_while_frozen(vmas, self._files, only_changes=only_changes)
         files = FileMaps(file_maps(spans))
         return SpanTable(spans), Source(self._target.tid, self._target.mem_fd, files, staging.memory)
 

@@ -5,6 +5,7 @@ import time
 from dumper.kernel.copy import Copier, PageBuffer, Source
 from dumper.kernel.pages import Scanner, SpanTable
 from dumper.kernel.runs import RunList
+from dumper.kernel.uffd import reports_zapped_huge_pages
 from formats.layout import PAGE_BYTES
 
 SPARE_RUNS = 2 * Scanner.REGIONS  # enough not to grow in the freeze; what is not used is never touched
@@ -28,6 +29,9 @@ class Staging:
         self.memory = PageBuffer(capacity_bytes // PAGE_BYTES)
         self._capacity_pages = self.memory.capacity_pages
         self.fits = True
+        self.has_picture = False
+        if not reports_zapped_huge_pages():
+            scanner.distrust_holes()
         self.scan_ns = 0
         self.copy_ns = 0
 
@@ -37,7 +41,9 @@ class Staging:
         `fits` then tells whether all did. Raises OSError: ESRCH if the memory of the target is gone.
         """
         self.memory.limit_pages(int(self._capacity_pages * MICRO_ROUND_SHARE))
-        return self._update(spans, source, reset=True)
+        copied_pages = self._update(spans, source, reset=True)
+        self.has_picture = True
+        return copied_pages
 
     def final_round(self, spans: SpanTable, source: Source) -> int:
         """The same of the frozen target, with all of the memory, and without write-protecting anything again."""

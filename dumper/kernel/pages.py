@@ -19,6 +19,7 @@ class SpanFlag(IntFlag):
     FILE = lib.PD_SPAN_FILE
     WHOLE = lib.PD_SPAN_WHOLE
     BY_FD = lib.PD_SPAN_BY_FD
+    CHANGES = lib.PD_SPAN_CHANGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ class Scanner:
         self._pagemap_fd = pagemap_fd
         self._regions = new_array("struct pd_region", self.REGIONS)
         self._used = ffi.new("uint64_t *")
-        self._excluded = PAGE_IS_GUARD if knows_category(PAGE_IS_GUARD) else 0
+        self._mode = ffi.new("struct pd_scan_mode *")
+        self._mode.excluded = PAGE_IS_GUARD if knows_category(PAGE_IS_GUARD) else 0
         self._cursor: Any = None
         self._spans = SpanTable([])
         self._n_regions = 0
@@ -68,6 +70,15 @@ class Scanner:
         self._lists = staged, covered  # a sweep does not keep its runs alive
         self._staged, self._covered = staged.sweep(), covered.sweep()
         self._n_regions = self._used[0] = 0
+
+    @property
+    def can_scan_changes(self) -> bool:
+        """Whether spans may have SpanFlag.CHANGES: guard pages must be told from others for it."""
+        return bool(self._mode.excluded)
+
+    def distrust_holes(self) -> None:
+        """From now on holes are looked for by themselves; see struct pd_scan_mode."""
+        self._mode.distrust_holes = True
 
     def next_runs(self, out: RunList, *, reset: bool) -> bool:
         """Appends the runs of the next portion to `out`, as many as fit; False at the end of the spans.
@@ -82,14 +93,14 @@ class Scanner:
                 return False
             self._used[0] = 0
             self._n_regions = 0
+            self._mode.reset = reset
             self._n_regions = checked(
                 lib.pd_scan(
                     self._pagemap_fd,
+                    self._mode,
                     self._spans.c,
                     self._spans.count,
                     self._cursor,
-                    reset,
-                    self._excluded,
                     self._regions,
                     self.REGIONS,
                 )
@@ -101,7 +112,8 @@ class Scanner:
         """Raises OSError ESRCH if the memory that the pagemap belongs to is gone (exit or exec)."""
         cursor = ffi.new("struct pd_cursor *")
         first_page = SpanTable([Span(0, 4096)])
-        checked(lib.pd_scan(self._pagemap_fd, first_page.c, 1, cursor, False, 0, self._regions, 1))
+        self._mode.reset = False
+        checked(lib.pd_scan(self._pagemap_fd, self._mode, first_page.c, 1, cursor, self._regions, 1))
 
     def all_runs(self, out: RunList, *, reset: bool) -> None:
         """Appends all that is left to `out`, which grows as needed. Raises as `next_runs`."""

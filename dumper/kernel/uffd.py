@@ -1,8 +1,11 @@
 """userfaultfd(2) in write-protect mode, asynchronous: ioctl_userfaultfd(2), Linux >= 6.7."""
 
 import errno
+import os
 from enum import IntFlag
+from functools import cache
 
+from dumper.kernel import probes
 from dumper.kernel.native import checked, ffi, lib
 from dumper.kernel.pages import SpanTable
 
@@ -49,3 +52,23 @@ class RegisterError:
     READ_ONLY_FILE = errno.EPERM  # shared mapping of a file opened for reading
     UNSUPPORTED = errno.EINVAL  # special mapping: vdso, ring buffers, MAP_DROPPABLE
     MEMORY_GONE = errno.ENOMEM  # the target exited or called exec
+
+
+@cache
+def reports_zapped_huge_pages() -> bool:
+    """Whether MADV_DONTNEED of a write-protected huge page is reported as written; False also where it cannot be tried.
+
+    Kernels before commit 40de8160ca7f lose it. Raises OSError as `userfaultfd`.
+    """
+    pagemap_fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fd = probes.userfaultfd(os.O_CLOEXEC | USER_MODE_ONLY)
+        try:
+            enable(fd)
+            return checked(lib.pd_probe_zapped_huge_page(fd, pagemap_fd)) == 1
+        except BlockingIOError:  # no huge page was to be had
+            return False
+        finally:
+            os.close(fd)
+    finally:
+        os.close(pagemap_fd)

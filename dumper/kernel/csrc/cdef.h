@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 2
+#define PD_ABI 3
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -19,6 +19,8 @@
 #define PD_PFNZERO 32
 #define PD_HUGE 64
 #define PD_GUARD 256
+/* Ours: the kernel did not report the page as changed since the last scan; what was known then still holds. */
+#define PD_KEPT 65536
 
 /* struct page_region of the kernel; the flags of the span it comes from stand in the upper half of `categories`. */
 struct pd_region {
@@ -31,6 +33,7 @@ struct pd_region {
 #define PD_SPAN_FILE 4      /* private mapping of a file: page cache is none, a swapped, unwritten page may be a marker */
 #define PD_SPAN_WHOLE 8     /* cannot be scanned: every page is content */
 #define PD_SPAN_BY_FD 16    /* content is what SEEK_DATA finds in `fd` from `fd_offset_bytes`, and private copies over it */
+#define PD_SPAN_CHANGES 32  /* all of it tracked, and known to the last scan: only changes need be looked at */
 struct pd_span {
 	uint64_t start_addr, end_addr;
 	uint32_t flags;
@@ -66,12 +69,21 @@ struct pd_run_list {
 };
 
 /*
- * Scans from `cursor` on until the spans end or `regions` is full; returns the number of regions. Only pages with
- * content are reported, none of the categories `excluded`. With `reset` those reported as written are write-protected
- * again in the same step.
+ * How to scan. With `reset` the pages reported as written are write-protected again in the same step; pages of the
+ * categories `excluded` are no content; `distrust_holes`: a page zapped from a huge page may not read as written
+ * (kernel commit 40de8160ca7f mends it), so that holes are looked for by themselves.
  */
-int64_t pd_scan(int pagemap_fd, const struct pd_span *spans, uint64_t n_spans, struct pd_cursor *cursor, int reset,
-		uint64_t excluded, struct pd_region *regions, uint64_t capacity);
+struct pd_scan_mode {
+	int32_t reset, distrust_holes;
+	uint64_t excluded;
+};
+
+/*
+ * Scans from `cursor` on until the spans end or `regions` is full; returns the number of regions. Only pages with
+ * content are reported.
+ */
+int64_t pd_scan(int pagemap_fd, const struct pd_scan_mode *mode, const struct pd_span *spans, uint64_t n_spans,
+		struct pd_cursor *cursor, struct pd_region *regions, uint64_t capacity);
 
 /*
  * Turns regions[*used ..] into runs: COPY where a page was written or is in doubt, ZERO, what `staged` says (STAGED,
@@ -212,3 +224,8 @@ int pd_probe_userfaultfd(int flags);
 int pd_probe_pidfd_getfd(int pidfd, int fd);
 /* PAGEMAP_SCAN of the first page for pages with all of `categories`. -EINVAL: the kernel does not know one of them. */
 int pd_probe_scan_category(int pagemap_fd, uint64_t categories);
+/*
+ * Whether huge pages of ours that are write-protected and then zapped read as written: 1, or 0 if the kernel loses
+ * that. -EAGAIN: no huge page was to be had. `uffd` is a userfaultfd of the caller, ready for tracking.
+ */
+int pd_probe_zapped_huge_page(int uffd, int pagemap_fd);

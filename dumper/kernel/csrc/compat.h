@@ -21,6 +21,7 @@ _Static_assert(sizeof(struct pd_pm_scan_arg) == 96, "struct pm_scan_arg is ABI")
 
 #define PD_PAGEMAP_SCAN _IOWR('f', 16, struct pd_pm_scan_arg)
 #define PD_PM_SCAN_WP_MATCHING (1UL << 0)
+#define PD_PM_SCAN_CHECK_WPASYNC (1UL << 1)
 
 /* userfaultfd: include/uapi/linux/userfaultfd.h; WP_ASYNC since 6.7 */
 struct pd_uffdio_api {

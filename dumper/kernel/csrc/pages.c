@@ -23,11 +23,35 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
-/* How one scan is made. */
 struct scan {
-	int pagemap_fd, reset;
-	uint64_t excluded;
+	int pagemap_fd;
+	const struct pd_scan_mode *mode;
 };
+
+/* PAGEMAP_SCAN of [start, end) for pages that have all of `mask` but for `inverted`, and one of `anyof`. */
+static int64_t scan_range(const struct scan *scan, uint64_t start, uint64_t end, struct pd_pm_scan_arg arg,
+			  struct pd_region *regions, uint64_t capacity)
+{
+	int n;
+
+	arg.size = sizeof(arg);
+	arg.start = start;
+	arg.end = end;
+	arg.vec = (uint64_t)(uintptr_t)regions;
+	arg.vec_len = capacity;
+	n = ioctl(scan->pagemap_fd, PD_PAGEMAP_SCAN, &arg);
+	return n < 0 ? -errno : n;
+}
+
+/*
+ * How far a scan came that returned `n` regions. Not walk_end: the kernel walks in batches of 512 regions and sets it
+ * where a batch filled up, so after the last, partial one it points back at what was already reported, and reset
+ * (fs/proc/task_mmu.c, do_pagemap_scan).
+ */
+static uint64_t scanned_to(uint64_t end, const struct pd_region *regions, uint64_t n, uint64_t capacity)
+{
+	return n < capacity ? end : regions[n - 1].end_addr;
+}
 
 /*
  * One PAGEMAP_SCAN from `addr`. Content is whatever is present or swapped, is no guard, and, in a private mapping,
@@ -37,29 +61,108 @@ static int64_t scan_page_tables(const struct scan *scan, const struct pd_span *s
 				struct pd_region *regions, uint64_t capacity)
 {
 	/* FILE makes the kernel look at every page's struct page, a cache miss each: asked for only where it can be. */
-	uint64_t excluded = scan->excluded | (span->flags & PD_SPAN_FILE ? PD_FILE : 0);
+	uint64_t excluded = scan->mode->excluded | (span->flags & PD_SPAN_FILE ? PD_FILE : 0);
 	struct pd_pm_scan_arg arg = {
-		.size = sizeof(arg),
-		.flags = scan->reset ? PD_PM_SCAN_WP_MATCHING : 0,
-		.start = *addr,
-		.end = span->end_addr,
-		.vec = (uint64_t)(uintptr_t)regions,
-		.vec_len = capacity,
+		.flags = scan->mode->reset ? PD_PM_SCAN_WP_MATCHING : 0,
 		.category_inverted = excluded,
 		.category_mask = excluded,
 		.category_anyof_mask = PD_PRESENT | PD_SWAPPED,
 		.return_mask = PD_WPALLOWED | PD_WRITTEN | PD_PRESENT | PD_SWAPPED | PD_PFNZERO,
 	};
-	int n = ioctl(scan->pagemap_fd, PD_PAGEMAP_SCAN, &arg);
+	int64_t n = scan_range(scan, *addr, span->end_addr, arg, regions, capacity);
 
-	if (n < 0)
-		return -errno;
-	/*
-	 * Not walk_end: the kernel walks in batches of 512 regions and sets it where a batch filled up, so after the
-	 * last, partial one it points back at what was already reported, and reset (fs/proc/task_mmu.c, do_pagemap_scan).
-	 */
-	*addr = (uint64_t)n < capacity ? span->end_addr : regions[n - 1].end_addr;
+	if (n >= 0)
+		*addr = scanned_to(span->end_addr, regions, (uint64_t)n, capacity);
 	return n;
+}
+
+#define MAX_CHANGES (1 << 14)
+#define NEAR_BYTES (128 * PD_PAGE_BYTES) /* looking at so many pages costs what another call does */
+
+struct changes {
+	struct pd_region ranges[2][MAX_CHANGES]; /* pages written or never touched; holes */
+	uint64_t n[2], next[2];
+};
+
+/* Takes the next range off both lists that is not near another: 0 if there is none. */
+static int next_change(struct changes *changes, uint64_t end, uint64_t *from, uint64_t *to)
+{
+	int found = 0;
+
+	for (;;) {
+		int list = -1;
+
+		for (int i = 0; i < 2; i++) {
+			const struct pd_region *next = changes->ranges[i] + changes->next[i];
+
+			if (changes->next[i] == changes->n[i] || next->start_addr >= end)
+				continue;
+			if (list < 0 || next->start_addr < changes->ranges[list][changes->next[list]].start_addr)
+				list = i;
+		}
+		if (list < 0)
+			return found;
+		const struct pd_region *range = changes->ranges[list] + changes->next[list];
+
+		if (found && range->start_addr > *to + NEAR_BYTES)
+			return 1;
+		if (!found)
+			*from = range->start_addr;
+		if (!found || range->end_addr > *to)
+			*to = min_u64(range->end_addr, end);
+		found = 1;
+		changes->next[list]++;
+	}
+}
+
+/*
+ * The same for a span that was scanned before and is tracked throughout: what the kernel's fast path (WRITTEN and nothing
+ * else) does not report has content and was not written. Only the rest is looked at closely. Holes read as written.
+ */
+static int64_t scan_changes(const struct scan *scan, const struct pd_span *span, uint64_t *addr,
+			    struct pd_region *regions, uint64_t capacity)
+{
+	static _Thread_local struct changes changes;
+	const struct pd_pm_scan_arg written = {
+		.flags = PD_PM_SCAN_CHECK_WPASYNC, .category_mask = PD_WRITTEN, .return_mask = PD_WRITTEN,
+	};
+	const struct pd_pm_scan_arg holes = {
+		.category_inverted = PD_PRESENT | PD_SWAPPED, .category_mask = PD_PRESENT | PD_SWAPPED,
+	};
+	uint64_t end = span->end_addr, n = 0, from, to;
+
+	for (int i = 0; i < 1 + !!scan->mode->distrust_holes; i++) {
+		int64_t found = scan_range(scan, *addr, end, i ? holes : written, changes.ranges[i], MAX_CHANGES);
+
+		if (found == -EPERM) /* mapped anew since the last scan: not tracked */
+			return scan_page_tables(scan, span, addr, regions, capacity);
+		if (found < 0)
+			return found;
+		changes.n[i] = (uint64_t)found;
+		changes.next[i] = 0;
+		end = scanned_to(end, changes.ranges[i], changes.n[i], MAX_CHANGES);
+	}
+	if (!scan->mode->distrust_holes)
+		changes.n[1] = changes.next[1] = 0;
+	while (*addr < end && n < capacity) {
+		struct pd_span close = *span;
+		int64_t found;
+
+		if (!next_change(&changes, end, &from, &to))
+			from = to = end;
+		if (*addr < from) {
+			regions[n++] = (struct pd_region){*addr, from, PD_KEPT};
+			*addr = from;
+		}
+		close.end_addr = to;
+		while (*addr < to && n < capacity) {
+			found = scan_page_tables(scan, &close, addr, regions + n, capacity - n);
+			if (found < 0)
+				return found;
+			n += (uint64_t)found;
+		}
+	}
+	return (int64_t)n;
 }
 
 /* The next part of the mapped file, from `addr` on, that holds data: 1 and [*start, *end), 0 if there is none. */
@@ -118,10 +221,10 @@ static int64_t scan_file(const struct scan *scan, const struct pd_span *span, ui
 	return (int64_t)n;
 }
 
-int64_t pd_scan(int pagemap_fd, const struct pd_span *spans, uint64_t n_spans, struct pd_cursor *cursor, int reset,
-		uint64_t excluded, struct pd_region *regions, uint64_t capacity)
+int64_t pd_scan(int pagemap_fd, const struct pd_scan_mode *mode, const struct pd_span *spans, uint64_t n_spans,
+		struct pd_cursor *cursor, struct pd_region *regions, uint64_t capacity)
 {
-	const struct scan scan = {.pagemap_fd = pagemap_fd, .reset = reset, .excluded = excluded};
+	const struct scan scan = {pagemap_fd, mode};
 	uint64_t n = 0;
 
 	while (cursor->span < n_spans && n < capacity) {
@@ -136,6 +239,8 @@ int64_t pd_scan(int pagemap_fd, const struct pd_span *spans, uint64_t n_spans, s
 			addr = span->end_addr;
 		} else if (span->flags & PD_SPAN_BY_FD) {
 			found = scan_file(&scan, span, &addr, regions + n, capacity - n);
+		} else if (span->flags & PD_SPAN_CHANGES) {
+			found = scan_changes(&scan, span, &addr, regions + n, capacity - n);
 		} else {
 			found = scan_page_tables(&scan, span, &addr, regions + n, capacity - n);
 		}
@@ -199,7 +304,14 @@ int64_t pd_classify(struct pd_region *regions, uint64_t n_regions, uint64_t *use
 			uint64_t start = region->start_addr, end = region->end_addr, index = 0;
 			uint32_t kind = PD_RUN_COPY;
 
-			if (region->categories & PD_PFNZERO) {
+			if (region->categories & PD_KEPT) {
+				const struct pd_run *run = sweep_to(staged, start, &end, ~0u);
+
+				if (run) {
+					kind = run->kind;
+					index = run->page_index + (start - run->start_addr) / PD_PAGE_BYTES;
+				}
+			} else if (region->categories & PD_PFNZERO) {
 				kind = PD_RUN_ZERO;
 			} else if (!must_copy(region->categories)) {
 				const uint32_t newer = 1u << PD_RUN_STAGED | 1u << PD_RUN_COPY;
