@@ -22,6 +22,7 @@ from formats.errors import PredumpError, UsageError
 EXIT_NOT_CONVERGED = 3
 EXIT_INTERRUPTED = 130
 USAGE_HINT = "Add --help to the command to see its options"
+MAX_DEFAULT_THREADS = 8
 PIPE_COLUMNS = 160  # in a pipe there is no edge to break lines at
 READ_MAX_BYTES = 1 << 30
 
@@ -232,8 +233,8 @@ def work_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--threads",
             type=click.IntRange(1, 64),
-            default=2,
-            show_default=True,
+            default=lambda: min(os.cpu_count() or 1, MAX_DEFAULT_THREADS),
+            show_default="one a processor",
             help="Threads that compress.",
         ),
         click.option(

@@ -175,9 +175,9 @@ class Bench:
         """`predump ARGS`. Raises RuntimeError with its output unless it succeeds."""
         return run(sys.executable, "-m", "cli", *map(str, args))
 
-    def floor(self, kind: str, pid: int, passes: int) -> Floor:
-        """The least that a freeze with a scan of that kind (floor.c) can take on this machine, now."""
-        done = run(str(self._scratch / "floor"), kind, str(pid), str(passes))
+    def floor(self, pid: int, passes: int) -> Floor:
+        """The least that a freeze with one scan of the memory can take on this machine, now."""
+        done = run(str(self._scratch / "floor"), str(pid), str(passes))
         rows = sorted([int(word) for word in line.split()] for line in done.stdout.splitlines())
         total_ns, stop_ns, scan_ns = rows[len(rows) // 2]
         return Floor(total_ns, stop_ns, scan_ns)

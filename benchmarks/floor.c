@@ -1,9 +1,8 @@
 /* The floor of a freeze: every thread stopped, one scan of the whole memory, every thread resumed; nothing else.
  *
- * floor present|written PID PASSES: prints `total_ns stop_ns scan_ns` for each pass. `present` asks for all present and
- * swapped pages that are no guards, and which of them were written, are zero, are tracked; `written` for the written
- * pages and the holes of tracked memory only, the least that a tracker must learn in the freeze. Neither changes
- * anything. Independent of predump's code on purpose.
+ * floor PID PASSES: prints `total_ns stop_ns scan_ns` for each pass. The scan asks for the written pages and the holes of
+ * tracked memory only, the least that a tracker must learn in the freeze. It changes nothing. Independent of predump's
+ * code on purpose.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -29,12 +28,7 @@ struct scan_arg {
 		category_anyof_mask, return_mask;
 };
 #define PAGEMAP_SCAN _IOWR('f', 16, struct scan_arg)
-#define WPALLOWED 1
 #define WRITTEN 2
-#define PRESENT 8
-#define SWAPPED 16
-#define PFNZERO 32
-#define GUARD 256 /* since 6.16 */
 
 #define USER_END 0x7ffffffff000UL
 #define MAX_REGIONS (1UL << 20)
@@ -97,23 +91,12 @@ static void resume_all(void)
 		ptrace(PTRACE_DETACH, tids[i], 0, 0);
 }
 
-static struct scan_arg present_or_swapped(void)
-{
-	return (struct scan_arg){
-		.category_inverted = GUARD,
-		.category_mask = GUARD,
-		.category_anyof_mask = PRESENT | SWAPPED,
-		.return_mask = WPALLOWED | WRITTEN | PRESENT | SWAPPED | PFNZERO,
-	};
-}
+static const struct scan_arg written = {.category_mask = WRITTEN, .return_mask = WRITTEN};
 
-static struct scan_arg written(void)
+static int scan_from(int pagemap, uint64_t start)
 {
-	return (struct scan_arg){.category_mask = WRITTEN, .return_mask = WRITTEN};
-}
+	struct scan_arg arg = written;
 
-static int scan_from(int pagemap, uint64_t start, struct scan_arg arg)
-{
 	arg.size = sizeof(arg);
 	arg.start = start;
 	arg.end = USER_END;
@@ -122,12 +105,12 @@ static int scan_from(int pagemap, uint64_t start, struct scan_arg arg)
 	return ioctl(pagemap, PAGEMAP_SCAN, &arg);
 }
 
-static void scan_all(int pagemap, const struct scan_arg *arg)
+static void scan_all(int pagemap)
 {
-	int n = scan_from(pagemap, 0, *arg);
+	int n = scan_from(pagemap, 0);
 
 	while ((unsigned int)n == MAX_REGIONS)
-		n = scan_from(pagemap, regions[n - 1].end, *arg);
+		n = scan_from(pagemap, regions[n - 1].end);
 	if (n < 0)
 		fail("PAGEMAP_SCAN");
 }
@@ -135,29 +118,25 @@ static void scan_all(int pagemap, const struct scan_arg *arg)
 int main(int argc, char **argv)
 {
 	const struct timespec pause = {0, PAUSE_NS};
-	struct scan_arg arg;
 	char path[64];
 	int pagemap;
 
-	if (argc != 4) {
-		fprintf(stderr, "usage: floor present|written PID PASSES\n");
+	if (argc != 3) {
+		fprintf(stderr, "usage: floor PID PASSES\n");
 		return 2;
 	}
-	arg = strcmp(argv[1], "written") == 0 ? written() : present_or_swapped();
-	snprintf(path, sizeof(path), "/proc/%s/pagemap", argv[2]);
+	snprintf(path, sizeof(path), "/proc/%s/pagemap", argv[1]);
 	pagemap = open(path, O_RDONLY | O_CLOEXEC);
 	if (pagemap < 0)
 		fail(path);
-	list_threads(argv[2]);
+	list_threads(argv[1]);
 	memset(regions, 1, sizeof(regions)); /* touched before it is needed */
-	if (scan_from(pagemap, 0, arg) < 0 && errno == EINVAL)
-		arg.category_mask = arg.category_inverted = 0; /* no GUARD */
-	for (int i = atoi(argv[3]); i > 0; i--) {
+	for (int i = atoi(argv[2]); i > 0; i--) {
 		int64_t start_ns = now_ns(), stopped_ns, scanned_ns;
 
 		stop_all();
 		stopped_ns = now_ns();
-		scan_all(pagemap, &arg);
+		scan_all(pagemap);
 		scanned_ns = now_ns();
 		resume_all();
 		printf("%ld %ld %ld\n", (long)(now_ns() - start_ns), (long)(stopped_ns - start_ns),

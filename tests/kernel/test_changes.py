@@ -1,0 +1,105 @@
+"""The scan of a frozen target that looks only at what changed since the last micro-round."""
+
+import os
+import random
+
+import pytest
+
+from dumper.kernel.copy import FileMaps, Source
+from dumper.kernel.pages import Scanner, Span, SpanFlag, SpanTable
+from dumper.kernel.runs import RunKind, RunList
+from dumper.staging import Staging
+from tests.kernel.test_pages import MADV_GUARD_INSTALL, PAGE, ZERO_PAGE, Child, child, pages_of
+
+__all__ = ["child"]  # the fixture
+
+N_PAGES = 3000
+MADV_DONTNEED = 4
+STAGING_BYTES = 64 << 20
+
+
+def changes_of(addr: int, n_pages: int) -> SpanTable:
+    return SpanTable([Span(addr, addr + n_pages * PAGE, SpanFlag.CHANGES)])
+
+
+def captured(staging: Staging, addr: int) -> dict[int, bytes]:
+    """Content of each page of the picture; one that is still to be copied has none."""
+    found = {}
+    for page, kind, index in pages_of(addr, staging.picture):
+        assert kind in (RunKind.STAGED, RunKind.ZERO, RunKind.COPY)
+        assert page not in found, "a page is there once"
+        if kind is RunKind.STAGED:
+            found[page] = bytes(staging.memory.memory[index * PAGE : (index + 1) * PAGE])
+        elif kind is RunKind.ZERO:
+            found[page] = ZERO_PAGE
+    return found
+
+
+def memory_of(child: Child, addr: int, n_pages: int) -> dict[int, bytes]:
+    """What /proc/PID/mem says; guard pages cannot be read."""
+    found = {}
+    for page in range(n_pages):
+        try:
+            found[page] = os.pread(child.mem_fd, PAGE, addr + page * PAGE)
+        except OSError:
+            continue
+    return found
+
+
+def change(child: Child, rng: random.Random, addr: int, n_pages: int) -> None:
+    """A random operation on random pages."""
+    start = rng.randrange(n_pages)
+    some = range(start, min(n_pages, start + rng.randrange(1, 40)))
+    operation = rng.randrange(6)
+    if operation < 3:
+        child.write(addr, {page: rng.randbytes(8) for page in rng.sample(some, min(3, len(some)))})
+    elif operation == 3:
+        child.advise(addr, some, MADV_DONTNEED)
+    elif operation == 4:
+        child.read(addr, some)
+    else:
+        child.write(addr, dict.fromkeys(some, ZERO_PAGE))
+
+
+@pytest.mark.parametrize("distrust", [False, True])
+@pytest.mark.parametrize("seed", range(12))
+def test_the_picture_equals_the_memory(child: Child, seed: int, distrust: bool) -> None:
+    rng = random.Random(seed)
+    addr = child.map(N_PAGES)
+    child.track(addr, N_PAGES)
+    child.write(addr, {page: rng.randbytes(8) for page in range(0, N_PAGES, rng.choice([1, 2, 7]))})
+    scanner = Scanner(child.pagemap_fd)
+    staging = Staging(scanner, RunList(1), STAGING_BYTES)
+    scanner._mode.distrust_holes = distrust
+    source = Source(child.pid, child.mem_fd, FileMaps())
+    for _ in range(3):
+        for _ in range(rng.randrange(60)):
+            change(child, rng, addr, N_PAGES)
+        staging.micro_round(SpanTable([Span(addr, addr + N_PAGES * PAGE)]), source)
+    for _ in range(rng.randrange(200)):
+        change(child, rng, addr, N_PAGES)
+    guards = range(100, 110)
+    child.advise(addr, guards, MADV_GUARD_INSTALL)
+
+    staging.final_round(changes_of(addr, N_PAGES), source)
+
+    assert staging.fits
+    found, memory = captured(staging, addr), memory_of(child, addr, N_PAGES)
+    assert {page: found.get(page, ZERO_PAGE) for page in memory} == memory
+    assert not found.keys() & set(guards)
+
+
+def test_memory_mapped_anew_at_the_same_place_is_scanned_in_full(child: Child) -> None:
+    addr = child.map(N_PAGES)
+    child.track(addr, N_PAGES)
+    child.touch(addr, range(N_PAGES))
+    staging = Staging(Scanner(child.pagemap_fd), RunList(1), STAGING_BYTES)
+    source = Source(child.pid, child.mem_fd, FileMaps())
+    staging.micro_round(SpanTable([Span(addr, addr + N_PAGES * PAGE)]), source)
+    child.unmap(addr, range(N_PAGES))
+    assert child.map(N_PAGES) == addr, "the kernel puts it where there is the same room again"
+    child.write(addr, {5: b"new"})
+
+    staging.final_round(changes_of(addr, N_PAGES), source)
+
+    assert captured(staging, addr) == {5: b"new".ljust(PAGE, b"\0")}
