@@ -38,7 +38,8 @@ bench: $(READY)
 .PHONY: redis
 redis:
 	@command -v redis-server redis-benchmark >/dev/null || { \
-		echo "installing redis-server"; apt-get install --yes --quiet redis-server >/dev/null 2>&1; \
+		echo "installing redis-server"; \
+		(apt-get update && RUNLEVEL=1 apt-get install --yes redis-server) >/dev/null 2>&1; \
 	} || echo "redis-server cannot be installed here: its tests will be skipped"
 
 clean:

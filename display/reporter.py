@@ -1,0 +1,55 @@
+"""Where a command's events, result and errors go: JSON Lines on stdout, or text for people."""
+
+import json
+import os
+import sys
+
+from rich.console import Console
+
+PIPE_COLUMNS = 160  # in a pipe there is no edge to break lines at
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
+class Reporter:
+    """Where a command's events, result and errors go: JSON Lines on stdout, or text for people."""
+
+    def __init__(self, command: str, *, as_json: bool) -> None:
+        self.command = command
+        self.as_json = as_json
+        self.errors = Console(stderr=True, soft_wrap=True)
+        self.out = Console(soft_wrap=True)
+        if not self.out.is_terminal and "COLUMNS" not in os.environ:
+            self.out.width = PIPE_COLUMNS
+
+    def event(self, event: dict[str, object]) -> None:
+        """One JSON line; nothing without --json."""
+        if self.as_json:
+            # In one piece: a signal between text and newline would join this line with the error's.
+            sys.stdout.write(json.dumps({"type": event["type"], "command": self.command} | event) + "\n")
+            sys.stdout.flush()
+
+    def result(self, fields: dict[str, object], text: str, exit_code: int = 0) -> None:
+        """The last event, or its text."""
+        if self.as_json:
+            self.event(fields | {"type": "result", "exit_code": exit_code})
+        elif text:
+            self.out.print(text, highlight=False, markup=False)
+
+    def error(self, message: str, hint: str, exit_code: int, fields: dict[str, str | int]) -> None:
+        """What happened and what to do about it."""
+        if self.as_json:
+            self.event(
+                {
+                    **fields,
+                    "type": "error",
+                    "message": message,
+                    "hint": hint,
+                    "exit_code": exit_code,
+                }
+            )
+        self.errors.print(f"predump: {_sentence(message)}", style="red", highlight=False, markup=False)
+        if hint:
+            self.errors.print(f"  {_sentence(hint)}", highlight=False, markup=False)
