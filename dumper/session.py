@@ -203,7 +203,8 @@ class Session:
             except TrackingLostError:
                 pass
             except OSError as error:
-                if error.errno != errno.ESRCH:
+                # ENOENT: of a file in /proc, when the process ends while it is read
+                if error.errno != errno.ESRCH and not (error.errno == errno.ENOENT and self._target.has_ended):
                     raise
             if self._target.has_ended:
                 raise gone(self._target.pid)
