@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from dumper import checks
 from dumper.checks import Check, run_checks
-from dumper.kernel import probes
+from dumper.kernel import probes, uffd
 
 REPO = Path(__file__).resolve().parents[2]
 NOBODY = 65534
@@ -162,11 +161,11 @@ def test_a_kernel_without_userfaultfd(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_kernel_without_async_write_protection(monkeypatch: pytest.MonkeyPatch) -> None:
-    def enable(_: int, features: checks.uffd.Feature = checks.uffd.TRACKING_FEATURES) -> None:
-        if features & checks.uffd.Feature.WP_ASYNC:
+    def enable(_: int, features: uffd.Feature = uffd.TRACKING_FEATURES) -> None:
+        if features & uffd.Feature.WP_ASYNC:
             raise OSError(errno.EINVAL, "Invalid argument")
 
-    monkeypatch.setattr(checks.uffd, "enable", enable)
+    monkeypatch.setattr(uffd, "enable", enable)
     check = _by_name(run_checks())["uffd-wp-async"]
 
     assert (check.exit_code, check.detail) == (12, "userfaultfd lacks WP_ASYNC")
