@@ -6,8 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from dumper import convergence, describe, lease
 from dumper.checkpoint import CheckpointDirectory
@@ -21,6 +20,7 @@ from dumper.pipeline import PagePipeline
 from dumper.rounds import AfterDump, Base, Options, RoundTaker
 from dumper.target import Target, gone
 from dumper.tracking import AddressSpace, Tracker, TrackingLostError
+from formats.closing import Closing
 from formats.layout import PAGE_BYTES
 from formats.manifest import RoundKind
 
@@ -57,7 +57,7 @@ class Tracking:
         self.close()
 
 
-class Session:
+class Session(Closing):
     """`with Session(pid, directory, options, emit) as session: session.pre_dump()`.
 
     Nothing of the target is touched before the first round. When the session ends, the target runs untraced; it stays
@@ -83,14 +83,6 @@ class Session:
             self._opened = opened.pop_all()
         for number in self._directory.removed:
             self._notice("unfinished-round", f"round {number} had not been finished and was removed", round=number)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Gives everything back; a keeper's tracking goes on without us."""

@@ -5,13 +5,12 @@ import os
 import select
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from dumper.errors import PermissionDenied, TargetGone, TargetUntraceable
 from dumper.proc.fds import USERFAULTFD, read_fds
 from dumper.proc.stat import Stat, read_stat
 from dumper.proc.status import read_status
+from formats.closing import Closing
 
 OWN_USERFAULTFD_GRACE_NS = 100_000_000
 POLL_S = 0.005
@@ -44,7 +43,7 @@ def read_live_stat(pid: int) -> Stat:
         raise gone(pid) from None
 
 
-class Target:
+class Target(Closing):
     """One live process. Its descriptors of /proc are bound to its memory: after an exec they read nothing.
 
     pid: the process; tid: a live thread of it (the leader may have ended before the others);
@@ -166,14 +165,3 @@ class Target:
         for fd in self._fds:
             os.close(fd)
         self._fds.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

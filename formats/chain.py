@@ -18,11 +18,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
-from types import TracebackType
-from typing import Self
 
 from formats import runs
 from formats.checkpoint import Checkpoint, RoundInfo
+from formats.closing import Closing
 from formats.errors import AddressAbsent, ImageCorrupt, UsageError
 from formats.layout import PAGE_BYTES, RunKind, pagemap_name, pages_name
 from formats.manifest import ANONYMOUS_VMA_KINDS, Process, Vma
@@ -109,7 +108,7 @@ class _Level:
         return self._pagemap.runs(start_addr, end_addr)
 
 
-class MemoryView:
+class MemoryView(Closing):
     """Memory of one process as of a round; a context manager, not for use by two threads at once.
 
     `process` is the process as that round recorded it.
@@ -138,17 +137,6 @@ class MemoryView:
         self._levels = [_Level(item, process, self._files) for item in lineage]
         self._vma_starts_addr = [vma.start_addr for vma in process.vmas]
         self._gaps = list(runs.merge(sorted((gap.start_addr, gap.end_addr) for gap in process.unreadable)))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close all files; reading is over. May be called again."""

@@ -8,18 +8,17 @@ from array import array
 from bisect import bisect_right
 from itertools import accumulate
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import zstandard
 
 from formats import layout
+from formats.closing import Closing
 from formats.errors import ImageCorrupt
 from formats.files import close_quietly, open_regular, read_exactly
 from formats.manifest import FileEntry
 
 
-class FrameReader:
+class FrameReader(Closing):
     """One file of frames, open for reading; a context manager, not for two threads at once.
 
     `stored_bytes` is the file's size, `content_bytes` the sum of what its frames hold.
@@ -49,17 +48,6 @@ class FrameReader:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file; reading is over. May be called again."""

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache, reduce
 from operator import gt, or_
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from formats import layout
+from formats.closing import Closing
 from formats.errors import ImageCorrupt
 from formats.framereader import FrameReader
 from formats.frames import FrameWriter, compress_frames
@@ -118,7 +117,7 @@ class _Frame:
         return Run(start_addr, n_pages, _KINDS[self.kinds[position]], self.page_indexes[position])
 
 
-class Pagemap:
+class Pagemap(Closing):
     """Reads the runs of one process; a context manager, not for use by two threads at once.
 
     Each frame is checked as a whole before a run of it is given out, and its fit with the frame
@@ -137,17 +136,6 @@ class Pagemap:
         self._frame = lru_cache(maxsize=_CACHED_FRAMES)(self._decode_frame)
         self._first_addrs: dict[int, int] = {}
         self._latest_index = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file; reading is over. May be called again."""

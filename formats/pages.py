@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from formats.closing import Closing
 from formats.errors import ImageCorrupt
 from formats.framereader import FrameReader
 from formats.layout import PAGE_BYTES, PAGES_FRAME_BYTES
@@ -15,7 +14,7 @@ from formats.manifest import FileEntry
 _CACHED_FRAMES = 4
 
 
-class PageStore:
+class PageStore(Closing):
     """Reads pages by their position; a context manager, not for use by two threads at once."""
 
     def __init__(self, path: Path, entry: FileEntry | None = None) -> None:
@@ -28,17 +27,6 @@ class PageStore:
             entry=entry,
         )
         self._frame = lru_cache(maxsize=_CACHED_FRAMES)(self._reader.read_frame)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file; reading is over. May be called again."""
