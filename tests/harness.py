@@ -22,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+import pytest
+
 REPO = Path(__file__).resolve().parent.parent
 TARGETS = REPO / "tests" / "targets"
 READY_S = 30.0
@@ -411,3 +413,28 @@ class RunningPredump:
         if code >= 0:
             done.events.extend(parse_events(stdout))
         return done
+
+
+# ---- file systems and what a target has done ----
+
+
+@contextmanager
+def tmpfs(directory: Path, options: str) -> Iterator[Path]:
+    """A small file system of its own; unmounted again whatever happens."""
+    directory.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", options, "predump-test", str(directory)]
+    mounted = subprocess.run(words, capture_output=True, text=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"cannot mount: {mounted.stderr.strip()}")
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)
+
+
+def wait_for_rewritten_pages(target: Target, n_pages: int) -> None:
+    def rewritten() -> int:
+        return int(target.command("check").split("rewritten=")[1])
+
+    start = rewritten()
+    poll_until(lambda: rewritten() >= start + n_pages, 30, f"{n_pages} pages to be rewritten")

@@ -15,7 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import REPO, Predump, Target, is_untouched, poll_until, predump, proc_state
+from tests.harness import (
+    REPO,
+    Predump,
+    Target,
+    is_untouched,
+    poll_until,
+    predump,
+    proc_state,
+    tmpfs,
+    wait_for_rewritten_pages,
+)
 
 pytestmark = pytest.mark.usefixtures("targets")
 
@@ -89,20 +99,6 @@ def tracing(pid: int) -> Iterator[None]:
             yield
         finally:
             tracer.kill()
-
-
-@contextmanager
-def tmpfs(directory: Path, options: str) -> Iterator[Path]:
-    """A small file system of its own; unmounted again whatever happens."""
-    directory.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", options, "predump-test", str(directory)]
-    mounted = subprocess.run(words, capture_output=True, text=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip(f"cannot mount: {mounted.stderr.strip()}")
-    try:
-        yield directory
-    finally:
-        subprocess.run(["umount", str(directory)], check=True)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -223,11 +219,3 @@ def test_read_only_file_system(command: str, target: Target, tmp_path: Path) -> 
         done = predump(command, "-p", target.pid, "-D", checkpoint, expect=1)
     assert_refused(done, checkpoint, os.strerror(errno.EROFS))
     assert_unharmed(target)
-
-
-def wait_for_rewritten_pages(target: Target, n_pages: int) -> None:
-    def rewritten() -> int:
-        return int(target.command("check").split("rewritten=")[1])
-
-    start = rewritten()
-    poll_until(lambda: rewritten() >= start + n_pages, 30, f"{n_pages} pages to be rewritten")

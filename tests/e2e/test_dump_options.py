@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_bad_input import tmpfs, wait_for_rewritten_pages
 from tests.harness import (
     Predump,
     RunningPredump,
@@ -27,6 +26,8 @@ from tests.harness import (
     poll_until,
     predump,
     proc_state,
+    tmpfs,
+    wait_for_rewritten_pages,
 )
 from tests.oracle import compare, read_maps
 

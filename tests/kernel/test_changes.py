@@ -9,9 +9,7 @@ from dumper.kernel.copy import FileMaps, Source
 from dumper.kernel.pages import Scanner, Span, SpanFlag, SpanTable
 from dumper.kernel.runs import RunKind, RunList
 from dumper.staging import Staging
-from tests.kernel.test_pages import MADV_GUARD_INSTALL, PAGE, ZERO_PAGE, Child, child, pages_of
-
-__all__ = ["child"]  # the fixture
+from tests.kernel.child import MADV_GUARD_INSTALL, PAGE, ZERO_PAGE, Child, pages_of
 
 N_PAGES = 3000
 MADV_DONTNEED = 4
