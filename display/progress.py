@@ -39,7 +39,9 @@ def _text(event: Event) -> str:
     if isinstance(event, RoundFinished):
         return round_text(event)
     if isinstance(event, Predicted):
-        return f"a freeze now: about {duration_text(event.predicted_freeze_ns)}; {event.reason}"
+        if not event.predicted_freeze_ns:
+            return event.reason
+        return f"a freeze now would take about {duration_text(event.predicted_freeze_ns)}: {event.reason}"
     if isinstance(event, Notice):
         return event.message
     return ""

@@ -36,7 +36,7 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A decision, the freeze it is based on, and why, in words."""
+    """A decision, the freeze it is based on (0: not known yet), and why, in words."""
 
     decision: Decision
     predicted_freeze_ns: int
@@ -83,7 +83,7 @@ def decide(samples: Sequence[RoundSample], threads: int, elapsed_ns: int, policy
         if samples[0].pages_written == 0:
             return Verdict(Decision.FREEZE, predicted_ns, "there is nothing to copy")
         if policy.max_rounds > 1 and elapsed_ns < policy.timeout_ns:
-            return Verdict(Decision.CONTINUE, predicted_ns, "the write rate is not known yet")
+            return Verdict(Decision.CONTINUE, 0, "the write rate is not known yet")
         return Verdict(Decision.GIVE_UP, predicted_ns, "only one round was allowed")
     if predicted_ns <= policy.max_freeze_ns:
         return Verdict(Decision.FREEZE, predicted_ns, "the predicted freeze fits")

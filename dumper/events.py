@@ -80,7 +80,7 @@ class RoundFinished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predicted(Event):
-    """What a freeze now would cost, from the rounds so far, and what the policy makes of it."""
+    """What a freeze now would cost (0: not known yet), and what the policy makes of it."""
 
     type: str = "prediction"
     round: int
