@@ -6,7 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -25,7 +25,7 @@ MAX_DEFAULT_THREADS = 8
 READ_MAX_BYTES = 1 << 30
 
 if TYPE_CHECKING:  # the engine is loaded by the commands that need it: reading images starts without it
-    from dumper.events import RoundFinished
+    from dumper.events import Emit, RoundFinished
     from dumper.session import Session
 
 
@@ -217,20 +217,22 @@ def after_options(function: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def _session(reporter: Reporter, pid: int, directory: Path, work: WorkOptions) -> Iterator["Session"]:
-    from display.progress import ProgressView
     from dumper.events import Event
     from dumper.rounds import Options
     from dumper.session import Session
 
     options = Options(level=work["level"], compress_threads=work["threads"], staging_bytes=work["staging"])
-    with ProgressView(reporter.errors, quiet=work["quiet"] or reporter.as_json) as view:
 
-        def emit(event: Event) -> None:
-            reporter.event(asdict(event))
-            view(event)
+    def emit_json(event: Event) -> None:
+        reporter.event(asdict(event))
 
-        with Session(pid, directory, options, emit) as session:
-            yield session
+    with ExitStack() as stack:
+        emit: Emit = emit_json
+        if not reporter.as_json:
+            from display.progress import ProgressView
+
+            emit = stack.enter_context(ProgressView(reporter.errors, quiet=work["quiet"]))
+        yield stack.enter_context(Session(pid, directory, options, emit))
 
 
 def _checkpoint_fields(finished: "RoundFinished", directory: Path) -> dict[str, object]:

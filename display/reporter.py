@@ -3,10 +3,19 @@
 import json
 import os
 import sys
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PIPE_COLUMNS = 160  # in a pipe there is no edge to break lines at
+
+
+def _console(*, stderr: bool) -> "Console":
+    from rich.console import Console  # loading it takes longer than many a command with --json that needs none
+
+    return Console(stderr=stderr, soft_wrap=True)
 
 
 def _sentence(text: str) -> str:
@@ -19,10 +28,19 @@ class Reporter:
     def __init__(self, command: str, *, as_json: bool) -> None:
         self.command = command
         self.as_json = as_json
-        self.errors = Console(stderr=True, soft_wrap=True)
-        self.out = Console(soft_wrap=True)
-        if not self.out.is_terminal and "COLUMNS" not in os.environ:
-            self.out.width = PIPE_COLUMNS
+
+    @cached_property
+    def errors(self) -> "Console":
+        """Progress, logs and errors."""
+        return _console(stderr=True)
+
+    @cached_property
+    def out(self) -> "Console":
+        """Results."""
+        console = _console(stderr=False)
+        if not console.is_terminal and "COLUMNS" not in os.environ:
+            console.width = PIPE_COLUMNS
+        return console
 
     def event(self, event: dict[str, object]) -> None:
         """One JSON line; nothing without --json."""
