@@ -40,7 +40,7 @@ def cycle(target: Target, directory: Path) -> None:
     predump("dump", "-p", pid, "-D", directory)
     predump("detach", "-p", pid)
     assert_unnoticed(target)
-    predump("run", "-p", pid, "-D", directory / "run")
+    predump("run", "-p", pid, "-D", directory / "run", "--max-freeze", "60s")
     predump("detach", "-p", pid)
 
 

@@ -83,7 +83,7 @@ def only_round(done: Predump) -> dict[str, object]:
 @pytest.mark.parametrize("rate_pages_per_s", [500, 5000])
 def test_run_while_the_target_writes(target: Target, checkpoint: Path, rate_pages_per_s: int) -> None:
     target.command(f"start {rate_pages_per_s}")
-    words = ("run", "-p", target.pid, "-D", checkpoint, "--leave-stopped", "--json")
+    words = ("run", "-p", target.pid, "-D", checkpoint, "--max-freeze", "60s", "--leave-stopped", "--json")
     done = predump(*words)
     assert_equal(target, checkpoint)
     rounds = done.rounds()

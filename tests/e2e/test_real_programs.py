@@ -72,7 +72,7 @@ def started(words: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 def test_a_busy_program_is_captured_and_goes_on(program: str, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     with started(command(program, tmp_path)) as process:
-        options = ("--interval", "100ms", "--max-freeze", "200ms", "--leave-stopped")
+        options = ("--interval", "100ms", "--max-freeze", "60s", "--leave-stopped")
         predump("run", "-t", process.pid, "-D", checkpoint, *options)
         found = compare(process.pid, checkpoint)
         assert not found.mismatches, str(found)

@@ -218,7 +218,7 @@ def test_restartable_sequence_is_not_ended_in_silence(checkpoint: Path) -> None:
             abort_by_signal(target, 1)
         die_at_every_step(target)
         abort_by_signal(target, 3)
-        predump("run", "-p", target.pid, "-D", checkpoint)
+        predump("run", "-p", target.pid, "-D", checkpoint, "--max-freeze", "60s")
         abort_by_signal(target, 3)
         assert_unharmed(target)
 
@@ -357,7 +357,7 @@ def test_small_stack_is_not_written_over(checkpoint: Path) -> None:
         target.command("status")
         die_at_every_step(target)
         target.command("status")
-        predump("run", "-p", target.pid, "-D", checkpoint)
+        predump("run", "-p", target.pid, "-D", checkpoint, "--max-freeze", "60s")
         target.command("status")
         assert_unharmed(target)
 
@@ -442,7 +442,7 @@ def test_pending_signals_come_exactly_once(checkpoint: Path) -> None:
     with Target.spawn("special", "pending") as target:
         pending = thread_fields(target.pid, "ShdPnd"), thread_fields(target.pid, "SigPnd")
         attach(target, ATTACHES)
-        predump("run", "-p", target.pid, "-D", checkpoint)
+        predump("run", "-p", target.pid, "-D", checkpoint, "--max-freeze", "60s")
         assert (thread_fields(target.pid, "ShdPnd"), thread_fields(target.pid, "SigPnd")) == pending
         target.command("take")
         die_at_every_step(target)
@@ -455,7 +455,8 @@ def test_signals_that_come_meanwhile_are_handled_exactly_once(tmp_path: Path) ->
     sent = 0
     with Target.spawn("special", "pending") as target:
         for turn in range(2):
-            with RunningPredump.start("run", "-p", target.pid, "-D", tmp_path / f"{turn}") as running:
+            words = ("run", "-p", target.pid, "-D", tmp_path / f"{turn}", "--max-freeze", "60s")
+            with RunningPredump.start(*words) as running:
                 while not running.ends_within(0.005):
                     os.kill(target.pid, signal.SIGRTMIN + 4)
                     sent += 1
