@@ -109,10 +109,6 @@ class CheckpointDirectory:
                     runs.extend_packed(reader.read_frame(index))
         return runs
 
-    def committed(self, info: RoundInfo) -> None:
-        """Says that `info` is the last round now."""
-        self.last = info
-
     def close(self) -> None:
         """Unlocks the directory."""
         if self._lock_fd >= 0:

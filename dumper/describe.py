@@ -6,6 +6,7 @@ import socket
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from dumper.kernel.ptrace import ThreadRegisters
@@ -18,6 +19,7 @@ from formats.manifest import Gap, Host, Process, Thread, Vma
 MAX_CMDLINE_BYTES = 1 << 20
 
 
+@cache
 def host() -> Host:
     """This machine."""
     return Host(

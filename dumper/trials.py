@@ -20,7 +20,7 @@ from typing import NoReturn
 from dumper.errors import KernelFeatureMissing, PermissionDenied
 from dumper.inject import take_userfaultfd
 from dumper.kernel import probes, uffd
-from dumper.kernel.copy import PAGE_BYTES, Copier, FileMaps, PageBuffer, Source
+from dumper.kernel.copy import Copier, FileMaps, PageBuffer, Source
 from dumper.kernel.native import ffi
 from dumper.kernel.pages import Scanner, Span, SpanTable
 from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, ThreadSet
@@ -30,6 +30,7 @@ from dumper.proc.stat import read_stat
 from dumper.target import Target
 from dumper.tracking import AddressSpace, Tracker, TrackingLostError
 from formats.errors import PredumpError
+from formats.layout import PAGE_BYTES
 
 FEATURE_MISSING = KernelFeatureMissing.exit_code
 PRIVILEGE_MISSING = PermissionDenied.exit_code

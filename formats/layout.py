@@ -66,7 +66,6 @@ class RunKind(IntEnum):
 
 RUN = struct.Struct("<QIIQ")
 """One pagemap record: start_addr, n_pages, kind, page_index (DATA only, 0 otherwise)."""
-RUN_MAX_PAGES = (1 << 32) - 1
 
 RUNS_PER_FRAME = 2048
 PAGEMAP_FRAME_BYTES = RUNS_PER_FRAME * RUN.size

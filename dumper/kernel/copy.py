@@ -6,8 +6,7 @@ from typing import Any
 
 from dumper.kernel.native import checked, ffi, lib
 from dumper.kernel.runs import RunKind, RunList
-
-PAGE_BYTES = 4096
+from formats.layout import PAGE_BYTES
 
 
 class PageBuffer:

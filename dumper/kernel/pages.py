@@ -8,6 +8,7 @@ from typing import Any
 from dumper.kernel.native import checked, ffi, lib, new_array
 from dumper.kernel.probes import PAGE_IS_GUARD, knows_category
 from dumper.kernel.runs import RunKind, RunList
+from formats.layout import PAGE_BYTES
 
 
 class SpanFlag(IntFlag):
@@ -111,7 +112,7 @@ class Scanner:
     def check_memory(self) -> None:
         """Raises OSError ESRCH if the memory that the pagemap belongs to is gone (exit or exec)."""
         cursor = ffi.new("struct pd_cursor *")
-        first_page = SpanTable([Span(0, 4096)])
+        first_page = SpanTable([Span(0, PAGE_BYTES)])
         self._mode.reset = False
         checked(lib.pd_scan(self._pagemap_fd, self._mode, first_page.c, 1, cursor, self._regions, 1))
 

@@ -4,6 +4,7 @@ from enum import IntEnum
 from typing import Any
 
 from dumper.kernel.native import ffi, lib, new_array
+from formats.layout import PAGE_BYTES
 
 RUN_BYTES = 24  # struct pd_run; also the record of a pagemap file (formats.layout.RUN)
 
@@ -68,7 +69,9 @@ class RunList:
     def ranges(self) -> list[tuple[int, int]]:
         """(start_addr, end_addr) of each run: for short lists only, it is Python work per run."""
         runs = self.c.runs
-        return [(int(runs[i].start_addr), int(runs[i].start_addr + runs[i].n_pages * 4096)) for i in range(len(self))]
+        return [
+            (int(runs[i].start_addr), int(runs[i].start_addr + runs[i].n_pages * PAGE_BYTES)) for i in range(len(self))
+        ]
 
     def sweep(self) -> Any:
         """A struct pd_sweep over the runs, from the first on; valid while the list stays as it is."""

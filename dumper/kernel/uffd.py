@@ -1,6 +1,5 @@
 """userfaultfd(2) in write-protect mode, asynchronous: ioctl_userfaultfd(2), Linux >= 6.7."""
 
-import errno
 import os
 from enum import IntFlag
 from functools import cache
@@ -43,15 +42,6 @@ def register(uffd: int, spans: SpanTable) -> list[int]:
 def unregister(uffd: int, spans: SpanTable) -> int:
     """Lifts write-protection and unregisters each span; returns how many were registered."""
     return int(lib.pd_uffd_unregister(uffd, spans.c, spans.count))
-
-
-class RegisterError:
-    """What UFFDIO_REGISTER's errors say."""
-
-    IN_USE = errno.EBUSY  # another userfaultfd has it
-    READ_ONLY_FILE = errno.EPERM  # shared mapping of a file opened for reading
-    UNSUPPORTED = errno.EINVAL  # special mapping: vdso, ring buffers, MAP_DROPPABLE
-    MEMORY_GONE = errno.ENOMEM  # the target exited or called exec
 
 
 @cache

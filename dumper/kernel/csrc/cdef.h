@@ -173,13 +173,11 @@ int pd_stop_threads(int pid, int seize_options, int64_t timeout_ns, struct pd_th
  */
 int pd_resume_threads(struct pd_thread_list *list);
 
-#define PD_GP_BYTES 216  /* user_regs_struct */
-#define PD_FP_BYTES 512  /* FXSAVE image */
 struct pd_registers {
 	int32_t tid;
 	uint32_t xstate_bytes;
-	uint8_t gp[216];
-	uint8_t fp[512];
+	uint8_t gp[216]; /* user_regs_struct */
+	uint8_t fp[512]; /* FXSAVE image */
 	uint8_t xstate[16384];
 };
 /* Registers of the stopped threads, in the order of the list; gone threads get tid 0. */
