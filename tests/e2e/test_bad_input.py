@@ -53,11 +53,6 @@ def target() -> Iterator[Target]:
         yield started
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    return tmp_path / "checkpoint"
-
-
 def assert_refused(done: Predump, *mentions: object) -> None:
     """One sentence on what happened that names what it is about, one on what to do."""
     for mention in mentions:

@@ -68,11 +68,6 @@ def target() -> Iterator[Target]:
         yield started
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    return tmp_path / "checkpoint"
-
-
 def on(target: Target, checkpoint: Path) -> tuple[object, ...]:
     return ("-p", target.pid, "-D", checkpoint)
 

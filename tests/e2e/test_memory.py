@@ -42,11 +42,6 @@ def target(tmp_path: Path) -> Iterator[Target]:
         yield started
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    return tmp_path / "checkpoint"
-
-
 def pre_dump(target: Target, checkpoint: Path) -> Predump:
     done = predump("pre-dump", "-p", target.pid, "-D", checkpoint, "--json")
     assert is_untouched(target.pid)

@@ -45,11 +45,6 @@ SIGNALS = 40
 SIGNALS_PER_TURN = 8
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    return tmp_path / "checkpoint"
-
-
 def pre_dump(target: Target, checkpoint: Path) -> dict[str, object]:
     done = predump("pre-dump", "-p", target.pid, "-D", checkpoint, "--json")
     assert is_untouched(target.pid)
