@@ -14,7 +14,8 @@ from dumper.output import Figures
 from dumper.proc.buildid import build_id
 from dumper.proc.stat import read_stat
 from dumper.target import Target, gone, read_live_stat
-from formats.manifest import Gap, Host, Process, Thread, Vma
+from formats.manifest import Gap, Host, Process, Vma
+from formats.threadstate import Thread
 
 MAX_CMDLINE_BYTES = 1 << 20
 

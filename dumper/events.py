@@ -76,6 +76,9 @@ class RoundFinished(Event):
     copy_ns: int
     micro_rounds: int
     pages_copied_frozen: int
+    stop_ns: int
+    state_ns: int
+    injected_calls: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,9 @@ class Figures:
     copy_ns: int = 0
     micro_rounds: int = 0
     pages_copied_frozen: int = 0
+    stop_ns: int = 0
+    state_ns: int = 0
+    injected_calls: int = 0
 
     @property
     def pages_present(self) -> int:

@@ -4,6 +4,8 @@ DIR/                     checkpoint, 0700
   0001/                  round, 0700
     pages-<pid>.zst      content of the DATA runs, in the order of the runs
     pagemap-<pid>.zst    the runs of the process, ascending by address
+    pages-object-<id>.zst, pagemap-object-<id>.zst
+                         the same of a memory object (shared memory, a memfd, a deleted file), by offset
     manifest.json        written last: the round exists if and only if this file does
   0002/ ...
 """
@@ -14,7 +16,7 @@ import re
 import struct
 from enum import IntEnum
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of the manifest and of the files it names. It is not the version of the tool."""
 
 PAGE_BYTES = 4096
@@ -32,7 +34,7 @@ MANIFEST_MAX_BYTES = 64 << 20
 
 ROUND_NAME = re.compile(r"(?!0000$)(?:[0-9]{4}|[1-9][0-9]{4,8})")
 """At least four digits, padded with zeros to four: each number has exactly one name."""
-IMAGE_NAME = re.compile(r"(?P<content>pages|pagemap)-(?P<pid>0|[1-9][0-9]{0,9})\.zst")
+IMAGE_NAME = re.compile(r"(?P<content>pages|pagemap)-(?:object-)?(?P<number>0|[1-9][0-9]{0,9})\.zst")
 
 
 def round_name(number: int) -> str:
@@ -48,6 +50,16 @@ def pages_name(pid: int) -> str:
 def pagemap_name(pid: int) -> str:
     """File name of the runs of a process inside a round."""
     return f"pagemap-{pid}.zst"
+
+
+def object_pages_name(number: int) -> str:
+    """File name of the page contents of a memory object inside a round."""
+    return f"pages-object-{number}.zst"
+
+
+def object_pagemap_name(number: int) -> str:
+    """File name of the runs of a memory object inside a round."""
+    return f"pagemap-object-{number}.zst"
 
 
 # --- pagemap records ----------------------------------------------------------------------------

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from formats.layout import PAGE_BYTES
+from formats.openfiles import OpenFile, Pipe
+from formats.processstate import ProcessState
+from formats.threadstate import Thread
 
 ANONYMOUS_VMA_KINDS = frozenset({"anon", "heap", "stack"})
 """Kinds of VMA whose absent pages are zeros."""
@@ -56,7 +59,9 @@ class Vma:
 
     `perms` is like "rw-p", `device` like "08:01", `path` is decoded with surrogateescape. `kind`
     is anon, heap, stack, file, shmem, hugetlb, device or special. `note` says what a reader of
-    the round should know about it ("" if nothing).
+    the round should know about it ("" if nothing). `flags` are the VmFlags of /proc/PID/smaps ("rd wr mr mw me ac"), ""
+    where they were not read. `object` is the id of the MemoryObject that holds what the process's own pages do not:
+    the page at `addr` is the object's at `offset_bytes + addr - start_addr`.
     """
 
     start_addr: int
@@ -72,6 +77,8 @@ class Vma:
     pages_zero: int = 0
     pages_parent: int = 0
     note: str = ""
+    flags: str = ""
+    object: int | None = None
 
     @property
     def n_pages(self) -> int:
@@ -90,6 +97,14 @@ class Vma:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PageRange:
+    """Pages `[start_addr, end_addr)`."""
+
+    start_addr: int
+    end_addr: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
     """A range `[start_addr, end_addr)` that could not be read, and why."""
 
@@ -99,14 +114,53 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Thread:
-    """A thread's state: user_regs_struct by name, NT_PRFPREG and NT_X86_XSTATE as they are."""
+class Missing:
+    """Something that the round does not hold: what ("descriptor 7", "memory 0x1000-0x2000"), and why."""
 
-    tid: int
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryObject:
+    """A file whose bytes the round holds, once for all who map it or have it open: found by `device` and `inode`.
+
+    kind: "shmem" (tmpfs, System V, anonymous shared memory), "memfd", "hugetlb", "deleted" (a file without a name), or
+    "file" (a named file that is mapped shared). Its pages are in files of its own (formats.layout.object_name), where
+    addresses are offsets. Absent pages are zeros, but of a "file", of which only mapped pages are held.
+    uid, gid, mode: its owner and st_mode; seals: F_GET_SEALS of a memfd.
+    """
+
+    id: int
+    device: str
+    inode: int
+    path: str
+    kind: str
+    size_bytes: int
+    mode: int
+    uid: int
+    gid: int
+    seals: int = 0
+    pages_data: int = 0
+    pages_zero: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clocks:
+    """The host's clocks right after everything stood still, in ns: what remains of a timeout is counted from here."""
+
+    realtime_ns: int
+    monotonic_ns: int
+    boottime_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedProcess:
+    """A process of the round before that has ended since, or has left the tree."""
+
+    pid: int
+    start_time_ticks: int
     name: str
-    registers: dict[str, int] = field(default_factory=dict)
-    fpregs: bytes = b""
-    xstate: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +168,8 @@ class Process:
     """A process of the round. `start_time_ticks` is field 22 of /proc/PID/stat.
 
     `exe` is the path of its executable, `exe_build_id` hex digits or "". The page counts are
-    totals of this round.
+    totals of this round. `guards` are ranges made inaccessible by MADV_GUARD_INSTALL. `state` comes with a
+    dump only. A zombie has no memory, threads or state, but an `exit_code` (the status of wait(2)).
     """
 
     pid: int
@@ -127,6 +182,10 @@ class Process:
     vmas: list[Vma]
     threads: list[Thread]
     unreadable: list[Gap]
+    guards: list[PageRange] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+    state: ProcessState | None = None
+    exit_code: int | None = None
     pages_present: int = 0
     pages_written: int = 0
     pages_data: int = 0
@@ -152,6 +211,9 @@ class Stats:
     copy_ns: int = 0
     micro_rounds: int = 0
     pages_copied_frozen: int = 0
+    stop_ns: int = 0
+    state_ns: int = 0
+    injected_calls: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +238,11 @@ class Manifest:
     host: Host
     root_pid: int
     processes: list[Process]
+    ended: list[EndedProcess] = field(default_factory=list)
+    objects: list[MemoryObject] = field(default_factory=list)
+    open_files: list[OpenFile] = field(default_factory=list)
+    pipes: list[Pipe] = field(default_factory=list)
+    clocks: Clocks | None = None
     stats: Stats
     files: list[FileEntry] = field(default_factory=list)
 

@@ -394,7 +394,7 @@ def test_truncated_pages(copy: Path) -> None:
 
 def test_newer_version(copy: Path) -> None:
     path = copy / "0002" / "manifest.json"
-    path.write_bytes(path.read_bytes().replace(b'"schema":1', b'"schema":2', 1))
+    path.write_bytes(path.read_bytes().replace(b'"schema":2', b'"schema":3', 1))
     for words in (("inspect", copy), ("read", copy, 4096, 8)):
         refused(UNSUPPORTED, *words)
     predump("verify", copy, expect=UNSUPPORTED)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from formats.chain import Checkpoint
-from formats.manifest import Thread
+from formats.threadstate import Thread
 from tests.harness import Target, predump
 
 pytestmark = pytest.mark.usefixtures("targets")

@@ -20,9 +20,9 @@ from formats.manifest import (
     Gap,
     Manifest,
     Parent,
-    Thread,
 )
 from formats.manifestfile import decode_manifest, encode_manifest, read_manifest
+from formats.threadstate import Thread
 from tests.format.images import BASE_ADDR, PID, ImageRound, manifest_of, process_of, vma_of
 
 SHA256 = "ab" * 32
@@ -39,7 +39,7 @@ PROCESS = replace(
 MANIFEST = replace(manifest_of(3, PROCESS, Parent(round=2, sha256=SHA256)), files=FILES, full_reason="")
 
 
-def seal(body: bytes, schema: int = 1) -> bytes:
+def seal(body: bytes, schema: int = 2) -> bytes:
     """A manifest file around any body, with the right digest."""
     digest = hashlib.sha256(body).hexdigest()
     prefix = f'{{"predump":{{"schema":{schema},"sha256":"{digest}"}},"manifest":'
@@ -59,7 +59,7 @@ def test_a_manifest_file_comes_back_with_its_digest(tmp_path: Path) -> None:
 def test_the_file_is_one_ascii_json_document() -> None:
     data = encode_manifest(MANIFEST)
     document = json.loads(data.decode("ascii"))
-    assert document["predump"]["schema"] == 1
+    assert document["predump"]["schema"] == 2
     assert document["manifest"]["round"] == 3
     body = data[data.index(b'"manifest":') + len(b'"manifest":') : -2]
     assert document["predump"]["sha256"] == hashlib.sha256(body).hexdigest()
@@ -109,15 +109,15 @@ def test_hostile_json_is_damage(body: bytes) -> None:
 
 
 def test_another_schema_is_reported_before_the_digest() -> None:
-    data = encode_manifest(MANIFEST).replace(b'"schema":1', b'"schema":2', 1)[:-500]
-    with pytest.raises(ImageVersionUnsupported, match="schema version 2") as caught:
+    data = encode_manifest(MANIFEST).replace(b'"schema":2', b'"schema":3', 1)[:-500]
+    with pytest.raises(ImageVersionUnsupported, match="schema version 3") as caught:
         decode_manifest(data, "m")
     assert caught.value.exit_code == 21
 
 
 def test_a_later_prefix_is_a_version_not_damage() -> None:
     with pytest.raises(ImageVersionUnsupported):
-        decode_manifest(b'{"predump":{"schema":2,"blake3":"00"}}', "m")
+        decode_manifest(b'{"predump":{"schema":3,"blake3":"00"}}', "m")
 
 
 def test_an_unknown_feature_is_a_version_not_damage() -> None:

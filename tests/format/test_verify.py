@@ -152,7 +152,7 @@ def test_all_manifests_damaged(path: Path) -> None:
 
 def test_a_newer_round_is_unsupported(path: Path) -> None:
     target = round_path(path, 3) / MANIFEST_NAME
-    target.write_bytes(target.read_bytes().replace(b'"schema":1', b'"schema":9', 1))
+    target.write_bytes(target.read_bytes().replace(b'"schema":2', b'"schema":9', 1))
     assert errors(check(path)) == [(3, 21, MANIFEST_NAME)]
     assert check(path).exit_code == 21
 
