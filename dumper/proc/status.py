@@ -106,3 +106,8 @@ def parse_status(text: bytes) -> Status:
 def read_status(pid: int) -> Status:
     """Raises OSError: ENOENT or ESRCH if the process is gone."""
     return parse_status(Path(f"/proc/{pid}/status").read_bytes())
+
+
+def read_thread_status(pid: int | str) -> ThreadStatus:
+    """Of a process or thread, or of the caller ("self"). Raises OSError: ENOENT or ESRCH if it is gone."""
+    return parse_thread_status(Path(f"/proc/{pid}/status").read_bytes())
