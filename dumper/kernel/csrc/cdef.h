@@ -32,7 +32,7 @@ struct pd_region {
 #define PD_SPAN_UNSEEN 2    /* writes may go unreported: all of its pages count as written */
 #define PD_SPAN_FILE 4      /* private mapping of a file: page cache is none, a swapped, unwritten page may be a marker */
 #define PD_SPAN_WHOLE 8     /* cannot be scanned: every page is content */
-#define PD_SPAN_BY_FD 16    /* content is what SEEK_DATA finds in `fd` from `fd_offset_bytes`, and private copies over it */
+#define PD_SPAN_BY_FD 16    /* content is what SEEK_DATA finds in `fd` from `fd_offset_bytes`; the page tables are not asked */
 #define PD_SPAN_CHANGES 32  /* all of it tracked, and known to the last scan: only changes need be looked at */
 struct pd_span {
 	uint64_t start_addr, end_addr;
@@ -84,6 +84,10 @@ struct pd_scan_mode {
  */
 int64_t pd_scan(int pagemap_fd, const struct pd_scan_mode *mode, const struct pd_span *spans, uint64_t n_spans,
 		struct pd_cursor *cursor, struct pd_region *regions, uint64_t capacity);
+
+/* The pages of [start, end) that are of `category`; returns the number of regions, `capacity` if there may be more. */
+int64_t pd_scan_category(int pagemap_fd, uint64_t start, uint64_t end, uint64_t category, struct pd_region *regions,
+			 uint64_t capacity);
 
 /*
  * Turns regions[*used ..] into runs: COPY where a page was written or is in doubt, ZERO, what `staged` says (STAGED,
