@@ -13,7 +13,8 @@ from dumper.site import find_site, site_like
 from dumper.state.files import ProcFiles, read_files
 from dumper.state.notes import Notes
 from dumper.state.record import ProcessRecord
-from dumper.state.threads import FilterTable, credentials, note_silent_threads, thread_record
+from dumper.state.threads import FilterTable, note_silent_threads, thread_record
+from dumper.state.unshared import note_unshared
 from dumper.target import Target
 from formats.manifest import Missing
 from formats.processstate import ProcessState
@@ -50,6 +51,9 @@ class ProcessCapture:
         """How many calls were injected; known after `records`."""
         self._silence = ""
         self.site = self._find_site(hint)
+        self._notes = Notes()
+        if not hint:  # with one, the process stands still already, and its threads are few and new
+            note_unshared(target, self._notes)
 
     def _find_site(self, hint: InjectionSite | None) -> InjectionSite | None:
         if self._target.status.shadow_stack:
@@ -68,7 +72,7 @@ class ProcessCapture:
 
     def foresee(self) -> list[Missing]:
         """What will be missing, as far as it is known before anything is touched."""
-        notes = Notes()
+        notes = self._notes.copy()
         silence = self._silence
         if self._target.status.seccomp_mode and not handles_seccomp():
             notes.add("seccomp filters", NEEDS_CAP_SYS_ADMIN)
@@ -103,14 +107,14 @@ class ProcessCapture:
         self.injected_calls = raw.injected_calls
         silence = self._silence or raw.refusal or "the process did not tell"
         status = _parsed(self._files.content("status"))
-        record = ProcessRecord(self._files, raw, status, mappings or self._mappings, silence)
-        filters, of_process = FilterTable(), credentials(status)
-        threads = [
-            thread_record(thread, _parsed(thread.status), of_process, filters, record.notes) for thread in raw_threads
-        ]
-        note_silent_threads(raw_threads, silence, record.notes)
-        state = record.make(filters.filters)
-        return state, sorted(threads, key=lambda thread: thread.tid), record.notes.missing()
+        notes = self._notes.copy()
+        filters = FilterTable()
+        threads = [thread_record(thread, _parsed(thread.status), status, filters, notes) for thread in raw_threads]
+        note_silent_threads(raw_threads, silence, notes)
+        state = ProcessRecord(self._files, raw, status, mappings or self._mappings, silence, notes).make(
+            filters.filters
+        )
+        return state, sorted(threads, key=lambda thread: thread.tid), notes.missing()
 
 
 def _parsed(status: bytes) -> ThreadStatus:

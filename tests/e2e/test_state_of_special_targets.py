@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -129,3 +130,17 @@ def test_who_may_handle_filters() -> None:
         os.setuid(NOBODY)
         os._exit(int(handles_seccomp()))
     assert os.waitpid(child_pid, 0)[1] == 0, "others may not"
+
+
+def test_a_thread_with_things_of_its_own_is_named(tmp_path: Path) -> None:
+    with Target.spawn("state", tmp_path) as target:
+        tid = int(target.command("unshare").split()[1])
+        with LiveTarget(target.pid) as live:
+            capture = ProcessCapture(live, mappings(live))
+            assert {one.what for one in capture.foresee()} == {f"cwd of thread {tid}", f"ns/uts of thread {tid}"}
+            with stopped_threads(target.pid, O_SUSPEND_SECCOMP) as threads:
+                capture.read(threads, seccomp_suspended=True)
+            state, _, missing = capture.records()
+        assert {f"{what} of thread {tid}" for what in ("cwd", "ns/uts", "umask")} <= {one.what for one in missing}
+        assert (state.cwd, state.umask) == (str(tmp_path), 0o27)
+        target.check()

@@ -3,7 +3,7 @@
  * differ from each other. Only what the process cannot choose (addresses, ids) is told.
  *
  * state DIRECTORY: the directory becomes its working directory.
- * Commands: info (-> ok JSON), quit.
+ * Commands: info (-> ok JSON), unshare (-> ok TID: one more thread, with directory, umask, UTS namespace of its own), quit.
  */
 #include "target.h"
 
@@ -193,6 +193,29 @@ static void start_threads(void)
 	pthread_barrier_wait(&all_set);
 }
 
+static void *run_apart(void *tid)
+{
+	must(unshare(CLONE_FS | CLONE_NEWUTS) == 0, "unshare");
+	must(chdir("/") == 0, "chdir");
+	umask(077);
+	*(pid_t *)tid = gettid();
+	pthread_barrier_wait(&all_set);
+	for (;;)
+		pause();
+	return NULL;
+}
+
+static pid_t start_apart(void)
+{
+	pthread_t thread;
+	pid_t tid;
+
+	must(pthread_barrier_init(&all_set, NULL, 2) == 0, "pthread_barrier_init");
+	must(pthread_create(&thread, NULL, run_apart, &tid) == 0, "pthread_create");
+	pthread_barrier_wait(&all_set);
+	return tid;
+}
+
 /* ---- signals ---- */
 
 static void set_handlers(void)
@@ -369,6 +392,8 @@ int main(int argc, char **argv)
 		}
 		if (strcmp(line, "info") == 0)
 			tell();
+		else if (strcmp(line, "unshare") == 0)
+			answer("ok %d", start_apart());
 		else
 			answer("bad unknown command '%s'", line);
 	}

@@ -92,9 +92,9 @@ def with_files(**contents: bytes | OSError) -> ProcFiles:
 
 def make(files: ProcFiles = FILES, raw: RawProcess = RAW_PROCESS) -> tuple[ProcessState, dict[str, str]]:
     """The record, and the reason for each thing that is missing."""
-    record = ProcessRecord(files, raw, status(), [HEAP], SILENCE)
-    state = record.make([])
-    return state, {one.what: one.reason for one in record.notes.missing()}
+    notes = Notes()
+    state = ProcessRecord(files, raw, status(), [HEAP], SILENCE, notes).make([])
+    return state, {one.what: one.reason for one in notes.missing()}
 
 
 def test_everything_is_there() -> None:
@@ -255,7 +255,7 @@ def test_a_call_that_starts_over_instead_of_failing_and_a_thread_in_no_call() ->
 def test_a_thread() -> None:
     notes, filters = Notes(), FilterTable()
     filters.index(b"new")
-    thread = thread_record(RAW_THREAD, status(), credentials(status()), filters, notes)
+    thread = thread_record(RAW_THREAD, status(), status(), filters, notes)
     assert notes.missing() == []
     assert (thread.name, thread.ns_tids, thread.seccomp_mode) == ("back\\slash\nnewline: x", [29079, 13, 2], 2)
     assert filters.filters == [b"new", b"old"]
@@ -272,15 +272,22 @@ def test_a_thread() -> None:
 
 
 def test_credentials_of_a_thread_that_differ() -> None:
-    of_process = replace(credentials(status()), cap_ambient=0)
-    thread = thread_record(RAW_THREAD, status(), of_process, FilterTable(), Notes())
+    of_process, notes = replace(status(), uids=[9, 9, 9, 9]), Notes()
+    thread = thread_record(RAW_THREAD, status(), of_process, FilterTable(), notes)
     assert thread.credentials == credentials(status())
+    assert notes.missing() == []
+
+
+def test_an_umask_of_its_own_is_named() -> None:
+    notes = Notes()
+    thread_record(RAW_THREAD, status(), replace(status(), umask=0), FilterTable(), notes)
+    assert [one.what for one in notes.missing()] == ["umask of thread 7"]
 
 
 def test_filters_and_scheduling_that_could_not_be_read() -> None:
     notes = Notes()
     raw = replace(RAW_THREAD, seccomp_filters=None, sched_attr=b"")
-    thread = thread_record(raw, status(), credentials(status()), FilterTable(), notes)
+    thread = thread_record(raw, status(), status(), FilterTable(), notes)
     assert (thread.seccomp_filters, thread.scheduling) == ([], None)
     assert [one.what for one in notes.missing()] == ["seccomp filters of thread 7", "scheduling of thread 7"]
 
