@@ -8,23 +8,26 @@ import signal
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, ThreadSet
+from dumper.freeze import Freeze
+from dumper.kernel.ptrace import O_SUSPEND_SECCOMP
 from dumper.proc.maps import MapsParser, read_maps
 from dumper.state.process import ProcessCapture
 from dumper.target import Target as LiveTarget
 from formats.manifest import Missing
 from formats.processstate import Disposition, IntervalTimer, Limit, ProcessState
 from formats.threadstate import PendingSignal, Restart, Thread
-from tests.harness import Target
+from tests.harness import Target, poll_until
 
 pytestmark = pytest.mark.usefixtures("targets")
 
-STOP_TIMEOUT_NS = 1_000_000_000
 NAMES = ["plain", "credentials", "sched:) uled", "filtered", "sleeper", "poller", "section", "spinner"]
+READ, PAUSE, CLOCK_NANOSLEEP, EPOLL_WAIT = 0, 34, 230, 232
+CALLS = {"leader": READ, "plain": PAUSE, "sleeper": CLOCK_NANOSLEEP, "poller": EPOLL_WAIT}
 STACK_BYTES = 16384
 SA_RESTORER = 0x04000000
 ALL_CAPS = (1 << 41) - 1
@@ -60,13 +63,15 @@ def capture(pid: int) -> tuple[ProcessState, list[Thread], list[Missing]]:
     with LiveTarget(pid) as target:
         state = ProcessCapture(target, MapsParser().parse(read_maps(pid)))
         assert state.foresee() == []
-        threads = ThreadSet(pid)
-        try:
-            threads.stop(STOP_TIMEOUT_NS, O_SUSPEND_SECCOMP)
-            state.read(threads, seccomp_suspended=True)
-        finally:
-            threads.resume()
+        with Freeze(target, options=lambda _: O_SUSPEND_SECCOMP) as freeze:
+            (stopped,) = freeze.processes
+            state.read(stopped.threads, seccomp_suspended=stopped.seccomp_suspended)
         return state.records()
+
+
+def waits_in(pid: int, tid: int, call: int) -> bool:
+    """Whether a thread sleeps in this system call."""
+    return Path(f"/proc/{pid}/task/{tid}/syscall").read_text().startswith(f"{call} ")
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +80,11 @@ def captured(targets: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     directory.mkdir()
     with Target.spawn("state", directory) as target:
         info = json.loads(target.command("info").removeprefix("ok "))
-        state, threads, missing = capture(target.pid)
         told_threads = info.pop("threads")
+        for name, call in CALLS.items():
+            tid = told_threads[name]["tid"]
+            poll_until(partial(waits_in, target.pid, tid, call), 10, f"thread {name} to be in call {call}")
+        state, threads, missing = capture(target.pid)
         timers = info.pop("timers")
         by_tid = {thread.tid: thread for thread in threads}
         by_name = {name: by_tid.pop(told["tid"]) for name, told in told_threads.items()}
@@ -344,11 +352,8 @@ def test_system_calls(captured: Captured) -> None:
     assert plain
     assert sleeper
     assert poller
-    assert (leader.number, leader.arguments[0], leader.restart) == (0, 0, Restart.AGAIN)
-    assert (plain.number, plain.restart) == (34, Restart.AGAIN)
-    assert (sleeper.number, sleeper.arguments[:2], sleeper.restart) == (230, [1, 0], Restart.REMAINING)
-    assert (poller.number, poller.arguments[2:4], poller.restart) == (
-        232,
-        [1, 100_000_000],
-        Restart.AGAIN_INSTEAD_OF_EINTR,
-    )
+    assert (leader.number, leader.arguments[0], leader.restart) == (READ, 0, Restart.AGAIN)
+    assert (plain.number, plain.restart) == (PAUSE, Restart.AGAIN)
+    assert (sleeper.number, sleeper.arguments[:2], sleeper.restart) == (CLOCK_NANOSLEEP, [1, 0], Restart.REMAINING)
+    assert (poller.number, poller.arguments[2:4]) == (EPOLL_WAIT, [1, 100_000_000])
+    assert poller.restart == Restart.AGAIN_INSTEAD_OF_EINTR

@@ -15,6 +15,7 @@
 #include <linux/securebits.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <sys/epoll.h>
 #include <sys/personality.h>
 #include <sys/resource.h>
@@ -45,6 +46,7 @@ static pthread_barrier_t all_set;
 static struct rseq_cs section;
 static int timer_ids[4];
 static char **arguments;
+static atomic_int beyond_barrier;
 static volatile int never;
 
 static void must(bool done, const char *what)
@@ -171,6 +173,7 @@ static void *run(void *argument)
 		install_filter(0x2222);
 	}
 	pthread_barrier_wait(&all_set);
+	beyond_barrier++;
 	if (index == SLEEPER)
 		clock_nanosleep(CLOCK_MONOTONIC, 0, &long_time, NULL);
 	if (index == POLLER)
@@ -191,6 +194,8 @@ static void start_threads(void)
 	for (long index = 0; index < N_THREADS; index++)
 		must(pthread_create(&threads[index].handle, NULL, run, (void *)index) == 0, "pthread_create");
 	pthread_barrier_wait(&all_set);
+	while (beyond_barrier < N_THREADS || ((volatile struct rseq_cs *)&section)->abort_ip == 0)
+		sched_yield();
 }
 
 static void *run_apart(void *tid)
