@@ -81,7 +81,7 @@ class ProcessCapture:
             notes.add("signal handlers, time of timers, signal stacks, program break, prctl settings", silence)
         return notes.missing()
 
-    def read(self, threads: ThreadSet, *, seccomp_suspended: bool) -> None:
+    def read(self, threads: ThreadSet) -> None:
         """Reads everything of the stopped process.
 
         Raises OSError: ENOENT or ESRCH if it was killed meanwhile.
@@ -95,7 +95,6 @@ class ProcessCapture:
             self.site,
             signals=handled_signals(files.content("status")) | SIGCHLD_BIT,
             timer_ids=timer_ids(timers) if isinstance(timers, bytes) else [],
-            seccomp_suspended=seccomp_suspended,
         )
 
     def records(self, mappings: list[Mapping] | None = None) -> tuple[ProcessState, list[Thread], list[Missing]]:

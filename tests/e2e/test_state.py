@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dumper.freeze import Freeze
-from dumper.kernel.ptrace import O_SUSPEND_SECCOMP
+from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, O_TRACESYSGOOD
 from dumper.proc.maps import MapsParser, read_maps
 from dumper.state.process import ProcessCapture
 from dumper.target import Target as LiveTarget
@@ -63,9 +63,9 @@ def capture(pid: int) -> tuple[ProcessState, list[Thread], list[Missing]]:
     with LiveTarget(pid) as target:
         state = ProcessCapture(target, MapsParser().parse(read_maps(pid)))
         assert state.foresee() == []
-        with Freeze(target, options=lambda _: O_SUSPEND_SECCOMP) as freeze:
+        with Freeze(target, options=lambda _: O_TRACESYSGOOD | O_SUSPEND_SECCOMP) as freeze:
             (stopped,) = freeze.processes
-            state.read(stopped.threads, seccomp_suspended=stopped.seccomp_suspended)
+            state.read(stopped.threads)
         return state.records()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, ThreadSet
+from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, O_TRACESYSGOOD, ThreadSet
 from dumper.proc.maps import Mapping, MapsParser, read_maps
 from dumper.site import find_site, site_like
 from dumper.state import process
@@ -31,7 +31,7 @@ def mappings(target: LiveTarget) -> list[Mapping]:
 
 
 @contextmanager
-def stopped_threads(pid: int, options: int = 0) -> Iterator[ThreadSet]:
+def stopped_threads(pid: int, options: int = O_TRACESYSGOOD) -> Iterator[ThreadSet]:
     threads = ThreadSet(pid)
     try:
         threads.stop(STOP_TIMEOUT_NS, options)
@@ -45,7 +45,7 @@ def test_a_process_whose_main_thread_has_ended() -> None:
         with LiveTarget(target.pid) as live:
             capture = ProcessCapture(live, mappings(live))
             with stopped_threads(target.pid) as threads:
-                capture.read(threads, seccomp_suspended=False)
+                capture.read(threads)
             state, found, _ = capture.records()
         target.check()
     assert [thread.tid for thread in found] == [live.tid]
@@ -65,7 +65,7 @@ def test_a_process_that_is_killed_while_it_is_read() -> None:
             os.kill(target.pid, signal.SIGKILL)
             poll_until(lambda: proc_state(target.pid) in "ZX", 10, "the target to die")
             with pytest.raises(OSError) as caught:  # noqa: PT011
-                capture.read(threads, seccomp_suspended=False)
+                capture.read(threads)
         assert caught.value.errno in (errno.ENOENT, errno.ESRCH)
 
 
@@ -114,8 +114,8 @@ def test_a_process_without_a_place_for_a_call_is_foreseen() -> None:
         capture = ProcessCapture(live, [one for one in mappings(live) if one.path != "[stack]"])
         (missing,) = capture.foresee()
         assert "no safe place" in missing.reason
-        with stopped_threads(target.pid, O_SUSPEND_SECCOMP) as threads:
-            capture.read(threads, seccomp_suspended=True)
+        with stopped_threads(target.pid, O_TRACESYSGOOD | O_SUSPEND_SECCOMP) as threads:
+            capture.read(threads)
         _, _, lacking = capture.records()
         assert capture.injected_calls == 0
         assert {one.reason for one in lacking} == {missing.reason}
@@ -138,8 +138,8 @@ def test_a_thread_with_things_of_its_own_is_named(tmp_path: Path) -> None:
         with LiveTarget(target.pid) as live:
             capture = ProcessCapture(live, mappings(live))
             assert {one.what for one in capture.foresee()} == {f"cwd of thread {tid}", f"ns/uts of thread {tid}"}
-            with stopped_threads(target.pid, O_SUSPEND_SECCOMP) as threads:
-                capture.read(threads, seccomp_suspended=True)
+            with stopped_threads(target.pid, O_TRACESYSGOOD | O_SUSPEND_SECCOMP) as threads:
+                capture.read(threads)
             state, _, missing = capture.records()
         assert {f"{what} of thread {tid}" for what in ("cwd", "ns/uts", "umask")} <= {one.what for one in missing}
         assert (state.cwd, state.umask) == (str(tmp_path), 0o27)
