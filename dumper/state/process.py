@@ -52,8 +52,9 @@ class ProcessCapture:
         self._silence = ""
         self.site = self._find_site(hint)
         self._notes = Notes()
-        if not hint:  # with one, the process stands still already, and its threads are few and new
+        if not hint:  # with one, the process stands still already: it was born a moment ago
             note_unshared(target, self._notes)
+            read_files(target)  # the kernel makes the entries of /proc when they are first asked for: not in the freeze
 
     def _find_site(self, hint: InjectionSite | None) -> InjectionSite | None:
         if self._target.status.shadow_stack:

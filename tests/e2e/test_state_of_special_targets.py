@@ -97,6 +97,31 @@ def test_a_site_of_another_program_is_not_taken() -> None:
             other.wait()
 
 
+def test_a_process_in_namespaces_of_its_own() -> None:
+    words = ["unshare", "--fork", "--kill-child", "--pid", "--uts", "--time", "--monotonic=1000", "--boottime=77"]
+    outer = subprocess.Popen([*words, "sleep", "1000"])
+    try:
+        children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
+        poll_until(lambda: children.read_text() != "", 10, "the process in the namespaces")
+        pid = int(children.read_text())
+        poll_until(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n", 10, "the program to run")
+        with LiveTarget(pid) as live:
+            capture = ProcessCapture(live, mappings(live))
+            with stopped_threads(pid) as threads:
+                capture.read(threads)
+            state, (thread,), missing = capture.records()
+    finally:
+        outer.kill()
+        outer.wait()
+    assert missing == []
+    assert state.ns_pids == thread.ns_tids == [pid, 1]
+    assert state.ns_sessions == [os.getsid(0), 0], "its session is outside"
+    assert (state.monotonic_offset_ns, state.boottime_offset_ns) == (1000 * 10**9, 77 * 10**9)
+    inodes = {one.kind: one.inode for one in state.namespaces}
+    own = {kind for kind, inode in inodes.items() if inode != Path(f"/proc/self/ns/{kind}").stat().st_ino}
+    assert own == {"pid", "pid_for_children", "uts", "time", "time_for_children"}
+
+
 def test_a_filter_that_cannot_be_suspended_is_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
     with Target.spawn("special", "seccomp-errno") as target, LiveTarget(target.pid) as live:
         capture = ProcessCapture(live, mappings(live))
