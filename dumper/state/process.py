@@ -104,6 +104,8 @@ class ProcessCapture:
         Raises OSError: ESRCH if the process was killed while it was read.
         """
         raw_threads, raw = self._reader.threads(), self._reader.process()
+        if not raw_threads:
+            raise _killed()
         self.injected_calls = raw.injected_calls
         silence = self._silence or raw.refusal or "the process did not tell"
         status = _parsed(self._files.content("status"))
@@ -120,5 +122,9 @@ class ProcessCapture:
 def _parsed(status: bytes) -> ThreadStatus:
     """Raises ProcessLookupError if there is nothing in it: the thread was killed before it was read."""
     if not status:
-        raise ProcessLookupError(errno.ESRCH, "the process was killed while it was read")
+        raise _killed()
     return parse_thread_status(status)
+
+
+def _killed() -> ProcessLookupError:
+    return ProcessLookupError(errno.ESRCH, "the process was killed while it was read")
