@@ -8,6 +8,8 @@ from dumper.kernel.native import checked, ffi, lib, new_array
 O_TRACESYSGOOD = 1
 O_SUSPEND_SECCOMP = 1 << 21  # PTRACE_O_SUSPEND_SECCOMP, needs CAP_SYS_ADMIN
 
+MAX_CHILDREN = 1 << 16
+
 # user_regs_struct of x86_64, in order: sys/user.h
 REGISTER_NAMES = [
     "r15",
@@ -117,6 +119,15 @@ class ThreadSet:
                     )
                 )
         return sorted(found, key=lambda registers: registers.tid)
+
+
+def children(pid: int) -> list[int]:
+    """Children of all threads of a process, sure to be all of them only while it stands still: proc_pid_task(5).
+
+    Raises OSError: ESRCH if it is gone, ENOSPC if it has more than MAX_CHILDREN.
+    """
+    found = new_array("int32_t", MAX_CHILDREN)
+    return list(found[0 : checked(lib.pd_children(pid, found, MAX_CHILDREN))])
 
 
 def frame_mark() -> bytes:

@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 3
+#define PD_ABI 4
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -133,6 +133,16 @@ int pd_copy(const struct pd_source *source, struct pd_run_list *in, uint64_t *ne
  */
 int pd_pack(const struct pd_run_list *in, struct pd_buffer *buffer, uint64_t first_index, struct pd_run_list *out);
 
+/*
+ * Appends what lies of in->runs[*next ..] in [start, end) to `out`, with addresses moved by `delta` (modulo 2^64), and uses
+ * it up. Returns 0, or 1 if `out` was too small: make it larger, call again.
+ */
+int pd_move_runs(struct pd_run_list *in, uint64_t *next, uint64_t start, uint64_t end, uint64_t delta,
+		 struct pd_run_list *out);
+
+/* All pages that are in `a` or in `b` (both sorted), as COPY runs; `out` has room for the runs of both. Returns 0. */
+int pd_unite_runs(const struct pd_run_list *a, const struct pd_run_list *b, struct pd_run_list *out);
+
 /* Adds the pages of each VMA to counts[4 * vma + kind], kind being DATA, ZERO or PARENT; both sorted by address. */
 int pd_count_pages(const struct pd_run *runs, uint64_t n_runs, const struct pd_span *vmas, uint64_t n_vmas,
 		   uint64_t *counts);
@@ -167,6 +177,12 @@ struct pd_thread_list {
  * Whatever it stopped is in the list, also on errors: the caller resumes them.
  */
 int pd_stop_threads(int pid, int seize_options, int64_t timeout_ns, struct pd_thread_list *list);
+/*
+ * Children of every thread of `pid`, in no order, without those that are threads: proc_pid_task(5), `children`. The list
+ * is sure to be whole only while the process stands still. Returns how many, -ENOSPC if there are more than `capacity`,
+ * -ESRCH if the process is gone.
+ */
+int64_t pd_children(int pid, int32_t *children, uint64_t capacity);
 /*
  * Lets every thread of the list go on, untraced. One that does not stop even now (in uninterruptible sleep) stays traced
  * until this process ends.

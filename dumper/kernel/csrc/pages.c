@@ -333,6 +333,43 @@ int64_t pd_classify(struct pd_region *regions, uint64_t n_regions, uint64_t *use
 	return 0;
 }
 
+int pd_move_runs(struct pd_run_list *in, uint64_t *next, uint64_t start, uint64_t end, uint64_t delta,
+		 struct pd_run_list *out)
+{
+	while (*next < in->n_runs && in->runs[*next].start_addr < end) {
+		struct pd_run *run = in->runs + *next;
+		uint64_t from = run->start_addr > start ? run->start_addr : start, run_end = run_end_addr(run);
+		uint64_t to = min_u64(run_end, end);
+
+		if (from < to && runs_append(out, from + delta, to + delta, run->kind, 0) < to + delta)
+			return 1;
+		if (to < run_end) {
+			run->start_addr = to;
+			run->n_pages = (uint32_t)((run_end - to) / PD_PAGE_BYTES);
+			return 0;
+		}
+		++*next;
+	}
+	return 0;
+}
+
+int pd_unite_runs(const struct pd_run_list *a, const struct pd_run_list *b, struct pd_run_list *out)
+{
+	const struct pd_run_list *lists[2] = {a, b};
+	uint64_t next[2] = {0, 0}, covered = 0;
+
+	while (next[0] < a->n_runs || next[1] < b->n_runs) {
+		int first = next[0] == a->n_runs ||
+			    (next[1] < b->n_runs && b->runs[next[1]].start_addr < a->runs[next[0]].start_addr);
+		const struct pd_run *run = lists[first]->runs + next[first]++;
+		uint64_t from = run->start_addr > covered ? run->start_addr : covered, end = run_end_addr(run);
+
+		if (from < end)
+			covered = runs_append(out, from, end, PD_RUN_COPY, 0);
+	}
+	return 0;
+}
+
 int pd_count_pages(const struct pd_run *runs, uint64_t n_runs, const struct pd_span *vmas, uint64_t n_vmas,
 		   uint64_t *counts)
 {
