@@ -45,6 +45,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def clip(text: str, columns: int) -> str:
+    """The beginning of `text`, with "…" behind where it had to be cut."""
+    return text if len(text) <= columns else text[: columns - 1] + "…"
+
+
 def tail(text: str, columns: int) -> str:
     """The end of `text`, with "…" in front where it had to be cut: of a path, the end says most."""
     return text if len(text) <= columns else "…" + text[len(text) - columns + 1 :]
