@@ -6,7 +6,7 @@ from rich.console import RenderableType
 
 from display.credentials import capabilities_text, users_text
 from display.listing import block, counted, first_few
-from display.names import limit_name
+from display.names import limit_name, terminal_name
 from display.threads import cpus_text, process_cpus
 from display.units import clip, duration_text
 from formats.manifest import Manifest, Process
@@ -55,7 +55,7 @@ def _differing_namespaces(manifest: Manifest, state: ProcessState) -> str:
 def _relations(process: Process, state: ProcessState) -> str:
     parts = [f"parent {process.ppid}", f"group {state.process_group}", f"session {state.session}"]
     if state.terminal:
-        parts.append(f"terminal {state.terminal >> 8 & 0xFFF}:{state.terminal & 0xFF | state.terminal >> 12 & 0xFFF00}")
+        parts.append(f"terminal {terminal_name(state.terminal)}")
     if len(state.ns_pids) > 1:
         parts.append(f"pid {state.ns_pids[-1]} in its pid namespace")
     return ", ".join(parts)

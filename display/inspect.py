@@ -7,6 +7,7 @@ from rich.text import Text
 
 from display.descriptors import descriptors_table
 from display.environment import environment_block
+from display.listing import line
 from display.memory import objects_table, vmas_table
 from display.missing import missing_table
 from display.openfiles import OpenFiles
@@ -51,6 +52,8 @@ def _sections(
     yield missing_table(manifest)
     yield rounds_table(checkpoint)
     yield tree_table(manifest)
+    if process.exit_code is not None:
+        yield line(f"Process {process.pid} is a zombie: it has no memory, threads or files left.")
     yield threads_table(process, whose, columns)
     yield descriptors_table(process, OpenFiles(manifest), whose, columns)
     yield dispositions_table(process, whose)

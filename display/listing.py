@@ -48,31 +48,39 @@ def first_few(items: Sequence[str], shown: int, separator: str = ", ") -> str:
     return f"{text} and {len(items) - shown:,} more" if len(items) > shown else text
 
 
+def line(text: str, style: str = "") -> RenderableType:
+    """A line of its own, broken where the terminal is too narrow (the commands' console breaks none by itself)."""
+    grid = Table.grid()
+    grid.add_column(style=style, overflow="fold")
+    grid.add_row(safe_text(text))
+    return grid
+
+
 def listing(
     title: str, columns: Iterable[Column], rows: Iterable[Sequence[Cell]], total: int, rows_max: int = ROWS_MAX
 ) -> RenderableType | None:
     """A table of the first `rows_max` of `total` rows; below it how many more there are. None for no rows."""
     if not total:
         return None
-    table = Table(title=safe_text(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for column in columns:
-        justify = "right" if column.right else "left"
-        table.add_column(column.name, justify=justify, overflow="fold", no_wrap=not column.wraps)
+        table.add_column(
+            column.name, justify="right" if column.right else "left", overflow="fold", no_wrap=not column.wraps
+        )
     for row in islice(rows, rows_max):
         table.add_row(*map(safe_text, row))
-    if total <= rows_max:
-        return table
-    return Group(table, Text(f"... and {total - rows_max:,} more: --json has them all", "yellow"))
+    rest = [line(f"... and {total - rows_max:,} more: --json has them all", "yellow")] if total > rows_max else []
+    return Group(line(title, "bold"), table, *rest)
 
 
 def block(title: str, values: Iterable[tuple[str, str]]) -> RenderableType | None:
     """Names and what stands for them, one below the other; those without a value are left out."""
     grid = Table.grid(padding=(0, 1))
-    grid.title = safe_text(title) if title else None
-    grid.title_justify, grid.title_style = "left", "bold"
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in values:
         if value:
             grid.add_row(safe_text(name), safe_text(value))
-    return grid if grid.row_count else None
+    if not grid.row_count:
+        return None
+    return Group(line(title, "bold"), grid) if title else grid

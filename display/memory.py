@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
-from display.listing import Cell, Column, counted, first_few, listing, numbers
+from display.listing import Cell, Column, counted, first_few, line, listing, numbers
 from display.names import seal_names
 from display.units import bytes_text, pages_cell, pages_text, printable, tail
 from formats.layout import PAGE_BYTES
@@ -81,4 +80,4 @@ def vmas_table(process: Process, whose: str, columns: int) -> RenderableType | N
         return table
     n_pages = sum(guard.end_addr - guard.start_addr for guard in process.guards) // PAGE_BYTES
     guards = f"{counted(len(process.guards), 'guard range')} (MADV_GUARD_INSTALL), {pages_text(n_pages)}"
-    return Group(table, Text(guards))
+    return Group(table, line(guards))

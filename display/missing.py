@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rich.console import RenderableType
 
-from display.listing import Column, counted, listing
+from display.listing import Column, counted, first_few, listing
 from display.units import clip, printable
 from formats.manifest import Manifest, Missing
 
@@ -25,29 +25,16 @@ class _Alike:
     reason: str
 
     def text(self) -> str:
-        """The first of them, and how many more: "descriptor 7, 8, 9 and 497 more"."""
-        named = self.whats[:_NAMED]
-        start, end = _difference(named)
-        parts = [what[start : len(what) - end] for what in named]
-        # More than one number differs: pieces of such a text would read as nonsense.
-        if any(not _NUMBER.fullmatch(part) for part in parts):
-            named, parts, start, end = named[:1], named[:1], 0, 0
-        text = named[0][:start] + ", ".join(parts) + named[0][len(named[0]) - end :]
-        n_more = len(self.whats) - len(named)
-        return f"{text} and {n_more:,} more" if n_more else text
-
-
-def _difference(whats: Sequence[str]) -> tuple[int, int]:
-    """How many characters at the beginning and at the end are the same in all, cut back to whole numbers."""
-    first = [match.span() for match in _NUMBER.finditer(whats[0])]
-    if len(whats) == 1:
-        return 0, 0
-    numbers = [[match.group() for match in _NUMBER.finditer(what)] for what in whats]
-    differing = [i for i in range(len(first)) if len({row[i] for row in numbers}) > 1]
-    if len(differing) != 1:
-        return 0, 0
-    start, end = first[differing[0]]
-    return start, len(whats[0]) - end
+        """The first of them, and how many more: "descriptor 7, 8, 9 and 497 more of process 12"."""
+        first = self.whats[0]
+        if len(self.whats) == 1:
+            return first
+        numbers = [_NUMBER.findall(what) for what in self.whats]
+        differing = [i for i, number in enumerate(numbers[0]) if any(row[i] != number for row in numbers)]
+        if len(differing) != 1:
+            return f"{first} and {len(self.whats) - 1:,} more"
+        start, end = [match.span() for match in _NUMBER.finditer(first)][differing[0]]
+        return first[:start] + first_few([row[differing[0]] for row in numbers], _NAMED) + first[end:]
 
 
 def _groups(missing: Sequence[Missing]) -> list[_Alike]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 SIGRTMIN, SIGRTMAX = 34, 64  # glibc's; the kernel's first real-time signal is 32, but 32 and 33 are glibc's own
 N_SIGNALS = 64
+UNIX98_PTY_MAJOR = 136
 
 _ACCESS_MODES = ("O_RDONLY", "O_WRONLY", "O_RDWR", "O_ACCMODE")
 _O_PATH, _O_LARGEFILE = 0o10000000, 0o100000
@@ -96,16 +97,17 @@ _CLOCKS = {  # uapi/linux/time.h
 
 _INTERVAL_TIMERS = {0: "ITIMER_REAL", 1: "ITIMER_VIRTUAL", 2: "ITIMER_PROF"}  # uapi/linux/time.h
 
-_LIMITS = (  # uapi/asm-generic/resource.h, by number
+_LIMIT_NAMES = (  # uapi/asm-generic/resource.h, by number
     "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE RTPRIO RTTIME"
-).split()
+)
 
-_CAPABILITIES = (  # uapi/linux/capability.h, by number
+_CAPABILITY_NAMES = (  # uapi/linux/capability.h, by number
     "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE "
     "NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN "
     "SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE "
     "MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
-).split()
+)
+_LIMITS, _CAPABILITIES = _LIMIT_NAMES.split(), _CAPABILITY_NAMES.split()
 ALL_CAPABILITIES = (1 << len(_CAPABILITIES)) - 1
 
 _FAMILIES = {  # linux/socket.h
@@ -235,3 +237,11 @@ def socket_name(family: int, kind: int, protocol: int) -> str:
     if family_name.startswith("inet") and (protocol_name := _INTERNET_PROTOCOLS.get((kind, protocol))):
         return protocol_name + family_name.removeprefix("inet")
     return f"{family_name} {_SOCKET_TYPES.get(kind, f'type {kind}')}"
+
+
+def terminal_name(device: int) -> str:
+    """A controlling terminal as ps names it: `device` is field 7 of /proc/PID/stat."""
+    major, minor = device >> 8 & 0xFFF, device & 0xFF | device >> 12 & 0xFFF00
+    if UNIX98_PTY_MAJOR <= major < UNIX98_PTY_MAJOR + 8:  # uapi/linux/major.h
+        return f"pts/{(major - UNIX98_PTY_MAJOR << 8) + minor}"
+    return f"{major}:{minor}"

@@ -14,6 +14,8 @@ _WATCHES_SHOWN = 3
 _SHUTDOWNS = {1: "no more reading", 2: "no more writing", 3: "shut down"}
 _HAS_OFFSET = (OpenFileKind.FILE, OpenFileKind.DIRECTORY, OpenFileKind.DEVICE, OpenFileKind.MEMFD)
 
+_O_ACCMODE, _O_WRONLY = 3, 1
+
 User = tuple[int, int]
 """A process and its descriptor: pid, fd."""
 
@@ -22,17 +24,13 @@ class OpenFiles:
     """The open files of a round, and who has which."""
 
     def __init__(self, manifest: Manifest) -> None:
-        self._root_pid = manifest.root_pid
         self._by_id = {item.id: item for item in manifest.open_files}
         self._pipes = {(pipe.device, pipe.inode): pipe for pipe in manifest.pipes}
         self._users: dict[int, list[User]] = {}
-        self._ids_of_inode: dict[tuple[str, int], list[int]] = {}
         for process in manifest.processes:
             for descriptor in process.state.descriptors if process.state else ():
                 self._users.setdefault(descriptor.open_file, []).append((process.pid, descriptor.fd))
-        for item in manifest.open_files:
-            if item.kind in (OpenFileKind.PIPE, OpenFileKind.FIFO, OpenFileKind.SOCKET):
-                self._ids_of_inode.setdefault((item.device, item.inode), []).append(item.id)
+        self._ends = {_end(item): item.id for item in manifest.open_files if item.id in self._users}
 
     def get(self, number: int) -> OpenFile | None:
         """The open file of that id, None if the round has none."""
@@ -44,23 +42,31 @@ class OpenFiles:
 
     def sharers(self, item: OpenFile, me: User) -> str:
         """Who else has it open, through which descriptors; "" for nobody."""
-        return _users_text(self._users.get(item.id, []), me)
+        users = self._users.get(item.id, [])
+        return _users_text(users, me, len(users) - 1)
 
     def other_end(self, item: OpenFile, me: User) -> str:
         """Who has the other end of this pipe or this connected Unix socket; "" where nobody of the round has."""
-        inode = item.socket.peer_inode if item.socket else item.inode
-        for number in self._ids_of_inode.get((item.device, inode), []):
-            if number != item.id and number in self._users:
-                return _users_text(self._users[number], me)
-        return ""
+        if item.socket:
+            end = (item.device, item.socket.peer_inode, item.flags & _O_ACCMODE)
+        else:
+            end = (item.device, item.inode, item.flags & _O_ACCMODE ^ _O_WRONLY)
+        number = self._ends.get(end)
+        users = self._users[number] if number is not None else []
+        return _users_text(users, me, len(users))
 
 
-def _users_text(users: list[User], me: User) -> str:
+def _end(item: OpenFile) -> tuple[str, int, int]:
+    """What tells one end of a pipe or socket from all others: a pipe is one inode, read by one end, written by one."""
+    return item.device, item.inode, item.flags & _O_ACCMODE
+
+
+def _users_text(users: list[User], me: User, n_others: int) -> str:
     """ "fd 3", "pid 12 fd 3, pid 13 fd 3 and 7 more": the pid only where it is another's; `me` is left out."""
     # One more than is shown may be `me`: never go through a list that an image made endless.
     found = [user for user in users[: _USERS_SHOWN + 1] if user != me][:_USERS_SHOWN]
     texts = [f"fd {fd}" if pid == me[0] else f"pid {pid} fd {fd}" for pid, fd in found]
-    n_more = len(users) - len(found) - 1 if me in users else len(users) - len(found)
+    n_more = n_others - len(found)
     return ", ".join(texts) + (f" and {n_more:,} more" if n_more > 0 else "")
 
 
@@ -136,10 +142,9 @@ def what_text(item: OpenFile) -> str:
 
 def notes(item: OpenFile, files: OpenFiles, me: User) -> Iterator[str]:
     """What is special about it, for descriptor `me`."""
-    if item.deleted:
-        yield "deleted, content stored" if item.object is not None else "deleted, content not stored"
-    if item.object is not None:
-        yield f"object {item.object}"
+    if item.deleted or item.kind is OpenFileKind.MEMFD:
+        deleted = "deleted, " if item.kind is not OpenFileKind.MEMFD else ""  # a memfd never had a name
+        yield f"{deleted}content {'not stored' if item.object is None else f'stored as object {item.object}'}"
     if item.terminal:
         yield from _terminal_notes(item.terminal)
     if item.socket:
@@ -148,7 +153,7 @@ def notes(item: OpenFile, files: OpenFiles, me: User) -> Iterator[str]:
         yield _pipe_text(pipe)
     if item.kind is OpenFileKind.PIPE or (item.socket and item.socket.peer_inode):
         other = files.other_end(item, me)
-        yield f"other end is {other}" if other else "other end is outside"
+        yield f"other end is {other}" if other else "other end is not in the round"
     if sharers := files.sharers(item, me):
         yield f"shared with {sharers}"
     if item.owner:

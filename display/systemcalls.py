@@ -31,9 +31,9 @@ name_to_handle_at open_by_handle_at clock_adjtime syncfs sendmmsg setns getcpu p
 kcmp finit_module sched_setattr sched_getattr renameat2 seccomp getrandom memfd_create kexec_file_load bpf execveat
 userfaultfd membarrier mlock2 copy_file_range preadv2 pwritev2 pkey_mprotect pkey_alloc pkey_free statx
 io_pgetevents rseq uretprobe uprobe
-""".split()
+"""
 
-FIRST_COMMON = 424  # numbers from here on are the same on all machines; those between are not used
+_FIRST_COMMON = 424  # numbers from here on are the same on all machines; those between are not used
 _FROM_424 = """
 pidfd_send_signal io_uring_setup io_uring_enter io_uring_register open_tree move_mount fsopen fsconfig fsmount
 fspick pidfd_open clone3 close_range openat2 pidfd_getfd faccessat2 process_madvise epoll_pwait2 mount_setattr
@@ -41,9 +41,9 @@ quotactl_fd landlock_create_ruleset landlock_add_rule landlock_restrict_self mem
 futex_waitv set_mempolicy_home_node cachestat fchmodat2 map_shadow_stack futex_wake futex_wait futex_requeue
 statmount listmount lsm_get_self_attr lsm_set_self_attr lsm_list_modules mseal setxattrat getxattrat listxattrat
 removexattrat open_tree_attr file_getattr file_setattr
-""".split()
+"""
 
-_NAMES = dict(enumerate(_FROM_0)) | dict(enumerate(_FROM_424, FIRST_COMMON))
+_NAMES = dict(enumerate(_FROM_0.split())) | dict(enumerate(_FROM_424.split(), _FIRST_COMMON))
 
 
 def system_call_name(number: int) -> str:

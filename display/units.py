@@ -30,9 +30,9 @@ def pages_cell(pages: int) -> str:
 
 def duration_text(ns: int) -> str:
     """Nanoseconds in µs, ms or s."""
-    if ns < 1_000_000:
+    if abs(ns) < 1_000_000:
         return f"{ns / 1e3:.0f} µs"
-    return f"{ns / 1e6:.1f} ms" if ns < 1_000_000_000 else f"{ns / 1e9:.2f} s"
+    return f"{ns / 1e6:.1f} ms" if abs(ns) < 1_000_000_000 else f"{ns / 1e9:.2f} s"
 
 
 def ratio_text(raw_bytes: int, stored_bytes: int) -> str:
