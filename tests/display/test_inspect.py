@@ -6,15 +6,15 @@ import re
 from dataclasses import replace
 
 import pytest
-import samples
 from rich.cells import cell_len
-from samples import SERVER, WORKER, ZOMBIE, inspected, manifest_of, tree_manifest
 
 from formats.errors import UsageError
 from formats.manifest import EndedProcess, Manifest, Missing, RoundKind
 from formats.openfiles import OpenFileKind
 from formats.processstate import Descriptor, Limit, Namespace
 from formats.threadstate import Restart
+from tests.display import samples
+from tests.display.samples import SERVER, WORKER, ZOMBIE, inspected, manifest_of, tree_manifest
 
 WIDTHS = (80, 160)
 HOSTILE = "\x1b[2J[bold]x[/nope]\r\n\x07\u202e\udcff:smile:"

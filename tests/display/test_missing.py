@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-import samples
-
 from display.missing import missing_of, missing_summary, missing_table
 from display.progress import round_text
 from dumper.events import RoundFinished
 from formats.manifest import Gap, Missing
+from tests.display import samples
 
 
 def queues(n: int) -> list[Missing]:
