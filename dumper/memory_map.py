@@ -95,7 +95,8 @@ def has_only_copy(vma: Vma) -> bool:
 
 def is_object(vma: Vma) -> bool:
     """Whether what the VMA maps is dumped as a memory object, once for all who map it."""
-    return not vma.unreadable and vma.mapping.has_file and (vma.mapping.is_shared or has_only_copy(vma))
+    is_file = vma.kind in (VmaKind.FILE, VmaKind.SHMEM, VmaKind.HUGETLB)
+    return is_file and (vma.mapping.is_shared or has_only_copy(vma))
 
 
 def _content_flags(vma: Vma) -> SpanFlag:

@@ -29,7 +29,10 @@ class Stat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessStat:
-    """What a dump records of it. Addresses are 0 for a thread that has ended, or where the kernel keeps them secret."""
+    """What a dump records of it; `exit_code` is the status of wait(2).
+
+    Addresses are 0 for a thread that has ended, or where the kernel keeps them secret.
+    """
 
     process_group: int
     session: int
@@ -45,6 +48,7 @@ class ProcessStat:
     arg_end_addr: int
     env_start_addr: int
     env_end_addr: int
+    exit_code: int
 
 
 def _split(text: bytes, n_fields: int) -> tuple[bytes, list[bytes]]:
@@ -70,7 +74,7 @@ def parse_stat(text: bytes) -> Stat:
 
 def parse_process_stat(text: bytes) -> ProcessStat:
     """Raises ValueError."""
-    _, fields = _split(text, 49)
+    _, fields = _split(text, 50)
 
     def number(field: int) -> int:
         return int(fields[field - 3])
@@ -91,6 +95,7 @@ def parse_process_stat(text: bytes) -> ProcessStat:
         arg_end_addr=number(49),
         env_start_addr=number(50),
         env_end_addr=number(51),
+        exit_code=number(52),
     )
 
 
@@ -98,3 +103,8 @@ def read_stat(pid: int, tid: int | None = None) -> Stat:
     """Of a process, or of one thread of it. Raises OSError: ENOENT or ESRCH if it is gone."""
     task = f"/task/{tid}" if tid is not None else ""
     return parse_stat(Path(f"/proc/{pid}{task}/stat").read_bytes())
+
+
+def read_exit_code(pid: int) -> int:
+    """The status that its parent will get of a zombie. Raises OSError: ENOENT or ESRCH if it is gone."""
+    return parse_process_stat(Path(f"/proc/{pid}/stat").read_bytes()).exit_code
