@@ -1,17 +1,17 @@
 """The memory of a round: objects that are stored once, and the VMAs of a process."""
 
-from collections.abc import Iterator
-
 from rich.console import Group, RenderableType
 
-from display.listing import Cell, Column, counted, first_few, line, listing, numbers
+from display.listing import CELL_MAX, Cell, Column, counted, first_few, line, listing, numbers
 from display.names import seal_names
 from display.units import bytes_text, pages_cell, pages_text, printable, tail
 from formats.layout import PAGE_BYTES
 from formats.manifest import Manifest, MemoryObject, Process, Vma
 
-VMA_NUMBERS_COLUMNS = 60  # of the VMA table, before the last column
-VMA_ROWS_MAX = 2000
+_VMA_NUMBERS_COLUMNS = 60  # of the VMA table, before the last column
+_VMA_ROWS_MAX = 2000
+_WHAT_COLUMNS_MIN = 16
+_WHAT_MIN = 4  # of a path beside its notes
 _PATH_MAX = 200
 _PIDS_SHOWN = 4
 
@@ -54,30 +54,48 @@ def objects_table(manifest: Manifest) -> RenderableType | None:
     )
 
 
-def _notes(vma: Vma) -> Iterator[str]:
-    if vma.object is not None:
-        yield f"object {vma.object}"
-    if vma.note:
-        yield vma.note
-    if not vma.tracked and vma.kind != "special":
-        yield "untracked"
+class _WhatColumn:
+    """What each VMA maps, in so many columns; notes that do not fit beside it become footnotes, each once."""
+
+    def __init__(self, columns: int) -> None:
+        self._columns = columns
+        self._footnotes: dict[str, int] = {}
+
+    def text(self, vma: Vma) -> str:
+        """The end of its path, or its kind, and what a reader should know."""
+        what = printable((vma.path or vma.kind)[-_PATH_MAX:])
+        notes = [vma.note[:CELL_MAX]] if vma.note else []
+        notes += ["untracked"] if not vma.tracked and vma.kind != "special" else []
+        own = [f"object {vma.object}"] if vma.object is not None else []
+        inline = f"{what} ({', '.join(own + notes)})" if own or notes else what
+        if len(inline) <= self._columns:
+            return inline
+        suffix = f" ({own[0]})" if own else ""
+        if notes:
+            suffix += f" [{self._footnotes.setdefault(', '.join(notes), len(self._footnotes) + 1)}]"
+        return tail(what, max(self._columns - len(suffix), _WHAT_MIN)) + suffix
+
+    def footnotes(self) -> list[RenderableType]:
+        """The notes that texts so far refer to."""
+        return [line(f"[{number}] {note}") for note, number in self._footnotes.items()]
 
 
 def vmas_table(process: Process, whose: str, columns: int) -> RenderableType | None:
     """One line a VMA, with its pages by kind; "absent" are holes, clean pages of files, and what an object holds."""
-    what_columns = max(16, columns - VMA_NUMBERS_COLUMNS)
+    what = _WhatColumn(max(_WHAT_COLUMNS_MIN, columns - _VMA_NUMBERS_COLUMNS))
 
     def row(vma: Vma) -> tuple[Cell, ...]:
-        notes = ", ".join(_notes(vma))
-        what = printable(f"{vma.path or vma.kind}{f' ({notes})' if notes else ''}")
         pages = (vma.n_pages, vma.pages_data, vma.pages_zero, vma.pages_parent, vma.pages_absent)
-        return f"{vma.start_addr:012x}", vma.perms, *map(pages_cell, pages), tail(what, what_columns)
+        return f"{vma.start_addr:012x}", vma.perms, *map(pages_cell, pages), what.text(vma)
 
     figures = numbers("size", "data", "zero", "parent", "absent")
     head = (Column("start"), Column("perms"), *figures, Column("what", wraps=True))
-    table = listing(f"VMAs{whose}", head, map(row, process.vmas), len(process.vmas), VMA_ROWS_MAX)
-    if table is None or not process.guards:
-        return table
-    n_pages = sum(guard.end_addr - guard.start_addr for guard in process.guards) // PAGE_BYTES
-    guards = f"{counted(len(process.guards), 'guard range')} (MADV_GUARD_INSTALL), {pages_text(n_pages)}"
-    return Group(table, line(guards))
+    table = listing(f"VMAs{whose}", head, map(row, process.vmas), len(process.vmas), _VMA_ROWS_MAX)
+    if table is None:
+        return None
+    below = what.footnotes()
+    if process.guards:
+        n_pages = sum(guard.end_addr - guard.start_addr for guard in process.guards) // PAGE_BYTES
+        guards = counted(len(process.guards), "guard range")
+        below.append(line(f"{guards} (MADV_GUARD_INSTALL), {pages_text(n_pages)}"))
+    return Group(table, *below)

@@ -55,7 +55,7 @@ def _rows(manifest: Manifest) -> Iterator[tuple[str, ...]]:
             f"zombie, {wait_status_text(process.exit_code or 0)}" if is_zombie else "",
         )
     for ended in manifest.ended:
-        yield str(ended.pid), clip(ended.name, NAME_MAX), "-", "-", "-", "-", "-", "ended since the last round"
+        yield str(ended.pid), clip(ended.name, NAME_MAX), "-", "-", "-", "-", "-", "gone since the last round"
 
 
 def tree_table(manifest: Manifest) -> RenderableType | None:

@@ -81,7 +81,7 @@ def test_the_tree(columns: int) -> None:
     assert "4244      helper" in rows[3]
     assert "zombie, killed by SIGKILL" in words(tree)
     assert "4300  gone" in tree
-    assert "ended since the last round" in words(tree)
+    assert "gone since the last round" in words(tree)
 
 
 def test_zombies_say_how_they_ended() -> None:
@@ -196,6 +196,16 @@ def test_memory(columns: int) -> None:
     assert line_of(text, "VMAs of 4242", "558100100000") == "558100100000 rw-p 512K 400K 8K 80K 24K [heap]"
     assert "board (object 1)" in line_of(text, "VMAs of 4242", "558100200000")
     assert "1 guard range (MADV_GUARD_INSTALL), 8.0 KiB" in text
+
+
+def test_long_notes_stand_once_below_a_narrow_table() -> None:
+    note = "kernel data, made anew for every process"
+    vmas = [samples.vma_of(i, f"/some/where/far/away/number{i}", note=note, object=i) for i in range(3)]
+    manifest = manifest_of(replace(samples.server(), vmas=vmas))
+    assert f"/some/where/far/away/number2 (object 2, {note})" in inspected(160, manifest)
+    narrow = section(inspected(80, manifest), "VMAs")
+    assert "…ber2 (object 2) [1]" in narrow
+    assert narrow.count(note) == narrow.count(f"[1] {note}") == 1
 
 
 @pytest.mark.parametrize("columns", WIDTHS)
