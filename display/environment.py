@@ -20,8 +20,9 @@ _SETTINGS_SHOWN = 8
 _NAMESPACES_SHOWN = 10
 _WORD_MAX = 40
 _PATH_MAX = 300
-_SUPPOSED_SETTINGS = {"dumpable": 1, "tsc": 1}
-"""What prctl(2) tells of a process that never called it, where that is not 0."""
+_SUPPOSED_SETTINGS = {"dumpable": 1, "tsc": 1, "mce_kill": 2, "cpuid": 1}
+"""What prctl(2) and arch_prctl(2) tell of a process that never called them, where that is not 0."""
+_SETTINGS_OF_THE_CPU = {"xcomp_perm"}
 _BINARY_SUFFIXES = ((1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K"))
 
 
@@ -61,12 +62,23 @@ def _relations(process: Process, state: ProcessState) -> str:
     return ", ".join(parts)
 
 
+def _cgroups(state: ProcessState) -> str:
+    """The path; of several hierarchies only where it is not the same in all."""
+    paths = {line.split(":", 2)[-1] for line in state.cgroups}
+    lines = list(paths) if len(paths) == 1 else state.cgroups
+    return first_few([clip(line, _PATH_MAX) for line in lines], _CGROUPS_SHOWN)
+
+
 def _settings(state: ProcessState) -> str:
     parts = [f"personality {state.personality:#x}"] if state.personality else []
     parts += [f"oom_score_adj {state.oom_score_adj}"] if state.oom_score_adj else []
     parts += ["transparent huge pages off"] if state.thp_disabled else []
     parts += [counted(len(state.seccomp_filters), "seccomp filter")] if state.seccomp_filters else []
-    parts += [f"{clip(k, _WORD_MAX)} {v}" for k, v in state.prctl.items() if v != _SUPPOSED_SETTINGS.get(k, 0)]
+    parts += [
+        f"{clip(name, _WORD_MAX)} {value}"
+        for name, value in state.prctl.items()
+        if value != _SUPPOSED_SETTINGS.get(name, 0) and name not in _SETTINGS_OF_THE_CPU
+    ]
     return first_few(parts, _SETTINGS_SHOWN)
 
 
@@ -85,7 +97,7 @@ def _lines(manifest: Manifest, process: Process, state: ProcessState) -> Iterato
     yield "umask", f"{state.umask:04o}"
     yield "directory", clip(state.cwd, _PATH_MAX)
     yield "root", clip(state.root, _PATH_MAX)
-    yield "cgroup", first_few([clip(c.removeprefix("0::"), _PATH_MAX) for c in state.cgroups], _CGROUPS_SHOWN)
+    yield "cgroup", _cgroups(state)
     yield "namespaces", _differing_namespaces(manifest, state)
     yield "clocks", _clock_offsets(state)
     yield "settings", _settings(state)

@@ -13,6 +13,7 @@ _VMA_ROWS_MAX = 2000
 _WHAT_COLUMNS_MIN = 16
 _WHAT_MIN = 4  # of a path beside its notes
 _PATH_MAX = 200
+_DELETED = " (deleted)"  # at the end of a path in /proc/PID/maps; no news of what an object holds
 _PIDS_SHOWN = 4
 
 
@@ -63,7 +64,8 @@ class _WhatColumn:
 
     def text(self, vma: Vma) -> str:
         """The end of its path, or its kind, and what a reader should know."""
-        what = printable((vma.path or vma.kind)[-_PATH_MAX:])
+        path = vma.path.removesuffix(_DELETED) if vma.object is not None else vma.path
+        what = printable((path or vma.kind)[-_PATH_MAX:])
         notes = [vma.note[:CELL_MAX]] if vma.note else []
         notes += ["untracked"] if not vma.tracked and vma.kind != "special" else []
         own = [f"object {vma.object}"] if vma.object is not None else []
@@ -81,11 +83,12 @@ class _WhatColumn:
 
 
 def vmas_table(process: Process, whose: str, columns: int) -> RenderableType | None:
-    """One line a VMA, with its pages by kind; "absent" are holes, clean pages of files, and what an object holds."""
+    """One line a VMA, with its pages by kind; "absent" are holes and clean pages of files."""
     what = _WhatColumn(max(_WHAT_COLUMNS_MIN, columns - _VMA_NUMBERS_COLUMNS))
 
     def row(vma: Vma) -> tuple[Cell, ...]:
-        pages = (vma.n_pages, vma.pages_data, vma.pages_zero, vma.pages_parent, vma.pages_absent)
+        absent = vma.pages_absent if vma.object is None else 0
+        pages = (vma.n_pages, vma.pages_data, vma.pages_zero, vma.pages_parent, absent)
         return f"{vma.start_addr:012x}", vma.perms, *map(pages_cell, pages), what.text(vma)
 
     figures = numbers("size", "data", "zero", "parent", "absent")

@@ -243,7 +243,8 @@ def test_an_unusual_environment() -> None:
         ns_pids=[SERVER, 1],
         oom_score_adj=-900,
         monotonic_offset_ns=-5_000_000_000,
-        prctl={"dumpable": 0, "child_subreaper": 1},
+        prctl={"dumpable": 0, "child_subreaper": 1, "mce_kill": 2, "xcomp_perm": 231},
+        cgroups=["2:cpu:/a:b", "1:name=systemd:/a:b", "0::/c"],
         limits=[Limit(resource=99, soft=1, hard=1)],
     )
     process = samples.process_of(SERVER, 1, "server", state)
@@ -254,9 +255,22 @@ def test_an_unusual_environment() -> None:
         "effective all but CAP_SYS_ADMIN; inheritable CAP_NET_BIND_SERVICE; no new privileges",
         "limit 99 1",
         "monotonic -5.00 s",
-        "oom_score_adj -900, dumpable 0, child_subreaper 1",
+        "oom_score_adj -900, dumpable 0, child_subreaper 1 ",
+        "2:cpu:/a:b, 1:name=systemd:/a:b, 0::/c",
     ):
         assert expected in text
+
+
+def test_one_cgroup_in_many_hierarchies_is_shown_once() -> None:
+    state = replace(samples.state_of(SERVER), cgroups=["2:cpu:/app", "1:name=systemd:/app", "0::/app"])
+    text = inspected(80, manifest_of(samples.process_of(SERVER, 1, "server", state)))
+    assert line_of(text, "Environment", "cgroup") == "cgroup /app"
+
+
+def test_shared_memory_that_an_object_holds_is_not_absent() -> None:
+    vma = samples.vma_of(0, "/dev/zero (deleted)", "shmem", object=1)
+    text = inspected(80, manifest_of(replace(samples.server(), vmas=[vma])))
+    assert line_of(text, "VMAs", "558100000000") == "558100000000 rw-p 512K - - - - /dev/zero (object 1)"
 
 
 def test_namespaces_that_all_share_are_no_news() -> None:
