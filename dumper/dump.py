@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
+from typing import TypeVar
 
 from dumper import describe, strict
 from dumper.checkpoint import CheckpointDirectory
@@ -35,6 +36,8 @@ from dumper.tree import LOST_ERRORS, Member, Tree
 from formats import manifest as image
 from formats.layout import PAGE_BYTES
 from formats.manifest import RoundKind
+
+T = TypeVar("T")
 
 MAX_ATTEMPTS = 2  # a process that stands still calls exec no more
 
@@ -124,7 +127,7 @@ class Dumper:
         history: list[int] = []
         while any(p.member.tracker for p in self._processes.values()) and another_micro_round(history):
             since_ns = time.monotonic_ns()
-            history.append(sum(map(self._micro_round, list(self._processes.values()))))
+            history.append(sum(self._while_running(p, p.micro_round) or 0 for p in list(self._processes.values())))
             self._emit(
                 MicroRound(
                     pid=self._tree.root.pid,
@@ -134,15 +137,18 @@ class Dumper:
             )
             if not all(process.staging.fits for process in self._processes.values()):
                 break
+        for process in list(self._processes.values()):
+            self._while_running(process, process.look)  # as the micro-rounds left it: what is left to look at is less
         return len(history)
 
-    def _micro_round(self, process: ProcessDump) -> int:
+    def _while_running(self, process: ProcessDump, action: Callable[[], T]) -> T | None:
+        """What `action` returns; None for a process that ended or called exec, which is prepared anew."""
         try:
-            return process.micro_round()
+            return action()
         except LOST_ERRORS:
             if self._lost(process.member):
                 self._prepare(process.member)
-            return 0
+            return None
 
     # ---- in the freeze -----------------------------------------------------------------------------------------
 

@@ -159,9 +159,7 @@ class ObjectSet:
         status = os.fstat(fd)
         return self._add((status.st_dev, status.st_ino), status, fd, kind, path, whole=True)
 
-    def _add(
-        self, key: Key, status: os.stat_result, fd: int, kind: str, path: str, *, whole: bool
-    ) -> SharedObject:
+    def _add(self, key: Key, status: os.stat_result, fd: int, kind: str, path: str, *, whole: bool) -> SharedObject:
         one = self._by_key.get(key)
         if one is None:
             staging = Staging(self._scanner, RunList(1), self._memory)
