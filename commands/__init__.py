@@ -1,0 +1,1 @@
+"""The commands: each a function of its options that returns the exit code."""

@@ -1,0 +1,221 @@
+"""Commands on a live process: they load the engine when they run."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+import click
+
+from commands.options import (
+    Duration,
+    Target,
+    WorkOptions,
+    after_options,
+    directory_option,
+    strict_option,
+    target_options,
+    work_options,
+)
+from display.reporter import Reporter
+from display.units import duration_text
+
+EXIT_NOT_CONVERGED = 3
+
+if TYPE_CHECKING:
+    from dumper.events import Emit, RoundFinished
+    from dumper.session import Session
+
+
+@contextmanager
+def _session(
+    reporter: Reporter, target: Target, directory: Path, work: WorkOptions, *, strict: bool = False
+) -> Iterator["Session"]:
+    from dumper.events import Event
+    from dumper.rounds import Options
+    from dumper.session import Session
+
+    options = Options(
+        level=work["level"], compress_threads=work["threads"], staging_bytes=work["staging"], strict=strict
+    )
+
+    def emit_json(event: Event) -> None:
+        reporter.event(asdict(event))
+
+    with ExitStack() as stack:
+        emit: Emit = emit_json
+        if not reporter.as_json:
+            from display.progress import ProgressView
+
+            emit = stack.enter_context(ProgressView(reporter.errors, quiet=work["quiet"]))
+        yield stack.enter_context(Session(target.pid, directory, options, emit, tree=target.tree))
+
+
+def _checkpoint_fields(finished: "RoundFinished", directory: Path) -> dict[str, object]:
+    return asdict(finished) | {"checkpoint": str(directory.absolute())}
+
+
+def _dump_text(finished: "RoundFinished", directory: Path, after: str) -> str:
+    one = finished.processes == 1
+    what = f"process {finished.pid}" if one else f"{finished.processes} processes (root {finished.pid})"
+    fates = ("runs on", "is stopped", "was killed") if one else ("run on", "are stopped", "were killed")
+    fate = dict(zip(("leave-running", "leave-stopped", "kill"), fates, strict=True))[after]
+    return (
+        f"{directory}: {what} dumped in round {finished.round}, frozen for {duration_text(finished.frozen_ns)}; "
+        f"{'it' if one else 'they'} {fate}."
+    )
+
+
+def check(reporter: Reporter) -> int:
+    """Say what this host can do, and what to do about what is missing.
+
+    \b
+    Each feature is tried, not looked up by version. Exit code 12: the kernel
+    lacks something that is needed; 11: a privilege is missing.
+      predump check
+    """
+    from display.checks import checks_table
+    from dumper.checks import run_checks
+
+    checks = run_checks()
+    exit_code = max((c.exit_code for c in checks if c.required and not c.ok), default=0)
+    for item in checks:
+        reporter.event({"type": "check", **asdict(item)})
+    if not reporter.as_json:
+        reporter.out.print(checks_table(checks))
+    verdict = "This host can pre-dump." if exit_code == 0 else "This host lacks something that predump needs."
+    reporter.result({"ok": exit_code == 0}, verdict, exit_code)
+    return exit_code
+
+
+@target_options
+@directory_option
+@work_options
+def pre_dump(reporter: Reporter, target: Target, directory: Path, **work: Unpack[WorkOptions]) -> int:
+    """Take one round without freezing the target.
+
+    \b
+    Tracking stays armed: the next round holds only what was written since.
+      predump pre-dump -p 1234 -D /var/tmp/ck
+    """
+    with _session(reporter, target, directory, work) as session:
+        finished = session.pre_dump()
+    reporter.result(
+        _checkpoint_fields(finished, directory),
+        f"{directory}: round {finished.round} is complete. Take another, or finish with: "
+        f"predump dump {target.words} -D {directory}",
+    )
+    return 0
+
+
+@target_options
+@directory_option
+@after_options
+@click.option("--no-pre-dump", is_flag=True, help="Take no unfrozen round before.")
+@strict_option
+@work_options
+def dump(
+    reporter: Reporter,
+    target: Target,
+    directory: Path,
+    after: str,
+    no_pre_dump: bool,
+    strict: bool,
+    **work: Unpack[WorkOptions],
+) -> int:
+    """Freeze the target for a moment and dump what is left.
+
+    \b
+    On a new checkpoint an unfrozen round is taken first, so that the frozen
+    part is small. Tracking ends with the dump.
+      predump dump -p 1234 -D /var/tmp/ck
+      predump dump -t 1234 -D /var/tmp/ck --kill
+    """
+    from dumper.dump import AfterDump
+
+    with _session(reporter, target, directory, work, strict=strict) as session:
+        finished = session.dump(AfterDump(after), pre_dump=not no_pre_dump)
+    reporter.result(_checkpoint_fields(finished, directory), _dump_text(finished, directory, after))
+    return 0
+
+
+@target_options
+@directory_option
+@after_options
+@strict_option
+@click.option(
+    "--max-rounds",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="Rounds before the dump, at most.",
+)
+@click.option(
+    "--max-freeze",
+    type=Duration(),
+    default="20ms",
+    show_default=True,
+    help="Dump once a freeze is predicted to fit this.",
+)
+@click.option("--interval", type=Duration(), default="0s", show_default=True, help="Pause between rounds.")
+@click.option(
+    "--timeout",
+    type=Duration(),
+    default="60s",
+    show_default=True,
+    help="Dump after this time in any case.",
+)
+@work_options
+def run(
+    reporter: Reporter,
+    target: Target,
+    directory: Path,
+    after: str,
+    strict: bool,
+    max_rounds: int,
+    max_freeze: int,
+    interval: int,
+    timeout: int,
+    **work: Unpack[WorkOptions],
+) -> int:
+    """Take rounds until the freeze will be short, then dump.
+
+    \b
+    Exit code 3: dumped, but the freeze was not predicted to fit.
+      predump run -p 1234 -D /var/tmp/ck --max-freeze 5ms
+    """
+    from dumper.convergence import Decision, Policy
+    from dumper.dump import AfterDump
+
+    policy = Policy(max_freeze_ns=max_freeze, max_rounds=max_rounds, timeout_ns=timeout)
+    with _session(reporter, target, directory, work, strict=strict) as session:
+        finished, verdict = session.run(policy, AfterDump(after), interval / 1e9)
+    converged = verdict.decision is Decision.FREEZE
+    exit_code = 0 if converged else EXIT_NOT_CONVERGED
+    text = _dump_text(finished, directory, after)
+    if not converged:
+        text += f" It did not converge: {verdict.reason}."
+    fields = {
+        "converged": converged,
+        "predicted_freeze_ns": verdict.predicted_freeze_ns,
+        "reason": verdict.reason,
+    }
+    reporter.result(_checkpoint_fields(finished, directory) | fields, text, exit_code)
+    return exit_code
+
+
+@target_options
+def detach(reporter: Reporter, target: Target) -> int:
+    """Drop the tracking of a process and of all that were captured with it.
+
+    \b
+    They are as they were before.
+      predump detach -p 1234
+    """
+    from dumper.session import detach as drop
+
+    tracked = drop(target.pid)
+    text = f"Process {target.pid} {'is no longer' if tracked else 'was not'} tracked."
+    reporter.result({"pid": target.pid, "tracked": tracked}, text)
+    return 0

@@ -1,0 +1,172 @@
+"""What the options of the commands mean, and those that several commands share."""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, TypedDict
+
+import click
+
+from display.reporter import Reporter
+
+MAX_DEFAULT_THREADS = 8
+
+
+class WorkOptions(TypedDict):
+    """The options of `work_options`."""
+
+    level: int
+    threads: int
+    staging: int
+    quiet: bool
+
+
+class Duration(click.ParamType[int]):
+    """A time such as 20ms, 1.5s or 2 (seconds), as nanoseconds."""
+
+    name = "time"
+    UNITS = (("us", 1e3), ("ms", 1e6), ("s", 1e9), ("", 1e9))
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        text = str(value).strip().lower()
+        unit, factor = next(u for u in self.UNITS if text.endswith(u[0]))
+        try:
+            ns = int(float(text.removesuffix(unit)) * factor)
+        except (ValueError, OverflowError):
+            ns = -1
+        if ns < 0:
+            self.fail(f"{value!r} is no time; write for example 20ms, 1.5s or 2", param, ctx)
+        return ns
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes such as 64M, 1G or 4096."""
+
+    name = "size"
+    UNITS = (("k", 1 << 10), ("m", 1 << 20), ("g", 1 << 30), ("", 1))
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        text = str(value).strip().lower().removesuffix("ib").removesuffix("b")
+        unit, factor = next(u for u in self.UNITS if text.endswith(u[0]))
+        try:
+            n_bytes = int(float(text.removesuffix(unit)) * factor)
+        except (ValueError, OverflowError):
+            n_bytes = 0
+        if n_bytes <= 0:
+            self.fail(f"{value!r} is no size; write for example 64M or 1G", param, ctx)
+        return n_bytes
+
+
+class Address(click.ParamType[int]):
+    """A number, hexadecimal with 0x in front."""
+
+    name = "number"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = int(str(value), 0)
+        except ValueError:
+            number = -1
+        if number < 0:
+            self.fail(f"{value!r} is no number; write 4096 or 0x7f0000001000", param, ctx)
+        return number
+
+
+class Target(NamedTuple):
+    """What -t or -p names: a process, with all its descendants if `tree`."""
+
+    pid: int
+    tree: bool
+
+    @property
+    def words(self) -> str:
+        """As it stands on the command line."""
+        return f"-{'t' if self.tree else 'p'} {self.pid}"
+
+
+def target_options(function: Callable[..., int]) -> Callable[..., int]:
+    """-t/--tree and -p/--pid, of which exactly one is needed; the command gets `target`."""
+
+    @click.option(
+        "-t",
+        "--tree",
+        type=click.IntRange(min=1),
+        metavar="PID",
+        help="The process and all its descendants.",
+    )
+    @click.option("-p", "--pid", type=click.IntRange(min=1), metavar="PID", help="Just that one process.")
+    @functools.wraps(function)
+    def wrapped(reporter: Reporter, *, tree: int | None, pid: int | None, **options: object) -> int:
+        if (tree is None) == (pid is None):
+            raise click.UsageError("name one process, with -t PID or -p PID")
+        target = Target(pid, tree=False) if pid is not None else Target(tree or 0, tree=True)
+        return function(reporter, target=target, **options)
+
+    return wrapped
+
+
+def directory_option(function: Callable[..., int]) -> Callable[..., int]:
+    """-D/--images-dir."""
+    return click.option(
+        "-D",
+        "--images-dir",
+        "directory",
+        type=click.Path(path_type=Path),
+        required=True,
+        metavar="DIR",
+        help="The checkpoint; made if it is missing.",
+    )(function)
+
+
+def work_options(function: Callable[..., int]) -> Callable[..., int]:
+    """How to compress, and with how much memory."""
+    for option in (
+        click.option("--level", type=click.IntRange(-7, 19), default=1, show_default=True, help="zstd level."),
+        click.option(
+            "--threads",
+            type=click.IntRange(1, 64),
+            default=lambda: min(os.cpu_count() or 1, MAX_DEFAULT_THREADS),
+            show_default="one a processor",
+            help="Threads that compress.",
+        ),
+        click.option(
+            "--staging",
+            type=Size(),
+            default="256M",
+            show_default=True,
+            help="Memory that takes the last pages while the target is frozen.",
+        ),
+        click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
+    ):
+        function = option(function)
+    return function
+
+
+def strict_option(function: Callable[..., int]) -> Callable[..., int]:
+    """--strict."""
+    return click.option(
+        "--strict",
+        is_flag=True,
+        help="Fail if something cannot be captured, before anything is touched if it can be known.",
+    )(function)
+
+
+def after_options(function: Callable[..., int]) -> Callable[..., int]:
+    """What becomes of the target."""
+    for after, text in (
+        ("kill", "Kill the target once the dump is on disk."),
+        ("leave-stopped", "Leave the target stopped (SIGSTOP)."),
+        ("leave-running", "Let the target run on (default)."),
+    ):
+        function = click.option(f"--{after}", "after", flag_value=after, type=str, default="leave-running", help=text)(
+            function
+        )
+    return function
+
+
+path_argument = click.argument("path", type=click.Path(path_type=Path))
