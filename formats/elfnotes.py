@@ -15,6 +15,7 @@ from enum import IntEnum
 from formats.layout import PAGE_BYTES
 from formats.manifest import Process, Vma
 from formats.threadstate import PendingSignal, Thread
+from formats.xstate import for_debuggers
 
 TORN_OWNER = b"predump"
 TORN_TEXT = b"torn: pages are of different moments, and there are no registers\0"
@@ -32,7 +33,7 @@ class NoteType(IntEnum):
     SIGINFO = 0x53494749
 
 
-TORN_TYPE = 1
+TORN_TYPE = 0x6E726F74
 """The only type of note of the owner TORN_OWNER."""
 
 _CORE, _LINUX = b"CORE", b"LINUX"
@@ -80,8 +81,9 @@ def notes(process: Process, auxv: bytes, *, torn: bool) -> Iterator[bytes]:
         yield _note(_CORE, NoteType.SIGINFO, bytes(_SIGINFO_BYTES))  # no signal ended it
         if thread.fpregs:
             yield _note(_CORE, NoteType.FPREGSET, thread.fpregs)
-        if thread.xstate:
-            yield _note(_LINUX, NoteType.X86_XSTATE, thread.xstate)
+        xstate = for_debuggers(thread.xstate)
+        if xstate:
+            yield _note(_LINUX, NoteType.X86_XSTATE, xstate)
 
 
 def _notes_of_process(process: Process, auxv: bytes, *, torn: bool) -> Iterator[bytes]:
