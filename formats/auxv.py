@@ -5,12 +5,13 @@ from __future__ import annotations
 import struct
 from enum import IntEnum
 
-from formats.chain import MemoryView, SegmentKind
+from formats.chain import MemoryView
+from formats.errors import AddressAbsent
 
 _ENTRY = struct.Struct("<QQ")
 _MAX_ENTRIES = 64  # AT_VECTOR_SIZE of include/linux/mm_types.h is below that
 _MAX_TYPE = 0xFF
-_MAX_SEARCHED_BYTES = 16 << 20
+_MAX_SEARCHED_BYTES = 8 << 20  # arguments and environment, which lie above it, take 6 MiB at most: execve(2)
 
 
 class AuxType(IntEnum):
@@ -33,17 +34,12 @@ def auxv_of(view: MemoryView) -> bytes:
     if vdso is None or stack is None:
         return b""
     start_addr = max(stack.start_addr, stack.end_addr - _MAX_SEARCHED_BYTES)
-    content = _last_piece(view, start_addr, stack.end_addr)
+    try:
+        content = view.read(start_addr, stack.end_addr - start_addr)
+    except AddressAbsent:
+        return b""
     first = content.rfind(_ENTRY.pack(AuxType.SYSINFO_EHDR, vdso.start_addr))
     return b"" if first < 0 else _entries(content[first:])
-
-
-def _last_piece(view: MemoryView, start_addr: int, end_addr: int) -> bytes:
-    """The content of the stack behind the last page that is absent."""
-    for segment in view.segments(start_addr, end_addr):
-        if segment.kind is SegmentKind.ABSENT:
-            start_addr = segment.end_addr
-    return view.read(start_addr, end_addr - start_addr)
 
 
 def _entries(content: bytes) -> bytes:
