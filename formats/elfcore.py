@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from functools import cache
 from pathlib import Path
 
 from formats import elfnotes
@@ -234,13 +235,11 @@ def _elf_header(n_headers: int, sections_offset: int) -> bytes:
     )
 
 
+@cache
 def _flags(perms: str) -> int:
-    """p_flags of permissions such as "rw-p"."""
-    flags = SegmentFlag(0)
-    for letter, flag in (("r", SegmentFlag.R), ("w", SegmentFlag.W), ("x", SegmentFlag.X)):
-        if letter in perms:
-            flags |= flag
-    return flags
+    """p_flags of permissions such as "rw-p"; a core may have hundreds of thousands of segments."""
+    letters = {"r": SegmentFlag.R, "w": SegmentFlag.W, "x": SegmentFlag.X}
+    return sum(flag for letter, flag in letters.items() if letter in perms)
 
 
 def _is_torn(checkpoint: Checkpoint, number: int | None, options: CoreOptions) -> bool:
