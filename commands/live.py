@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Unpack
 
 import click
 
-from commands.options import Duration, WorkOptions, after_options, directory_option, target_options, work_options
+from commands.options import (
+    Duration,
+    Target,
+    WorkOptions,
+    after_options,
+    directory_option,
+    strict_option,
+    target_options,
+    work_options,
+)
 from display.reporter import Reporter
 from display.units import duration_text
 
@@ -20,12 +29,16 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def _session(reporter: Reporter, pid: int, directory: Path, work: WorkOptions) -> Iterator["Session"]:
+def _session(
+    reporter: Reporter, target: Target, directory: Path, work: WorkOptions, *, strict: bool = False
+) -> Iterator["Session"]:
     from dumper.events import Event
     from dumper.rounds import Options
     from dumper.session import Session
 
-    options = Options(level=work["level"], compress_threads=work["threads"], staging_bytes=work["staging"])
+    options = Options(
+        level=work["level"], compress_threads=work["threads"], staging_bytes=work["staging"], strict=strict
+    )
 
     def emit_json(event: Event) -> None:
         reporter.event(asdict(event))
@@ -36,7 +49,7 @@ def _session(reporter: Reporter, pid: int, directory: Path, work: WorkOptions) -
             from display.progress import ProgressView
 
             emit = stack.enter_context(ProgressView(reporter.errors, quiet=work["quiet"]))
-        yield stack.enter_context(Session(pid, directory, options, emit))
+        yield stack.enter_context(Session(target.pid, directory, options, emit, tree=target.tree))
 
 
 def _checkpoint_fields(finished: "RoundFinished", directory: Path) -> dict[str, object]:
@@ -44,10 +57,13 @@ def _checkpoint_fields(finished: "RoundFinished", directory: Path) -> dict[str, 
 
 
 def _dump_text(finished: "RoundFinished", directory: Path, after: str) -> str:
-    fate = {"leave-running": "runs on", "leave-stopped": "is stopped", "kill": "was killed"}[after]
+    one = finished.processes == 1
+    what = f"process {finished.pid}" if one else f"{finished.processes} processes (root {finished.pid})"
+    fates = ("runs on", "is stopped", "was killed") if one else ("run on", "are stopped", "were killed")
+    fate = dict(zip(("leave-running", "leave-stopped", "kill"), fates, strict=True))[after]
     return (
-        f"{directory}: process {finished.pid} dumped in round {finished.round}, frozen for "
-        f"{duration_text(finished.frozen_ns)}; it {fate}."
+        f"{directory}: {what} dumped in round {finished.round}, frozen for {duration_text(finished.frozen_ns)}; "
+        f"{'it' if one else 'they'} {fate}."
     )
 
 
@@ -76,19 +92,19 @@ def check(reporter: Reporter) -> int:
 @target_options
 @directory_option
 @work_options
-def pre_dump(reporter: Reporter, pid: int, directory: Path, **work: Unpack[WorkOptions]) -> int:
+def pre_dump(reporter: Reporter, target: Target, directory: Path, **work: Unpack[WorkOptions]) -> int:
     """Take one round without freezing the target.
 
     \b
     Tracking stays armed: the next round holds only what was written since.
       predump pre-dump -p 1234 -D /var/tmp/ck
     """
-    with _session(reporter, pid, directory, work) as session:
+    with _session(reporter, target, directory, work) as session:
         finished = session.pre_dump()
     reporter.result(
         _checkpoint_fields(finished, directory),
         f"{directory}: round {finished.round} is complete. Take another, or finish with: "
-        f"predump dump -p {pid} -D {directory}",
+        f"predump dump {target.words} -D {directory}",
     )
     return 0
 
@@ -97,13 +113,15 @@ def pre_dump(reporter: Reporter, pid: int, directory: Path, **work: Unpack[WorkO
 @directory_option
 @after_options
 @click.option("--no-pre-dump", is_flag=True, help="Take no unfrozen round before.")
+@strict_option
 @work_options
 def dump(
     reporter: Reporter,
-    pid: int,
+    target: Target,
     directory: Path,
     after: str,
     no_pre_dump: bool,
+    strict: bool,
     **work: Unpack[WorkOptions],
 ) -> int:
     """Freeze the target for a moment and dump what is left.
@@ -112,11 +130,11 @@ def dump(
     On a new checkpoint an unfrozen round is taken first, so that the frozen
     part is small. Tracking ends with the dump.
       predump dump -p 1234 -D /var/tmp/ck
-      predump dump -p 1234 -D /var/tmp/ck --kill
+      predump dump -t 1234 -D /var/tmp/ck --kill
     """
-    from dumper.rounds import AfterDump
+    from dumper.dump import AfterDump
 
-    with _session(reporter, pid, directory, work) as session:
+    with _session(reporter, target, directory, work, strict=strict) as session:
         finished = session.dump(AfterDump(after), pre_dump=not no_pre_dump)
     reporter.result(_checkpoint_fields(finished, directory), _dump_text(finished, directory, after))
     return 0
@@ -125,6 +143,7 @@ def dump(
 @target_options
 @directory_option
 @after_options
+@strict_option
 @click.option(
     "--max-rounds",
     type=click.IntRange(min=1),
@@ -150,9 +169,10 @@ def dump(
 @work_options
 def run(
     reporter: Reporter,
-    pid: int,
+    target: Target,
     directory: Path,
     after: str,
+    strict: bool,
     max_rounds: int,
     max_freeze: int,
     interval: int,
@@ -166,10 +186,10 @@ def run(
       predump run -p 1234 -D /var/tmp/ck --max-freeze 5ms
     """
     from dumper.convergence import Decision, Policy
-    from dumper.rounds import AfterDump
+    from dumper.dump import AfterDump
 
     policy = Policy(max_freeze_ns=max_freeze, max_rounds=max_rounds, timeout_ns=timeout)
-    with _session(reporter, pid, directory, work) as session:
+    with _session(reporter, target, directory, work, strict=strict) as session:
         finished, verdict = session.run(policy, AfterDump(after), interval / 1e9)
     converged = verdict.decision is Decision.FREEZE
     exit_code = 0 if converged else EXIT_NOT_CONVERGED
@@ -186,15 +206,16 @@ def run(
 
 
 @target_options
-def detach(reporter: Reporter, pid: int) -> int:
-    """Drop the tracking of a process; it is as it was before.
+def detach(reporter: Reporter, target: Target) -> int:
+    """Drop the tracking of a process and of all that were captured with it.
 
     \b
+    They are as they were before.
       predump detach -p 1234
     """
     from dumper.session import detach as drop
 
-    tracked = drop(pid)
-    text = f"Process {pid} is no longer tracked." if tracked else f"Process {pid} was not tracked."
-    reporter.result({"pid": pid, "tracked": tracked}, text)
+    tracked = drop(target.pid)
+    text = f"Process {target.pid} {'is no longer' if tracked else 'was not'} tracked."
+    reporter.result({"pid": target.pid, "tracked": tracked}, text)
     return 0

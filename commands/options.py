@@ -4,7 +4,7 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import click
 
@@ -77,22 +77,35 @@ class Address(click.ParamType[int]):
         return number
 
 
+class Target(NamedTuple):
+    """What -t or -p names: a process, with all its descendants if `tree`."""
+
+    pid: int
+    tree: bool
+
+    @property
+    def words(self) -> str:
+        """As it stands on the command line."""
+        return f"-{'t' if self.tree else 'p'} {self.pid}"
+
+
 def target_options(function: Callable[..., int]) -> Callable[..., int]:
-    """-t/--tree and -p/--pid, of which exactly one is needed; the command gets `pid`."""
+    """-t/--tree and -p/--pid, of which exactly one is needed; the command gets `target`."""
 
     @click.option(
         "-t",
         "--tree",
         type=click.IntRange(min=1),
         metavar="PID",
-        help="The process (its children are not taken yet).",
+        help="The process and all its descendants.",
     )
-    @click.option("-p", "--pid", type=click.IntRange(min=1), metavar="PID", help="The process.")
+    @click.option("-p", "--pid", type=click.IntRange(min=1), metavar="PID", help="Just that one process.")
     @functools.wraps(function)
     def wrapped(reporter: Reporter, *, tree: int | None, pid: int | None, **options: object) -> int:
         if (tree is None) == (pid is None):
             raise click.UsageError("name one process, with -t PID or -p PID")
-        return function(reporter, pid=tree if pid is None else pid, **options)
+        target = Target(pid, tree=False) if pid is not None else Target(tree or 0, tree=True)
+        return function(reporter, target=target, **options)
 
     return wrapped
 
@@ -140,6 +153,13 @@ def work_options(function: Callable[..., int]) -> Callable[..., int]:
     ):
         function = option(function)
     return function
+
+
+def strict_option(function: Callable[..., int]) -> Callable[..., int]:
+    """--strict."""
+    return click.option(
+        "--strict", is_flag=True, help="Fail if something cannot be captured, before anything is touched if it can be known."
+    )(function)
 
 
 def after_options(function: Callable[..., int]) -> Callable[..., int]:

@@ -10,12 +10,13 @@ from dumper.lease import ChainState
 from dumper.target import Target
 from formats import files, layout
 from formats.checkpoint import Checkpoint, RoundInfo
+from formats.closing import Closing
 from formats.errors import NotACheckpoint, PredumpError, StorageError
 from formats.framereader import FrameReader
 from formats.roundwriter import remove_unfinished
 
 
-class CheckpointDirectory:
+class CheckpointDirectory(Closing):
     """DIR of one command: made if it is missing, and locked against other commands until `close`."""
 
     def __init__(self, path: Path) -> None:

@@ -11,8 +11,8 @@ from enum import StrEnum
 MAX_MICRO_ROUNDS = 5
 MICRO_ROUND_GAIN = 0.7  # a micro-round that leaves more than this share of the one before does not pay
 FEW_PAGES = 64  # copied in less time than a scan of anything takes
-STOP_NS_PER_THREAD = 10_000  # stop, read registers, resume
-FIXED_FREEZE_NS = 300_000
+FREEZE_NS_PER_THREAD = 40_000  # stop, read its state, resume
+FREEZE_NS_PER_PROCESS = 1_000_000  # its mappings, its state, some descriptors
 PROGRESS_ROUNDS = 3  # so many rounds without shrinking are no progress
 
 
@@ -63,7 +63,7 @@ def another_micro_round(pages: Sequence[int]) -> bool:
     return len(pages) == 1 or pages[-1] < MICRO_ROUND_GAIN * pages[-2]
 
 
-def predict_freeze_ns(sample: RoundSample, threads: int) -> int:
+def predict_freeze_ns(sample: RoundSample, threads: int, processes: int) -> int:
     """Frozen time of a dump taken right after the sampled round, in ns, with its micro-rounds played through."""
     copy_ns_per_page = sample.copy_ns / sample.pages_written if sample.pages_written else 0.0
     pages_per_ns = sample.pages_written / sample.since_last_ns if sample.since_last_ns else 0.0
@@ -72,12 +72,13 @@ def predict_freeze_ns(sample: RoundSample, threads: int) -> int:
     while another_micro_round(history):
         history.append(int(pending))
         pending = min(pending, pages_per_ns * (sample.scan_ns + pending * copy_ns_per_page))
-    return int(FIXED_FREEZE_NS + threads * STOP_NS_PER_THREAD + sample.scan_ns + pending * copy_ns_per_page)
+    fixed_ns = processes * FREEZE_NS_PER_PROCESS + threads * FREEZE_NS_PER_THREAD
+    return int(fixed_ns + sample.scan_ns + pending * copy_ns_per_page)
 
 
-def decide(samples: Sequence[RoundSample], threads: int, elapsed_ns: int, policy: Policy) -> Verdict:
+def decide(samples: Sequence[RoundSample], threads: int, processes: int, elapsed_ns: int, policy: Policy) -> Verdict:
     """What to do after the last of `samples` (the first is the full round, whose size says nothing about writes)."""
-    predicted_ns = predict_freeze_ns(samples[-1], threads)
+    predicted_ns = predict_freeze_ns(samples[-1], threads, processes)
     written = [sample.pages_written for sample in samples[1:]]
     if len(samples) == 1:
         if samples[0].pages_written == 0:

@@ -1,23 +1,29 @@
-"""What the manifest says about the host and the process, read from /proc."""
+"""What the manifest says about the host and the processes of a round."""
 
 import contextlib
 import platform
 import socket
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from dumper.kernel.ptrace import ThreadRegisters
-from dumper.output import Figures
+from dumper.memory_map import Vma
+from dumper.objects import SharedObject
+from dumper.output import ImageOutput
 from dumper.proc.buildid import build_id
-from dumper.proc.stat import read_stat
+from dumper.proc.maps import Mapping
+from dumper.proc.stat import read_exit_code, read_stat
 from dumper.target import Target, gone, read_live_stat
-from formats.manifest import Gap, Host, Process, Vma
+from dumper.tree import Base, Member
+from formats.manifest import Gap, Host, Missing, PageRange, Process
+from formats.processstate import ProcessState
 from formats.threadstate import Thread
 
 MAX_CMDLINE_BYTES = 1 << 20
+LOST_REASON = "could not be read"
+NO_FD_NOTE = "only the pages that this process had mapped (all of them need CAP_CHECKPOINT_RESTORE)"
+LATER_NOTE = "shared memory comes with the dump"
 
 
 @cache
@@ -53,79 +59,126 @@ def cmdline(target: Target) -> list[str]:
     return [argument.decode("utf-8", "surrogateescape") for argument in text.rstrip(b"\0").split(b"\0")]
 
 
-def thread_names(target: Target) -> dict[int, str]:
-    """The name of each thread."""
-    names = {}
+def named_threads(target: Target) -> list[Thread]:
+    """Threads of a process that runs: nothing but their names is worth noting."""
+    threads = []
     for entry in Path(f"/proc/{target.pid}/task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            names[int(entry.name)] = read_stat(target.pid, int(entry.name)).name
-    return names
-
-
-def threads(names: dict[int, str], registers: Sequence[ThreadRegisters]) -> list[Thread]:
-    """Threads with their registers where they were read, by thread id."""
-    by_tid = {r.tid: r for r in registers}
-    found = []
-    for tid in sorted(by_tid or names):
-        state = by_tid.get(tid)
-        found.append(
-            Thread(
-                tid=tid,
-                name=names.get(tid, ""),
-                registers=state.general if state else {},
-                fpregs=state.fpregs if state else b"",
-                xstate=state.xstate if state else b"",
-            )
-        )
-    return found
+            threads.append(Thread(tid=int(entry.name), name=read_stat(target.pid, int(entry.name)).name))
+    return sorted(threads, key=lambda thread: thread.tid)
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What /proc says of a process apart from its memory."""
+    """What /proc says of a process apart from its memory and its state."""
 
     ppid: int
     name: str
     exe: str
     exe_build_id: str
     cmdline: list[str]
-    thread_names: dict[int, str]
 
 
 def identify(target: Target) -> Identity:
-    """Read before the freeze, or the process may be gone when it is asked for. Raises TargetGone."""
+    """Raises TargetGone."""
     stat = read_live_stat(target.pid)
     try:
         exe, exe_build_id = executable(target)
-        return Identity(stat.ppid, stat.name, exe, exe_build_id, cmdline(target), thread_names(target))
+        return Identity(stat.ppid, stat.name, exe, exe_build_id, cmdline(target))
     except (FileNotFoundError, ProcessLookupError):
         raise gone(target.pid) from None
 
 
-def process(
-    target: Target,
-    identity: Identity,
-    *,
-    vmas: list[Vma],
-    registers: Sequence[ThreadRegisters],
-    unreadable: list[Gap],
-    figures: Figures,
-) -> Process:
-    """The process of a round; `figures` are those of its pages."""
+@dataclass(slots=True)
+class ProcessPart:
+    """What a round holds of one process. State, VmFlags by start address, guards and missing things come with a dump.
+
+    objects: the memory objects behind its mappings.
+    """
+
+    member: Member
+    identity: Identity
+    output: ImageOutput
+    vmas: list[Vma]
+    threads: list[Thread]
+    objects: dict[Mapping, SharedObject] = field(default_factory=dict)
+    notes: dict[int, str] = field(default_factory=dict)
+    flags: dict[int, str] = field(default_factory=dict)
+    guards: list[PageRange] = field(default_factory=list)
+    state: ProcessState | None = None
+    missing: list[Missing] = field(default_factory=list)
+
+    def record(self) -> Process:
+        """As the manifest holds it, once all of its pages are written."""
+        vmas = self.output.vmas(self.vmas, notes=self.notes, flags=self.flags, objects=self.objects)
+        figures = self.output.figures
+        figures.pages_unreadable += sum(v.mapping.n_pages for v in self.vmas if v.unreadable)
+        return Process(
+            pid=self.member.pid,
+            start_time_ticks=self.member.target.start_time_ticks,
+            ppid=self.identity.ppid,
+            name=self.identity.name,
+            exe=self.identity.exe,
+            exe_build_id=self.identity.exe_build_id,
+            cmdline=self.identity.cmdline,
+            vmas=vmas,
+            threads=self.threads,
+            unreadable=self.gaps(),
+            guards=self.guards,
+            missing=self.missing,
+            state=self.state,
+            pages_present=figures.pages_present,
+            pages_written=figures.pages_written,
+            pages_data=figures.pages_data,
+            pages_zero=figures.pages_zero,
+            pages_parent=figures.pages_parent,
+        )
+
+    def gaps(self) -> list[Gap]:
+        """Memory that could not be read, ascending."""
+        lost = [Gap(start_addr=start, end_addr=end, reason=LOST_REASON) for start, end in self.output.lost]
+        return sorted(_gaps(self.vmas) + lost, key=lambda gap: gap.start_addr)
+
+    def all_missing(self) -> list[Missing]:
+        """What of the process the round does not hold, memory included."""
+        return [_missing(gap) for gap in self.gaps()] + self.missing
+
+    def next_base(self, number: int) -> Base:
+        """What the next round of the process builds on, after round `number`, which this part is of."""
+        full_round = number if self.member.base.is_full else self.member.base.full_round
+        return Base(self.output.runs, "", full_round)
+
+
+def _gaps(vmas: list[Vma]) -> list[Gap]:
+    return [
+        Gap(start_addr=v.mapping.start_addr, end_addr=v.mapping.end_addr, reason=v.unreadable)
+        for v in vmas
+        if v.unreadable
+    ]
+
+
+def _missing(gap: Gap) -> Missing:
+    return Missing(what=f"memory {gap.start_addr:#x}-{gap.end_addr:#x}", reason=gap.reason)
+
+
+def unreadable(vmas: list[Vma]) -> list[Missing]:
+    """Mappings whose bytes cannot be captured."""
+    return [_missing(gap) for gap in _gaps(vmas)]
+
+
+def zombie(pid: int) -> Process:
+    """A process that has ended and waits for its parent. Raises FileNotFoundError, ProcessLookupError."""
+    stat = read_stat(pid)
     return Process(
-        pid=target.pid,
-        start_time_ticks=target.start_time_ticks,
-        ppid=identity.ppid,
-        name=identity.name,
-        exe=identity.exe,
-        exe_build_id=identity.exe_build_id,
-        cmdline=identity.cmdline,
-        vmas=vmas,
-        threads=threads(identity.thread_names, registers),
-        unreadable=unreadable,
-        pages_present=figures.pages_present,
-        pages_written=figures.pages_written,
-        pages_data=figures.pages_data,
-        pages_zero=figures.pages_zero,
-        pages_parent=figures.pages_parent,
+        pid=pid,
+        start_time_ticks=stat.start_time_ticks,
+        ppid=stat.ppid,
+        name=stat.name,
+        exe="",
+        exe_build_id="",
+        cmdline=[],
+        vmas=[],
+        threads=[],
+        unreadable=[],
+        exit_code=read_exit_code(pid),
     )

@@ -61,6 +61,8 @@ class RoundFinished(Event):
     full: bool
     full_reason: str
     streamed_while_frozen: bool
+    processes: int
+    missing: int
     pages_present: int
     pages_written: int
     pages_data: int

@@ -9,7 +9,7 @@ MFD_HUGE_SHIFT = 26
 HUGEPAGES = Path("/sys/kernel/mm/hugepages")
 
 
-def _device_name(device: int) -> str:
+def device_name(device: int) -> str:
     """As /proc/PID/maps writes it."""
     return f"{os.major(device):02x}:{os.minor(device):02x}"
 
@@ -19,7 +19,7 @@ def _device_of_memfd(flags: int) -> set[str]:
     with contextlib.suppress(OSError):
         fd = os.memfd_create("predump", os.MFD_CLOEXEC | flags)
         try:
-            return {_device_name(os.fstat(fd).st_dev)}
+            return {device_name(os.fstat(fd).st_dev)}
         finally:
             os.close(fd)
     return set()

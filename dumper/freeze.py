@@ -1,87 +1,45 @@
-"""Stops every thread of a target and, whatever happens, lets it go on."""
+"""Stops every thread of a process, or of a whole tree of them, and, whatever happens, lets them go on."""
 
 import errno
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from dumper.errors import PermissionDenied, TargetUntraceable
-from dumper.kernel.ptrace import StopError, ThreadRegisters, ThreadSet
+from dumper.errors import PermissionDenied, TargetGone, TargetUntraceable
+from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, StopError, ThreadSet, children
 from dumper.proc.stat import read_stat
 from dumper.proc.status import read_status
 from dumper.target import Target, gone, not_permitted
 
-STOP_TIMEOUT_NS = 500_000_000
+STOP_TIMEOUT_NS = 500_000_000  # for each process
+TREE_TIMEOUT_NS = 2_000_000_000  # for all of them: a tree that forks faster than it can be stopped is given up
+MAX_PASSES = 100
 SPARE_THREADS = 1024  # may be born while the others are being stopped
 
 
-class Freeze:
-    """`with Freeze(target): ...`: no thread of the target runs inside.
+class StoppedProcess:
+    """One process of a freeze: `threads` stand still. `seccomp_suspended`: its filters do not see injected calls."""
 
-    All of it must happen in one OS thread (ptrace's rule). If this process is killed meanwhile, the kernel lets the
-    target go on.
-    """
+    def __init__(self, target: Target, *, options: int) -> None:
+        self.target = target
+        self.options = options
+        self.threads = ThreadSet(target.pid, target.thread_count() + SPARE_THREADS)
 
-    def __init__(self, target: Target, *, options: int = 0, timeout_ns: int = STOP_TIMEOUT_NS) -> None:
-        self._target = target
-        self._threads = ThreadSet(target.pid, target.thread_count() + SPARE_THREADS)
-        self._options = options
-        self._timeout_ns = timeout_ns
-        self._since_ns = 0
-        self._frozen_ns = 0
+    @property
+    def seccomp_suspended(self) -> bool:
+        """Whether seccomp filters of the process are out of force while it is traced."""
+        return bool(self.options & O_SUSPEND_SECCOMP)
 
-    def __enter__(self) -> Self:
-        """Raises TargetGone, PermissionDenied, TargetUntraceable; every thread goes on then."""
-        self._since_ns = time.monotonic_ns()
+    def stop(self, timeout_ns: int) -> None:
+        """Raises TargetGone, PermissionDenied, TargetUntraceable; what was stopped until then stays so."""
         try:
-            self._threads.stop(self._timeout_ns, self._options)
+            self.threads.stop(timeout_ns, self.options)
         except StopError as error:
-            self.thaw()
-            raise self._explain(error) from None
-        except BaseException:
-            self.thaw()
-            raise
-        return self
+            raise self._explain(error, timeout_ns) from None
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.thaw()
-
-    def thaw(self) -> None:
-        """Lets every thread go on; a second call does nothing."""
-        self._threads.resume()
-        if self._since_ns:
-            self._frozen_ns = time.monotonic_ns() - self._since_ns
-            self._since_ns = 0
-
-    @property
-    def frozen_ns(self) -> int:
-        """From the first thread stopped to the last one resumed, or to now while the target is frozen."""
-        return time.monotonic_ns() - self._since_ns if self._since_ns else self._frozen_ns
-
-    @property
-    def tids(self) -> list[int]:
-        """The stopped threads."""
-        return self._threads.stopped_tids()
-
-    def prepare_registers(self, threads: int) -> None:
-        """Makes room for the registers of so many threads before the freeze."""
-        self._threads.reserve_registers(threads)
-
-    def read_registers(self) -> None:
-        """Reads the registers of all threads; `registers` unpacks them later, outside the freeze."""
-        self._threads.read_registers()
-
-    def registers(self) -> list[ThreadRegisters]:
-        """What `read_registers` read, by thread id."""
-        return self._threads.registers()
-
-    def _explain(self, error: StopError) -> Exception:
-        pid, tid = self._target.pid, error.tid
+    def _explain(self, error: StopError, timeout_ns: int) -> Exception:
+        pid, tid = self.target.pid, error.tid
         if error.errno == errno.ESRCH:
             return gone(pid)
         if error.errno == errno.EPERM:
@@ -93,7 +51,7 @@ class Freeze:
                 state = "gone"
             return TargetUntraceable(
                 f"process {pid} could not be stopped: thread {tid} (state {state}) did not stop within "
-                f"{self._timeout_ns / 1e9:g} s",
+                f"{timeout_ns / 1e9:g} s",
                 hint="It waits inside the kernel (a vfork child, a slow disk) or makes threads too fast: try again.",
                 pid=pid,
                 tid=tid,
@@ -111,8 +69,133 @@ class Freeze:
             tracer_pid = 0
         if tracer_pid:
             return TargetUntraceable(
-                f"thread {tid} of process {self._target.pid} is already traced by process {tracer_pid}",
+                f"thread {tid} of process {self.target.pid} is already traced by process {tracer_pid}",
                 hint="Detach that debugger or tracer first.",
-                pid=self._target.pid,
+                pid=self.target.pid,
             )
-        return not_permitted(self._target.pid, "trace")
+        return not_permitted(self.target.pid, "trace")
+
+
+class Freeze:
+    """`with Freeze(target): ...`: no thread of the target runs inside.
+
+    With `descendants`, no thread of its descendants either: they are looked for until no new one turns up, and
+    `descendants(pid)` says which Target stands for each (None to leave it out). `processes` are those that stand still,
+    parents before their children; `zombies` are pids of children that have ended and wait to be reaped.
+
+    All of it must happen in one OS thread (ptrace's rule). If this process is killed meanwhile, the kernel lets the
+    targets go on.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        descendants: Callable[[int], Target | None] | None = None,
+        options: Callable[[Target], int] = lambda _: 0,
+        timeout_ns: int = STOP_TIMEOUT_NS,
+    ) -> None:
+        self._root = target
+        self._descendants = descendants
+        self._options = options
+        self._timeout_ns = timeout_ns
+        self._since_ns = 0
+        self._frozen_ns = 0
+        self.stop_ns = 0
+        self.processes: list[StoppedProcess] = []
+        self.zombies: list[int] = []
+
+    def __enter__(self) -> Self:
+        """Raises TargetGone, PermissionDenied, TargetUntraceable; every thread goes on then."""
+        self._since_ns = time.monotonic_ns()
+        try:
+            self._stop(self._root)
+            if self._descendants:
+                self._stop_descendants(self._descendants)
+        except BaseException:
+            self.thaw()
+            raise
+        self.stop_ns = time.monotonic_ns() - self._since_ns
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.thaw()
+
+    def thaw(self) -> None:
+        """Lets every thread go on, children before their parents; a second call does nothing."""
+        for process in reversed(self.processes):
+            process.threads.resume()
+        if self._since_ns:
+            self._frozen_ns = time.monotonic_ns() - self._since_ns
+            self._since_ns = 0
+
+    @property
+    def frozen_ns(self) -> int:
+        """From the first thread stopped to the last one resumed, or to now while something is frozen."""
+        return time.monotonic_ns() - self._since_ns if self._since_ns else self._frozen_ns
+
+    @property
+    def tids(self) -> list[int]:
+        """The stopped threads of the root."""
+        return self.processes[0].threads.stopped_tids()
+
+    def _stop(self, target: Target) -> None:
+        process = StoppedProcess(target, options=self._options(target))
+        self.processes.append(process)  # before the stop: what it stopped of a process is resumed whatever happens
+        process.stop(self._timeout_ns)
+
+    def _stop_descendants(self, target_of: Callable[[int], Target | None]) -> None:
+        """Passes over all children lists until none brings a new process.
+
+        A process that stands still has no new children but those that it inherits from one that ended meanwhile.
+        """
+        deadline_ns = self._since_ns + TREE_TIMEOUT_NS
+        seen: set[int] = set()
+        for _ in range(MAX_PASSES):
+            new = [pid for pid in self._children() if pid not in seen]
+            if not new:
+                return
+            for pid in new:
+                seen.add(pid)
+                self._stop_child(pid, target_of)
+                if time.monotonic_ns() > deadline_ns:
+                    break
+        raise TargetUntraceable(
+            f"the tree of process {self._root.pid} could not be stopped: it makes new processes faster than "
+            f"they can be stopped ({len(seen)} within {TREE_TIMEOUT_NS / 1e9:g} s)",
+            hint="Everything goes on untouched. Try again when it makes fewer processes.",
+            pid=self._root.pid,
+        )
+
+    def _children(self) -> list[int]:
+        """Children of all stopped processes."""
+        found: list[int] = []
+        for process in self.processes:
+            try:
+                found += children(process.target.pid)
+            except ProcessLookupError:
+                continue  # killed in the freeze
+        return found
+
+    def _stop_child(self, pid: int, target_of: Callable[[int], Target | None]) -> None:
+        try:
+            target = target_of(pid)
+            if target is not None:
+                self._stop(target)
+        except (TargetGone, FileNotFoundError, ProcessLookupError):
+            if self.processes[-1].target.pid == pid:
+                self.processes.pop().threads.resume()
+            if _is_zombie(pid):
+                self.zombies.append(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return read_stat(pid).has_ended
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -3,13 +3,11 @@
 A userfaultfd belongs to the memory of the process that creates it, so the target itself must make the call.
 """
 
-import contextlib
 import errno
 import os
 import pickle
 import socket
 from dataclasses import dataclass
-from pathlib import Path
 
 from dumper.errors import KernelFeatureMissing, PermissionDenied, TargetUntraceable
 from dumper.freeze import Freeze
@@ -20,6 +18,7 @@ from dumper.kernel.ptrace import (
     InjectionSite,
     inject_userfaultfd,
 )
+from dumper.proc.cgroup import frozen_cgroup
 from dumper.proc.fds import lowest_free, read_fd_numbers
 from dumper.proc.maps import Mapping
 from dumper.site import find_site
@@ -41,17 +40,12 @@ class Injection:
 
 def _refuse_if_frozen_by_cgroup(target: Target) -> None:
     """A thread in a frozen cgroup stops, but never runs an injected call: cgroups(7), cgroup.freeze."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        for line in Path(f"/proc/{target.pid}/cgroup").read_text().splitlines():
-            if line.startswith("0::"):
-                for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
-                    events = Path(root + line[3:]) / "cgroup.events"
-                    if events.is_file() and "frozen 1" in events.read_text().splitlines():
-                        raise TargetUntraceable(
-                            f"process {target.pid} is frozen by its cgroup {line[3:]}",
-                            hint="Thaw the cgroup, or use 'predump dump --no-pre-dump'.",
-                            pid=target.pid,
-                        )
+    if path := frozen_cgroup(target.pid):
+        raise TargetUntraceable(
+            f"process {target.pid} is frozen by its cgroup {path}",
+            hint="Thaw the cgroup, or use 'predump dump --no-pre-dump'.",
+            pid=target.pid,
+        )
 
 
 def _explain(target: Target, error: OSError) -> Exception:
@@ -84,7 +78,7 @@ def _explain(target: Target, error: OSError) -> Exception:
 def _inject(target: Target, site: InjectionSite, die_at: int, victim_pid: int) -> Injection:
     """Stops the target, makes the call, lets it go on. Raises OSError, and the errors of Freeze."""
     options = O_TRACESYSGOOD | (O_SUSPEND_SECCOMP if target.status.seccomp_mode else 0)
-    freeze = Freeze(target, options=options)
+    freeze = Freeze(target, options=lambda _: options)
     with freeze:
         tids = freeze.tids
         tid = target.pid if target.pid in tids else tids[0]

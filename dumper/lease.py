@@ -1,4 +1,4 @@
-"""A command's side of the keeper: find it, borrow the userfaultfd, say what was committed."""
+"""A command's side of the keeper: find it, borrow the userfaultfds, say what was committed."""
 
 import errno
 import fcntl
@@ -8,29 +8,55 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from dumper.errors import PermissionDenied, TargetBusy
-from dumper.keeper import MAX_MESSAGE_BYTES, peer_uid
+from dumper.keeper import FDS_PER_MESSAGE, MAX_MESSAGE_BYTES, peer_uid
 from dumper.target import Target
 
 ANSWER_TIMEOUT_S = 10.0
+
+
+Key = tuple[int, int]
+"""A process: its pid and its start time in clock ticks."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChainState:
     """The round that the write-protection refers to: what was written since is what is not protected.
 
-    `full_round` is the round at which its chain of parents ends.
+    `processes` are those that the round holds, each with the round at which its chain of parents ends.
     """
 
     checkpoint_id: str
     round: int
     manifest_sha256: str
-    full_round: int
+    processes: dict[Key, int]
+
+    def as_json(self) -> dict[str, object]:
+        """For a message to the keeper."""
+        return {
+            "checkpoint_id": self.checkpoint_id,
+            "round": self.round,
+            "manifest_sha256": self.manifest_sha256,
+            "processes": [[*key, full_round] for key, full_round in self.processes.items()],
+        }
+
+    @staticmethod
+    def from_json(state: dict[str, object]) -> "ChainState":
+        """What a keeper was told. Raises KeyError, ValueError."""
+        processes = state["processes"]
+        if not isinstance(processes, list):
+            raise ValueError("processes are a list")
+        return ChainState(
+            checkpoint_id=str(state["checkpoint_id"]),
+            round=int(str(state["round"])),
+            manifest_sha256=str(state["manifest_sha256"]),
+            processes={(int(pid), int(start)): int(full_round) for pid, start, full_round in processes},
+        )
 
 
 def runtime_dir() -> Path:
@@ -93,35 +119,44 @@ class Lease:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
 
-    def _ask(self, request: dict[str, object]) -> tuple[dict[str, object], list[int]]:
-        self._connection.send(json.dumps(request).encode())
-        message, fds, _, _ = socket.recv_fds(self._connection, MAX_MESSAGE_BYTES, 1)
+    def _ask(self, request: dict[str, object], fds: Sequence[int] = ()) -> dict[str, object]:
+        socket.send_fds(self._connection, [json.dumps(request).encode()], fds)
+        message = self._connection.recv(MAX_MESSAGE_BYTES)
         if not message:
             raise ConnectionResetError("the keeper has ended")
         answer = json.loads(message)
         if not isinstance(answer, dict) or not answer.get("ok"):
             raise BlockingIOError("the keeper is busy")
-        return answer, fds
+        return answer
 
-    def begin(self) -> tuple[int, ChainState | None]:
-        """Borrows the userfaultfd. The state is None if it is in doubt. Raises OSError."""
-        answer, fds = self._ask({"op": "begin"})
+    def begin(self) -> tuple[dict[Key, int], ChainState | None]:
+        """Borrows the userfaultfds, by process. The state is None if it is in doubt. Raises OSError."""
+        answer = self._ask({"op": "begin"})
+        held = answer["held"]
+        assert isinstance(held, list)
+        fds: list[int] = []
+        while len(fds) < len(held):
+            message, more, _, _ = socket.recv_fds(self._connection, MAX_MESSAGE_BYTES, FDS_PER_MESSAGE)
+            if not message:
+                raise ConnectionResetError("the keeper has ended")
+            fds += more
         state = answer["state"]
-        if answer["in_doubt"] or not isinstance(state, dict):
-            return fds[0], None
-        return fds[0], ChainState(
-            checkpoint_id=str(state["checkpoint_id"]),
-            round=int(state["round"]),
-            manifest_sha256=str(state["manifest_sha256"]),
-            full_round=int(state["full_round"]),
-        )
+        keys = [(int(pid), int(start)) for pid, start in held]
+        known = ChainState.from_json(state) if isinstance(state, dict) and not answer["in_doubt"] else None
+        return dict(zip(keys, fds, strict=True)), known
+
+    def hold(self, uffds: Sequence[tuple[Key, int]]) -> None:
+        """Gives it copies of userfaultfds of processes that it does not have yet. Raises OSError if it is gone."""
+        for first in range(0, len(uffds), FDS_PER_MESSAGE):
+            batch = uffds[first : first + FDS_PER_MESSAGE]
+            self._ask({"op": "hold", "held": [list(key) for key, _ in batch]}, [fd for _, fd in batch])
 
     def commit(self, state: ChainState) -> None:
         """Says that the round is on disk. Raises OSError if the keeper is gone, and the tracking with it."""
-        self._ask({"op": "commit", "state": asdict(state)})
+        self._ask({"op": "commit", "state": state.as_json()})
 
     def release(self) -> None:
-        """Has the keeper drop the userfaultfd and end; one that has ended already is as good."""
+        """Has the keeper drop the userfaultfds and end; one that has ended already is as good."""
         with suppress(OSError):
             self._ask({"op": "release"})
 
@@ -153,8 +188,8 @@ def _connect(target: Target) -> Lease | None:
     return Lease(connection)
 
 
-def borrow(target: Target) -> tuple[Lease, int, ChainState | None] | None:
-    """The target's keeper, its userfaultfd and what it says of the chain (`Lease.begin`); None if there is no keeper.
+def borrow(target: Target) -> tuple[Lease, dict[Key, int], ChainState | None] | None:
+    """The target's keeper, its userfaultfds and what it says of the chain (`Lease.begin`); None if there is no keeper.
 
     Raises TargetBusy if another command has it, PermissionDenied.
     """
@@ -177,8 +212,8 @@ def _busy(target: Target) -> TargetBusy:
     )
 
 
-def start_keeper(target: Target, uffd: int) -> Lease:
-    """Starts a keeper that owns a copy of `uffd`, and takes its lease. Raises TargetBusy, OSError."""
+def start_keeper(target: Target) -> Lease:
+    """Starts a keeper, which holds nothing yet, and takes its lease. Raises TargetBusy, OSError."""
     path = _runtime_path(target, "sock")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         try:
@@ -188,7 +223,7 @@ def start_keeper(target: Target, uffd: int) -> Lease:
                 raise _busy(target) from None
             raise
         listener.listen(8)
-        fds = (listener.fileno(), uffd, target.pidfd)
+        fds = (listener.fileno(), target.pidfd)
         subprocess.Popen(
             [sys.executable, "-S", "-E", "-m", "dumper.keeper", str(target.pid), *map(str, fds)],
             cwd=Path(__file__).parent.parent,

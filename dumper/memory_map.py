@@ -1,12 +1,8 @@
 """What each VMA is, and how its pages are looked at: the policy between /proc/PID/maps and a scan."""
 
-import contextlib
-import os
-import stat
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 from dumper import filesystems
 from dumper.kernel.pages import Span, SpanFlag
@@ -85,9 +81,9 @@ class Classifier:
         return Vma(mapping, kind, register_errno == 0, unreadable, note)
 
 
-def is_trackable(kind: VmaKind) -> bool:
-    """Whether registering the VMA is worth trying."""
-    return kind not in (VmaKind.SPECIAL, VmaKind.DEVICE)
+def is_trackable(mapping: Mapping, kind: VmaKind) -> bool:
+    """Whether registering the VMA is worth trying: writes to shared memory through other mappings go unreported."""
+    return not mapping.is_shared and kind not in (VmaKind.SPECIAL, VmaKind.DEVICE)
 
 
 def has_only_copy(vma: Vma) -> bool:
@@ -97,31 +93,10 @@ def has_only_copy(vma: Vma) -> bool:
     return vma.kind is VmaKind.SHMEM or (vma.kind is VmaKind.FILE and vma.mapping.path.endswith(DELETED))
 
 
-class MappedFiles:
-    """Open files behind mappings. Read there, memory of the target is not mapped into its page tables."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._fds: dict[tuple[str, int], int] = {}
-
-    def fd(self, mapping: Mapping) -> int:
-        """A descriptor of the mapped file, or -1 if it may not be opened (CAP_CHECKPOINT_RESTORE)."""
-        key = (mapping.device, mapping.inode)
-        if key not in self._fds:
-            path = Path(f"/proc/{self._pid}/map_files/{mapping.start_addr:x}-{mapping.end_addr:x}")
-            fd = -1
-            with contextlib.suppress(OSError):
-                if stat.S_ISREG(path.stat().st_mode):  # opening a device might do something
-                    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self._fds[key] = fd
-        return self._fds[key]
-
-    def close(self) -> None:
-        """Closes all of them."""
-        for fd in self._fds.values():
-            if fd >= 0:
-                os.close(fd)
-        self._fds.clear()
+def is_object(vma: Vma) -> bool:
+    """Whether what the VMA maps is dumped as a memory object, once for all who map it."""
+    is_file = vma.kind in (VmaKind.FILE, VmaKind.SHMEM, VmaKind.HUGETLB)
+    return is_file and (vma.mapping.is_shared or has_only_copy(vma))
 
 
 def _content_flags(vma: Vma) -> SpanFlag:
@@ -138,7 +113,7 @@ def _merged(spans: Sequence[Span], *, over_gaps: bool) -> list[Span]:
         if (
             last
             and last.flags == span.flags
-            and not span.flags & (SpanFlag.WHOLE | SpanFlag.BY_FD)
+            and not span.flags & SpanFlag.WHOLE
             and ((over_gaps and not span.flags & SpanFlag.CHANGES) or last.end_addr == span.start_addr)
         ):
             merged[-1] = Span(last.start_addr, span.end_addr, last.flags)
@@ -156,39 +131,28 @@ def spans_while_running(vmas: Sequence[Vma]) -> list[Span]:
     return _merged(spans, over_gaps=False)
 
 
-def spans_while_frozen(vmas: Sequence[Vma], files: MappedFiles, *, only_changes: bool) -> list[Span]:
+def spans_while_frozen(vmas: Sequence[Vma], objects: Container[Mapping], *, only_changes: bool) -> list[Span]:
     """What the dump looks at: everything, or, with `only_changes`, what changed of tracked anonymous memory.
 
-    Writes to shared memory through other mappings and descriptors go unreported, so it is taken in full: from the
-    file behind it where that is the only copy, else by the page tables. Private mappings of such files are taken
-    whole as well: their clean pages could not be found again.
+    `objects` are the mappings whose file is dumped as a memory object: of shared ones nothing is left to look at, of
+    private ones what was copied on write. Without an object, writes to shared memory through other mappings and
+    descriptors go unreported, so that what the page tables hold of it is taken in full.
     """
     spans: list[Span] = []
     alike: list[Span] = []  # since the last VMA that must not be scanned
     for vma in vmas:
         mapping = vma.mapping
-        if vma.unreadable or mapping.path in KERNEL_DATA:
+        has_object = mapping in objects
+        if vma.unreadable or mapping.path in KERNEL_DATA or (has_object and mapping.is_shared):
             spans += _merged(alike, over_gaps=True)
             alike = []
             continue
-        flags, fd = _content_flags(vma), -1
+        flags = _content_flags(vma)
         if vma.kind is VmaKind.SPECIAL:
             flags = SpanFlag.WHOLE
-        elif has_only_copy(vma):
-            fd = files.fd(mapping)
-            flags |= SpanFlag.BY_FD if fd >= 0 else SpanFlag.UNSEEN
-        elif mapping.is_shared:
+        elif not has_object and is_object(vma):
             flags |= SpanFlag.UNSEEN
         elif only_changes and vma.tracked and not mapping.has_file:
             flags |= SpanFlag.CHANGES
-        alike.append(Span(mapping.start_addr, mapping.end_addr, flags, fd, mapping.offset_bytes))
+        alike.append(Span(mapping.start_addr, mapping.end_addr, flags))
     return spans + _merged(alike, over_gaps=True)
-
-
-def file_maps(spans: Sequence[Span]) -> list[tuple[int, int, int, int]]:
-    """The spans whose bytes are those of a file, as dumper.kernel.copy.FileMaps takes them."""
-    return [
-        (span.start_addr, span.end_addr, span.fd, span.fd_offset_bytes)
-        for span in spans
-        if span.flags & SpanFlag.BY_FD and span.flags & SpanFlag.SHARED
-    ]

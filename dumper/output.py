@@ -1,7 +1,7 @@
 """One round on its way to the disk: runs in, pages and runs out, figures added up."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -9,15 +9,19 @@ from dumper.kernel.copy import Copier, Source, pack
 from dumper.kernel.pages import PageCounts, Span
 from dumper.kernel.runs import RunKind, RunList
 from dumper.memory_map import Vma
+from dumper.objects import SharedObject, page_ceiling
 from dumper.pipeline import PagePipeline
+from dumper.proc import maps
 from formats import manifest as image
+from formats.frames import FrameWriter
 from formats.layout import PAGE_BYTES
+from formats.pagemap import PagemapWriter
 from formats.roundwriter import RoundWriter
 
 
 @dataclass(slots=True)
 class Figures:
-    """What a round cost and held; pages, bytes and nanoseconds as their names say."""
+    """What a round, or a part of it, cost and held; pages, bytes and nanoseconds as their names say."""
 
     pages_written: int = 0
     pages_data: int = 0
@@ -45,6 +49,11 @@ class Figures:
         """Bytes of the data pages before compression."""
         return self.pages_data * PAGE_BYTES
 
+    def add(self, other: "Figures") -> None:
+        """Adds what a part of the round came to."""
+        for name in (field.name for field in fields(self)):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
     def stats(self, duration_ns: int) -> image.Stats:
         """As the manifest holds them."""
         return image.Stats(
@@ -57,39 +66,29 @@ class Figures:
         )
 
 
-class RoundOutput:
-    """Writes the pages and runs of one process into a new round."""
+class ImageOutput:
+    """Writes the pages and runs of one process or memory object.
+
+    `runs` are all of it: the next round builds on them; `lost` ranges could not be read; `figures` are its own.
+    """
 
     TEMPORARY_RUNS = 1 << 15
 
     def __init__(
         self,
-        checkpoint: Path,
-        number: int,
-        pid: int,
+        files: tuple[FrameWriter, PagemapWriter],
         pipeline: PagePipeline,
-        on_progress: Callable[[Figures], None],
+        on_progress: Callable[[int], None],
     ) -> None:
-        """Raises StorageError."""
-        self.number = number
         self.figures = Figures()
         self.lost: list[tuple[int, int]] = []
-        self.runs = RunList(1 << 12)  # all of the round's: the next one builds on them
-        self._writer = RoundWriter(checkpoint, number)
+        self.runs = RunList(1 << 12)
+        self.files = files
+        self._pages, self._pagemap = files
         self._pipeline = pipeline
         self._on_progress = on_progress
         self._copied = RunList(self.TEMPORARY_RUNS)
         self._packed = RunList(self.TEMPORARY_RUNS)
-        try:
-            self._pages, self._pagemap = self._writer.open_process(pid)
-        except BaseException:
-            self._writer.abandon()
-            raise
-
-    @property
-    def path(self) -> Path:
-        """The directory of the round."""
-        return self._writer.path
 
     def write(self, runs: RunList, source: Source) -> None:
         """Reads what `runs` ask for and writes it; runs of later calls lie behind those of earlier ones.
@@ -102,9 +101,14 @@ class RoundOutput:
             buffer = self._pipeline.acquire()
             self._copied.clear()
             since_ns = time.monotonic_ns()
-            more = copier.fill(buffer, self._copied)
+            try:
+                more = copier.fill(buffer, self._copied)
+            except OSError:
+                self._pipeline.give_back(buffer)
+                raise
             self.figures.copy_ns += time.monotonic_ns() - since_ns
-            self.figures.pages_written += buffer.n_pages
+            n_pages = buffer.n_pages
+            self.figures.pages_written += n_pages
             self._packed.clear()
             pack(self._copied, buffer, self.figures.pages_data, self._packed)
             self.figures.pages_data += buffer.n_pages
@@ -115,20 +119,39 @@ class RoundOutput:
                 self._pipeline.submit(self._pages, buffer)
             else:
                 self._pipeline.give_back(buffer)
-            self._on_progress(self.figures)
+            self._on_progress(n_pages)
         self.lost += copier.lost
         self.figures.pages_unreadable += sum(end - start for start, end in copier.lost) // PAGE_BYTES
 
-    def finish_pages(self, vmas: list[Vma], notes: dict[int, str]) -> list[image.Vma]:
-        """Waits until all pages are written and returns the VMAs with their page counts.
+    def count(self, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
+        """Pages (data, zero, parent) in each of the ranges, which ascend; all that was submitted is on disk by now.
 
-        `notes` are remarks by start address. Raises StorageError.
+        The ranges cover everything that was written.
         """
-        self._pipeline.flush()
-        counts = PageCounts([Span(v.mapping.start_addr, v.mapping.end_addr) for v in vmas])
+        counts = PageCounts([Span(start, end) for start, end in ranges])
         counts.add(self.runs)
+        kinds = (RunKind.DATA, RunKind.ZERO, RunKind.PARENT)
+        found = [
+            (counts.of_vma(i, kinds[0]), counts.of_vma(i, kinds[1]), counts.of_vma(i, kinds[2]))
+            for i in range(len(ranges))
+        ]
+        self.figures.pages_zero = sum(zero for _, zero, _ in found)
+        self.figures.pages_parent = sum(parent for _, _, parent in found)
+        self.figures.stored_bytes = self._pages.stored_bytes
+        return found
+
+    def vmas(
+        self,
+        vmas: Sequence[Vma],
+        *,
+        notes: Mapping[int, str],
+        flags: Mapping[int, str],
+        objects: Mapping[maps.Mapping, SharedObject],
+    ) -> list[image.Vma]:
+        """The VMAs of the process with their page counts; `notes` and VmFlags are by start address."""
         described = []
-        for index, vma in enumerate(vmas):
+        counts = self.count([(v.mapping.start_addr, v.mapping.end_addr) for v in vmas])
+        for vma, (data, zero, parent) in zip(vmas, counts, strict=True):
             mapping = vma.mapping
             described.append(
                 image.Vma(
@@ -141,17 +164,59 @@ class RoundOutput:
                     path=mapping.path,
                     kind=vma.kind.value,
                     tracked=vma.tracked,
-                    pages_data=counts.of_vma(index, RunKind.DATA),
-                    pages_zero=counts.of_vma(index, RunKind.ZERO),
-                    pages_parent=counts.of_vma(index, RunKind.PARENT),
+                    pages_data=data,
+                    pages_zero=zero,
+                    pages_parent=parent,
                     note=notes.get(mapping.start_addr, vma.note),
+                    flags=flags.get(mapping.start_addr, ""),
+                    object=objects[mapping].id if mapping in objects else None,
                 )
             )
-        figures = self.figures
-        figures.pages_zero = sum(v.pages_zero for v in described)
-        figures.pages_parent = sum(v.pages_parent for v in described)
-        figures.stored_bytes = self._pages.stored_bytes
         return described
+
+    def object_record(self, one: SharedObject) -> image.MemoryObject:
+        """The memory object with its page counts."""
+        ((data, zero, _),) = self.count([(0, max(PAGE_BYTES, page_ceiling(one.size_bytes)))])
+        return one.record(data, zero)
+
+
+class RoundOutput:
+    """A new round: one ImageOutput for each process and memory object."""
+
+    def __init__(
+        self, checkpoint: Path, number: int, pipeline: PagePipeline, on_progress: Callable[[int], None]
+    ) -> None:
+        """`on_progress` is called with pages dealt with since the call before. Raises StorageError."""
+        self.number = number
+        self.figures = Figures()
+        self._writer = RoundWriter(checkpoint, number)
+        self._pipeline = pipeline
+        self._on_progress = on_progress
+
+    @property
+    def path(self) -> Path:
+        """The directory of the round."""
+        return self._writer.path
+
+    def process(self, pid: int) -> ImageOutput:
+        """The files of one process. Raises StorageError."""
+        return self._image(self._writer.open_process(pid))
+
+    def object(self, number: int) -> ImageOutput:
+        """The files of one memory object. Raises StorageError."""
+        return self._image(self._writer.open_object(number))
+
+    def _image(self, files: tuple[FrameWriter, PagemapWriter]) -> ImageOutput:
+        return ImageOutput(files, self._pipeline, self._on_progress)
+
+    def discard(self, output: ImageOutput) -> None:
+        """Takes the files of a process that is gone out of the round. Raises StorageError."""
+        self._pipeline.flush()
+        self._writer.discard(output.files)
+
+    def flush(self) -> None:
+        """Waits until everything is written. Raises StorageError."""
+        self._pipeline.flush()
 
     def commit(self, manifest: image.Manifest) -> tuple[image.Manifest, str]:
         """Makes the round exist. Raises StorageError."""

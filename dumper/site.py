@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 from dumper.errors import TargetUntraceable
 from dumper.kernel.ptrace import InjectionSite, frame_mark
@@ -50,6 +51,11 @@ def _scratch_end(target: Target, stack: Mapping) -> int:
     return 0
 
 
+def _is_constant_code(mapping: Mapping) -> bool:
+    """Code of a file that cannot be written: it stays as it is between the search and the stop."""
+    return mapping.is_executable and mapping.has_file and mapping.perms[1] != "w"
+
+
 def find_site(target: Target, mappings: list[Mapping]) -> InjectionSite:
     """Finds the instructions and the stack an injection needs; the target runs meanwhile.
 
@@ -57,8 +63,7 @@ def find_site(target: Target, mappings: list[Mapping]) -> InjectionSite:
     """
     stack = next((m for m in mappings if m.path == "[stack]"), None)
     found: dict[bytes, int] = {}
-    # Code of files that cannot be written: it stays as it is between this search and the stop.
-    code = [m for m in mappings if m.is_executable and m.has_file and m.perms[1] != "w"]
+    code = [m for m in mappings if _is_constant_code(m)]
     for mapping in sorted(code, key=lambda m: "libc" not in m.path):
         for addr, text in _pieces(target, mapping):
             for pattern in (SYSCALL_RET, RESTORER):
@@ -78,4 +83,24 @@ def find_site(target: Target, mappings: list[Mapping]) -> InjectionSite:
         "from a signal)",
         hint="Use 'predump dump --no-pre-dump', which needs no injection.",
         pid=target.pid,
+    )
+
+
+def site_like(site: InjectionSite, target: Target, mappings: list[Mapping]) -> InjectionSite | None:
+    """The site of the target that is where `site` is in its parent, or None: it looks at a few bytes only."""
+    stack = next((m for m in mappings if m.path == "[stack]"), None)
+    if not stack:
+        return None
+    for addr, pattern in ((site.syscall_ret_addr, SYSCALL_RET), (site.restorer_addr, RESTORER)):
+        is_code = any(m.start_addr <= addr < m.end_addr and _is_constant_code(m) for m in mappings)
+        try:
+            if not is_code or os.pread(target.mem_fd, len(pattern), addr) != pattern:
+                return None
+        except OSError:
+            return None
+    return replace(
+        site,
+        stack_start_addr=stack.start_addr,
+        stack_end_addr=stack.end_addr,
+        scratch_end_addr=_scratch_end(target, stack),
     )

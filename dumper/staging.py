@@ -6,28 +6,26 @@ from dumper.kernel.copy import Copier, PageBuffer, Source
 from dumper.kernel.pages import Scanner, SpanTable
 from dumper.kernel.runs import RunList
 from dumper.kernel.uffd import reports_zapped_huge_pages
-from formats.layout import PAGE_BYTES
 
 SPARE_RUNS = 2 * Scanner.REGIONS  # enough not to grow in the freeze; what is not used is never touched
 MICRO_ROUND_SHARE = 0.75  # of the staging memory; the rest is for what the freeze still has to copy
 
 
 class Staging:
-    """Scans a target again and again and copies what was written since into memory touched beforehand.
+    """Scans a process again and again and copies what was written since into memory touched beforehand.
 
-    `picture` holds the runs of all pages with content as of the last scan: STAGED (the copy is here), PARENT (an
-    earlier round has it), ZERO, and COPY where a copy failed or found no room.
+    `picture` holds the runs of all pages with content as of the last scan: STAGED (the copy is in `memory`), PARENT (an
+    earlier round has it), ZERO, and COPY where a copy failed or found no room. Several may share one `memory`.
     """
 
-    def __init__(self, scanner: Scanner, covered: RunList, capacity_bytes: int) -> None:
+    def __init__(self, scanner: Scanner, covered: RunList, memory: PageBuffer) -> None:
         """`covered` are the runs of the round before."""
         self._scanner = scanner
         self._covered = covered
         self._classified = RunList(SPARE_RUNS)
         self._next_picture = RunList(SPARE_RUNS)
+        self.memory = memory
         self.picture = RunList(SPARE_RUNS)
-        self.memory = PageBuffer(capacity_bytes // PAGE_BYTES)
-        self._capacity_pages = self.memory.capacity_pages
         self.fits = True
         self.has_picture = False
         if not reports_zapped_huge_pages():
@@ -40,26 +38,30 @@ class Staging:
 
         `fits` then tells whether all did. Raises OSError: ESRCH if the memory of the target is gone.
         """
-        self.memory.limit_pages(int(self._capacity_pages * MICRO_ROUND_SHARE))
+        self.memory.limit_pages(int(self.memory.size_pages * MICRO_ROUND_SHARE))
         copied_pages = self._update(spans, source, reset=True)
         self.has_picture = True
         return copied_pages
 
     def final_round(self, spans: SpanTable, source: Source) -> int:
         """The same of the frozen target, with all of the memory, and without write-protecting anything again."""
-        self.memory.limit_pages(self._capacity_pages)
+        self.memory.limit_pages(self.memory.size_pages)
         return self._update(spans, source, reset=False)
+
+    def copy_runs(self, runs: RunList, source: Source) -> None:
+        """Makes `runs`, which are used up, the picture: nothing is scanned. Raises as `micro_round`."""
+        since_ns = time.monotonic_ns()
+        self._next_picture.clear()
+        self.fits = Copier(source, runs).stage(self.memory, self._next_picture)
+        self.picture, self._next_picture = self._next_picture, self.picture
+        self.copy_ns = time.monotonic_ns() - since_ns
 
     def _update(self, spans: SpanTable, source: Source, *, reset: bool) -> int:
         since_ns = time.monotonic_ns()
         self._classified.clear()
         self._scanner.start(spans, staged=self.picture, covered=self._covered)
         self._scanner.all_runs(self._classified, reset=reset)
-        scanned_ns = time.monotonic_ns()
+        self.scan_ns = time.monotonic_ns() - since_ns
         before_pages = self.memory.n_pages
-        self._next_picture.clear()
-        self.fits = Copier(source, self._classified).stage(self.memory, self._next_picture)
-        self.picture, self._next_picture = self._next_picture, self.picture
-        self.scan_ns = scanned_ns - since_ns
-        self.copy_ns = time.monotonic_ns() - scanned_ns
+        self.copy_runs(self._classified, source)
         return self.memory.n_pages - before_pages

@@ -37,7 +37,7 @@ class AddressSpace:
         mappings = self._parser.parse(text)
         errors: dict[Mapping, int] = {}
         if register is not None:
-            wanted = [m for m in mappings if is_trackable(self._classifier.kind(m))]
+            wanted = [m for m in mappings if is_trackable(m, self._classifier.kind(m))]
             errors = dict(zip(wanted, register(wanted), strict=True))
         known = {} if register is not None else self._vmas
         self._vmas = {m: known.get(m) or self._classifier.vma(m, errors.get(m)) for m in mappings}

@@ -9,24 +9,29 @@ A PARENT run sends the reader one round back, for as long as rounds say PARENT:
 
 A PARENT page that the parent round has no run for is damage: bytes from further back would be
 older than the hole.
+
+What is absent in the round asked for may be in one of that round's memory objects, which hold the
+bytes of shared memory and of deleted files once for all processes:
+
+    process           |  data  | (hole) | parent | (hole) |
+    its VMA's object  |  data  |  data  |  data  | (hole) |
+    memory            process's object's process's  zero
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from formats import runs
 from formats.checkpoint import Checkpoint, RoundInfo
 from formats.closing import Closing
 from formats.errors import AddressAbsent, ImageCorrupt, UsageError
-from formats.layout import PAGE_BYTES, RunKind, pagemap_name, pages_name
-from formats.manifest import ANONYMOUS_VMA_KINDS, Process, Vma
-from formats.pagemap import Pagemap, Run
-from formats.pages import PageStore
+from formats.layout import PAGE_BYTES, RunKind
+from formats.manifest import ANONYMOUS_VMA_KINDS, Vma
+from formats.sources import ObjectSources, PageSource
 
 __all__ = [
     "AddressAbsent",
@@ -51,7 +56,8 @@ class Segment:
     """Pages of one kind, `[start_addr, end_addr)`.
 
     `round` is the round that holds them (for ABSENT ones the round asked for), and `page_index`
-    the position of the first in that round's pages file (DATA only, 0 otherwise).
+    the position of the first in that round's pages file (DATA only, 0 otherwise): the file of the
+    process, or of memory object `object` where that is not None.
     """
 
     start_addr: int
@@ -59,53 +65,7 @@ class Segment:
     kind: SegmentKind
     round: int
     page_index: int
-
-
-_Piece = tuple[int, int, Run | None]
-
-
-class _Level:
-    """One round of a lineage: the files of one process in it, opened when they are needed."""
-
-    def __init__(self, info: RoundInfo, process: Process, files: ExitStack) -> None:
-        self.number = info.number
-        self._info = info
-        self._files = files
-        self._pagemap: Pagemap | None = None
-        self._pages: PageStore | None = None
-        same = info.process(process.pid)
-        # After a reuse of the pid the earlier rounds hold another process's memory.
-        self._present = same is not None and same.start_time_ticks == process.start_time_ticks
-        self._pages_name = pages_name(process.pid)
-        self._pagemap_name = pagemap_name(process.pid)
-
-    def pieces(self, start_addr: int, end_addr: int) -> Iterator[_Piece]:
-        """The page range cut at the runs of this round, holes included (as None), in order."""
-        position = start_addr
-        for run in self._runs(start_addr, end_addr):
-            if position < run.start_addr:
-                yield position, run.start_addr, None
-            position = run.end_addr
-            yield run.start_addr, position, run
-        if position < end_addr:
-            yield position, end_addr, None
-
-    def read(self, page_index: int, n_pages: int) -> bytes:
-        """Pages of this round by their position; raises ImageCorrupt, StorageError."""
-        if self._pages is None:
-            entry = self._info.manifest.file(self._pages_name)
-            store = PageStore(self._info.path / self._pages_name, entry)
-            self._pages = self._files.enter_context(store)
-        return self._pages.read(page_index, n_pages)
-
-    def _runs(self, start_addr: int, end_addr: int) -> Iterator[Run]:
-        if self._pagemap is None:
-            entry = self._info.manifest.file(self._pagemap_name)
-            if entry is None or not self._present:
-                return iter(())
-            pagemap = Pagemap(self._info.path / self._pagemap_name, entry)
-            self._pagemap = self._files.enter_context(pagemap)
-        return self._pagemap.runs(start_addr, end_addr)
+    object: int | None = None
 
 
 class MemoryView(Closing):
@@ -133,14 +93,18 @@ class MemoryView(Closing):
                 round=info.number,
             )
         self.process = process
-        self._files = ExitStack()
-        self._levels = [_Level(item, process, self._files) for item in lineage]
+        self._levels = [PageSource.of_process(item, process) for item in lineage]
+        self._level_of = {level.round: level for level in self._levels}
+        self._objects = ObjectSources(info)
+        self._uses_objects = any(vma.object is not None for vma in process.vmas)
         self._vma_starts_addr = [vma.start_addr for vma in process.vmas]
         self._gaps = list(runs.merge(sorted((gap.start_addr, gap.end_addr) for gap in process.unreadable)))
 
     def close(self) -> None:
         """Close all files; reading is over. May be called again."""
-        self._files.close()
+        for level in self._levels:
+            level.close()
+        self._objects.close()
 
     @property
     def vmas(self) -> list[Vma]:
@@ -148,31 +112,15 @@ class MemoryView(Closing):
         return self.process.vmas
 
     def segments(self, start_addr: int, end_addr: int) -> Iterator[Segment]:
-        """All of the page range `[start_addr, end_addr)` in order, with PARENT runs resolved.
+        """All of the page range `[start_addr, end_addr)` in order, with PARENT runs and objects resolved.
 
         Raises ImageCorrupt, StorageError.
         """
-        # A stack instead of recursion: a chain may have more rounds than Python has frames.
-        levels = self._levels
-        stack = [levels[0].pieces(start_addr, end_addr)]
-        while stack:
-            piece = next(stack[-1], None)
-            if piece is None:
-                stack.pop()
-                continue
-            piece_start_addr, piece_end_addr, run = piece
-            level = levels[len(stack) - 1]
-            if run is None:
-                if len(stack) > 1:
-                    raise self._unreachable(piece_start_addr, level)
-                yield Segment(piece_start_addr, piece_end_addr, SegmentKind.ABSENT, level.number, 0)
-            elif run.kind is RunKind.PARENT:
-                if len(stack) == len(levels):
-                    raise self._unreachable(piece_start_addr, level)
-                stack.append(levels[len(stack)].pieces(piece_start_addr, piece_end_addr))
+        for segment in self._own_segments(start_addr, end_addr):
+            if segment.kind is SegmentKind.ABSENT and self._uses_objects:
+                yield from self._behind(segment)
             else:
-                kind = SegmentKind.DATA if run.kind is RunKind.DATA else SegmentKind.ZERO
-                yield Segment(piece_start_addr, piece_end_addr, kind, level.number, run.page_index)
+                yield segment
 
     def chunks(
         self, start_addr: int, end_addr: int, max_bytes: int = 1 << 20
@@ -185,7 +133,6 @@ class MemoryView(Closing):
         if max_bytes < PAGE_BYTES:
             raise ValueError(f"max_bytes is {max_bytes}, less than a page")
         step_pages = max_bytes // PAGE_BYTES
-        level_of = {level.number: level for level in self._levels}
         for segment in self.segments(start_addr, end_addr):
             if segment.kind is SegmentKind.ABSENT:
                 yield segment.start_addr, segment.end_addr, None
@@ -195,7 +142,7 @@ class MemoryView(Closing):
             while addr < segment.end_addr:
                 n_pages = min(step_pages, (segment.end_addr - addr) // PAGE_BYTES)
                 if segment.kind is SegmentKind.DATA:
-                    content = level_of[segment.round].read(page_index, n_pages)
+                    content = self._read_pages(segment, page_index, n_pages)
                 else:
                     content = bytes(n_pages * PAGE_BYTES)
                 yield addr, addr + n_pages * PAGE_BYTES, content
@@ -206,8 +153,8 @@ class MemoryView(Closing):
         """`length` bytes from any address on; absent pages of anonymous VMAs are zeros.
 
         The result is held in memory: read large ranges with `chunks`. Raises AddressAbsent for
-        addresses outside any VMA, for pages of a file that the target had not changed, and for
-        ranges that could not be read; ImageCorrupt, StorageError.
+        addresses outside any VMA, for pages of a file that the target had not changed or that lie
+        past its end, and for ranges that could not be read; ImageCorrupt, StorageError.
         """
         end_addr = addr + length
         if addr < 0 or length < 0:
@@ -233,6 +180,70 @@ class MemoryView(Closing):
             if vma.end_addr > start_addr:
                 yield vma
 
+    def _own_segments(self, start_addr: int, end_addr: int) -> Iterator[Segment]:
+        """What the process's own pages say, without objects."""
+        # A stack instead of recursion: a chain may have more rounds than Python has frames.
+        levels = self._levels
+        stack = [levels[0].pieces(start_addr, end_addr)]
+        while stack:
+            piece = next(stack[-1], None)
+            if piece is None:
+                stack.pop()
+                continue
+            piece_start_addr, piece_end_addr, run = piece
+            level = levels[len(stack) - 1]
+            if run is None:
+                if len(stack) > 1:
+                    raise self._unreachable(piece_start_addr, level)
+                yield Segment(piece_start_addr, piece_end_addr, SegmentKind.ABSENT, level.round, 0)
+            elif run.kind is RunKind.PARENT:
+                if len(stack) == len(levels):
+                    raise self._unreachable(piece_start_addr, level)
+                stack.append(levels[len(stack)].pieces(piece_start_addr, piece_end_addr))
+            else:
+                kind = SegmentKind.DATA if run.kind is RunKind.DATA else SegmentKind.ZERO
+                yield Segment(piece_start_addr, piece_end_addr, kind, level.round, run.page_index)
+
+    def _behind(self, hole: Segment) -> Iterator[Segment]:
+        """A range that the process has no pages of, as the objects behind its VMAs have it."""
+        position = hole.start_addr
+        for vma in self.vmas_in(hole.start_addr, hole.end_addr):
+            if vma.object is None:
+                continue
+            start_addr = max(position, vma.start_addr)
+            end_addr = min(hole.end_addr, vma.end_addr)
+            if position < start_addr:
+                yield replace(hole, start_addr=position, end_addr=start_addr)
+            shift = vma.start_addr - vma.offset_bytes
+            for start, end, run in self._objects.pieces(vma.object, start_addr - shift, end_addr - shift):
+                if run is None:
+                    yield from self._hole_of_object(vma.object, start, end, shift)
+                else:
+                    kind = SegmentKind.DATA if run.kind is RunKind.DATA else SegmentKind.ZERO
+                    yield Segment(start + shift, end + shift, kind, hole.round, run.page_index, vma.object)
+            position = end_addr
+        if position < hole.end_addr:
+            yield replace(hole, start_addr=position)
+
+    def _hole_of_object(self, number: int, start_bytes: int, end_bytes: int, shift: int) -> Iterator[Segment]:
+        """Pages that neither the process nor the object has: zeros where that is known."""
+        round_number = self._objects.round
+        position = start_bytes + shift
+        end_addr = end_bytes + shift
+        known = ((start + shift, end + shift) for start, end in self._objects.zeros(number, start_bytes, end_bytes))
+        for zero_addr, zero_end_addr in runs.subtract(known, runs.overlapping(self._gaps, position, end_addr)):
+            if position < zero_addr:
+                yield Segment(position, zero_addr, SegmentKind.ABSENT, round_number, 0)
+            yield Segment(zero_addr, zero_end_addr, SegmentKind.ZERO, round_number, 0, number)
+            position = zero_end_addr
+        if position < end_addr:
+            yield Segment(position, end_addr, SegmentKind.ABSENT, round_number, 0)
+
+    def _read_pages(self, segment: Segment, page_index: int, n_pages: int) -> bytes:
+        if segment.object is not None:
+            return self._objects.read(segment.object, page_index, n_pages)
+        return self._level_of[segment.round].read(page_index, n_pages)
+
     def _check_mapped(self, start_addr: int, end_addr: int) -> None:
         mapped = ((vma.start_addr, vma.end_addr) for vma in self.vmas_in(start_addr, end_addr))
         for hole_addr, _ in runs.subtract([(start_addr, end_addr)], mapped):
@@ -240,18 +251,22 @@ class MemoryView(Closing):
 
     def _zeros(self, start_addr: int, end_addr: int) -> bytes:
         """What absent pages read as; raises AddressAbsent if nobody can know."""
-        for gap_addr, _ in runs.intersect([(start_addr, end_addr)], self._gaps):
-            reasons = (gap.reason for gap in self.process.unreadable if gap.start_addr <= gap_addr < gap.end_addr)
-            raise self._absent(gap_addr, f"could not be read ({next(reasons)})")
-        for vma in self.vmas_in(start_addr, end_addr):
+        gap = next(runs.overlapping(self._gaps, start_addr, end_addr), (end_addr, end_addr))
+        gap_addr = max(gap[0], start_addr)
+        for vma in self.vmas_in(start_addr, gap_addr) if start_addr < gap_addr else ():
+            page_addr = max(start_addr, vma.start_addr)
+            offset_bytes = vma.offset_bytes + page_addr - vma.start_addr
+            if vma.object is not None:
+                raise self._absent(page_addr, self._objects.why_absent(vma.object, offset_bytes))
             if vma.kind not in ANONYMOUS_VMA_KINDS:
-                page_addr = max(start_addr, vma.start_addr)
-                offset_bytes = vma.offset_bytes + page_addr - vma.start_addr
                 raise self._absent(
                     page_addr,
                     f"is in no round: it is {vma.kind} memory, "
                     f"{vma.path or '(no path)'} from byte {offset_bytes:#x} on",
                 )
+        if gap_addr < end_addr:
+            reasons = (gap.reason for gap in self.process.unreadable if gap.start_addr <= gap_addr < gap.end_addr)
+            raise self._absent(gap_addr, f"could not be read ({next(reasons)})")
         return bytes(end_addr - start_addr)
 
     def _absent(self, page_addr: int, problem: str) -> AddressAbsent:
@@ -262,10 +277,10 @@ class MemoryView(Closing):
             pid=self.process.pid,
         )
 
-    def _unreachable(self, page_addr: int, level: _Level) -> ImageCorrupt:
+    def _unreachable(self, page_addr: int, level: PageSource) -> ImageCorrupt:
         return ImageCorrupt(
             f"Page {page_addr:#x} of process {self.process.pid} refers to its parent round, but "
-            f"round {level.number}, where that leads, does not have it.",
+            f"round {level.round}, where that leads, does not have it.",
             addr=page_addr,
-            round=level.number,
+            round=level.round,
         )

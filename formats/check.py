@@ -21,10 +21,12 @@ from formats.layout import (
     MANIFEST_NAME,
     PAGE_BYTES,
     RunKind,
+    object_pagemap_name,
+    object_pages_name,
     pagemap_name,
     pages_name,
 )
-from formats.manifest import FileEntry, Process
+from formats.manifest import FileEntry, MemoryObject, Process
 from formats.pagemap import Pagemap
 from formats.pages import PageStore
 from formats.rounddirs import is_committed, list_round_paths
@@ -120,41 +122,78 @@ class _Verifier:
                 self._check_digest(info.path / entry.name, entry)
         for process in info.manifest.processes:
             self._check_process(info, parent, process)
-        manifest_path = info.path / MANIFEST_NAME
-        stats = info.manifest.stats
-        processes = info.manifest.processes
+        for held in info.manifest.objects:
+            self._check_object(info, held)
+        self._check_sums(info)
+        self._check_use_of_objects(info)
+
+    def _check_sums(self, info: RoundInfo) -> None:
+        manifest = info.manifest
+        owners = [*manifest.processes, *manifest.objects]
         for name, claimed, summed in (
-            ("data", stats.pages_data, sum(item.pages_data for item in processes)),
-            ("zero", stats.pages_zero, sum(item.pages_zero for item in processes)),
-            ("parent", stats.pages_parent, sum(item.pages_parent for item in processes)),
+            ("data", manifest.stats.pages_data, sum(item.pages_data for item in owners)),
+            ("zero", manifest.stats.pages_zero, sum(item.pages_zero for item in owners)),
+            ("parent", manifest.stats.pages_parent, sum(item.pages_parent for item in manifest.processes)),
         ):
-            self._compare(manifest_path, f"{name} pages of the round", claimed, summed)
+            self._compare(info.path / MANIFEST_NAME, f"{name} pages of the round", claimed, summed)
+
+    def _check_use_of_objects(self, info: RoundInfo) -> None:
+        manifest = info.manifest
+        used = {vma.object for process in manifest.processes for vma in process.vmas}
+        used |= {item.object for item in manifest.open_files}
+        for held in manifest.objects:
+            if held.id not in used:
+                self._warn(info.path / MANIFEST_NAME, f"has memory object {held.id}, which nothing refers to")
 
     def _check_process(self, info: RoundInfo, parent: RoundInfo | None, process: Process) -> None:
-        pagemap_path = info.path / pagemap_name(process.pid)
-        pages_path = info.path / pages_name(process.pid)
-        pagemap_entry = info.manifest.file(pagemap_path.name)
-        pages_entry = info.manifest.file(pages_path.name)
-        if pagemap_entry is None or pages_entry is None:
-            counted_pages = process.pages_data + process.pages_zero + process.pages_parent
-            self._compare(pagemap_path, f"pages of process {process.pid}", counted_pages, 0)
-            return
-        with self._collect(pages_path), PageStore(pages_path, pages_entry) as store:
-            self._compare(pages_path, "pages in the file", process.pages_data, store.n_pages)
-            self._check_pages(store)
-        with self._collect(pagemap_path), Pagemap(pagemap_path, pagemap_entry) as pagemap:
-            self._check_runs(pagemap, process)
+        def check_runs(pagemap: Pagemap) -> None:
+            self._check_vmas(pagemap, process)
             self._check_parent_runs(pagemap, info, parent, process)
 
-    def _check_runs(self, pagemap: Pagemap, process: Process) -> None:
-        counts = _count_pages(pagemap)
-        for name, kind, claimed in (
-            ("data", RunKind.DATA, process.pages_data),
-            ("zero", RunKind.ZERO, process.pages_zero),
-            ("parent", RunKind.PARENT, process.pages_parent),
-        ):
-            what = f"{name} pages of process {process.pid}"
-            self._compare(pagemap.path, what, claimed, counts[kind])
+        names = pages_name(process.pid), pagemap_name(process.pid)
+        claimed = {
+            RunKind.DATA: process.pages_data,
+            RunKind.ZERO: process.pages_zero,
+            RunKind.PARENT: process.pages_parent,
+        }
+        self._check_pair(info, names, claimed, f"process {process.pid}", check_runs)
+
+    def _check_object(self, info: RoundInfo, held: MemoryObject) -> None:
+        def check_runs(pagemap: Pagemap) -> None:
+            inside = [(0, held.pages_end_bytes)] if held.size_bytes else []
+            outside = runs.subtract(((run.start_addr, run.end_addr) for run in pagemap.runs()), inside)
+            for start_bytes, end_bytes in outside:
+                problem = f"runs cover {start_bytes:#x}-{end_bytes:#x}, past the end of {held.size_bytes} bytes"
+                self._damaged(pagemap.path, problem)
+
+        names = object_pages_name(held.id), object_pagemap_name(held.id)
+        claimed = {RunKind.DATA: held.pages_data, RunKind.ZERO: held.pages_zero, RunKind.PARENT: 0}
+        self._check_pair(info, names, claimed, f"object {held.id}", check_runs)
+
+    def _check_pair(
+        self,
+        info: RoundInfo,
+        names: tuple[str, str],
+        claimed: dict[RunKind, int],
+        owner: str,
+        check_runs: Callable[[Pagemap], None],
+    ) -> None:
+        """Check the pages file and the pagemap of a process or object, and the latter with `check_runs` too."""
+        pages_path, pagemap_path = (info.path / name for name in names)
+        pages_entry, pagemap_entry = (info.manifest.file(name) for name in names)
+        if pages_entry is None or pagemap_entry is None:
+            self._compare(pagemap_path, f"pages of {owner}", sum(claimed.values()), 0)
+            return
+        with self._collect(pages_path), PageStore(pages_path, pages_entry) as store:
+            self._compare(pages_path, "pages in the file", claimed[RunKind.DATA], store.n_pages)
+            self._check_pages(store)
+        with self._collect(pagemap_path), Pagemap(pagemap_path, pagemap_entry) as pagemap:
+            counts = _count_pages(pagemap)
+            for kind in RunKind:
+                self._compare(pagemap_path, f"{kind.name.lower()} pages of {owner}", claimed[kind], counts[kind])
+            check_runs(pagemap)
+
+    def _check_vmas(self, pagemap: Pagemap, process: Process) -> None:
         for vma in process.vmas:
             counts = _count_pages(pagemap, vma.start_addr, vma.end_addr)
             for name, kind, claimed in (
@@ -265,7 +304,7 @@ class _Verifier:
 
 def _bytes_to_check(info: RoundInfo) -> int:
     stored_bytes = sum(entry.stored_bytes for entry in info.manifest.files)
-    data_pages = sum(process.pages_data for process in info.manifest.processes)
+    data_pages = sum(owner.pages_data for owner in (*info.manifest.processes, *info.manifest.objects))
     return stored_bytes + data_pages * PAGE_BYTES
 
 

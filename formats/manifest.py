@@ -15,6 +15,9 @@ from formats.threadstate import Thread
 
 ANONYMOUS_VMA_KINDS = frozenset({"anon", "heap", "stack"})
 """Kinds of VMA whose absent pages are zeros."""
+SPARSE_OBJECT_KINDS = frozenset({"shmem", "memfd", "hugetlb", "deleted"})
+"""Kinds of memory object whose absent pages are zeros: the round holds all of their bytes."""
+OBJECT_KINDS = SPARSE_OBJECT_KINDS | {"file"}
 
 
 class RoundKind(StrEnum):
@@ -126,8 +129,9 @@ class MemoryObject:
     """A file whose bytes the round holds, once for all who map it or have it open: found by `device` and `inode`.
 
     kind: "shmem" (tmpfs, System V, anonymous shared memory), "memfd", "hugetlb", "deleted" (a file without a name), or
-    "file" (a named file that is mapped shared). Its pages are in files of its own (formats.layout.object_name), where
-    addresses are offsets. Absent pages are zeros, but of a "file", of which only mapped pages are held.
+    "file" (a named file that is mapped shared). Its pages are in files of its own (formats.layout.object_pages_name),
+    where addresses are offsets. Absent pages are zeros, but of a "file", of which only mapped pages are held, and in
+    `unreadable`, where addresses are offsets too. Only a dump has objects, and none of their pages refer to a parent.
     uid, gid, mode: its owner and st_mode; seals: F_GET_SEALS of a memfd.
     """
 
@@ -141,8 +145,14 @@ class MemoryObject:
     uid: int
     gid: int
     seals: int = 0
+    unreadable: list[Gap] = field(default_factory=list)
     pages_data: int = 0
     pages_zero: int = 0
+
+    @property
+    def pages_end_bytes(self) -> int:
+        """First offset behind the last page, which may be a part of one."""
+        return self.size_bytes + -self.size_bytes % PAGE_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +205,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """What the round cost; units are in the names, pages and bytes are sums over processes."""
+    """What the round cost; units are in the names, pages and bytes are sums over processes and objects."""
 
     pages_present: int = 0
     pages_written: int = 0

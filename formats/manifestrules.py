@@ -1,34 +1,52 @@
-"""What must hold inside a manifest beyond the types of its values."""
+"""What must hold inside a manifest beyond the types of its values: the round, its files, memory and objects.
+
+`formats.staterules` has what concerns the state of processes.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from formats.layout import IMAGE_NAME, PAGE_BYTES, pagemap_name, pages_name
+from formats import staterules
+from formats.layout import (
+    IMAGE_NAME,
+    PAGE_BYTES,
+    object_pagemap_name,
+    object_pages_name,
+    pagemap_name,
+    pages_name,
+)
+from formats.manifest import OBJECT_KINDS, RoundKind
+from formats.staterules import has_twice
 
 if TYPE_CHECKING:
-    from formats.manifest import Manifest, Process, Stats
+    from formats.manifest import Gap, Manifest, PageRange, Process, Stats, Vma
 
 KNOWN_FEATURES: frozenset[str] = frozenset()
-"""Incompatible features that this version reads; schema 1 has none so far."""
+"""Incompatible features that this version reads; schema 2 has none so far."""
 
 _CHECKPOINT_ID = re.compile(r"[0-9a-f]{32}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PERMS = re.compile(r"[r-][w-][x-][ps]")
 _ADDR_END = 1 << 64  # VMAs may lie in the upper half ([vsyscall]); runs may not
+_OFFSET_END = 1 << 63  # loff_t
 _PID_MAX = (1 << 31) - 1
+_OBJECT_ID_MAX = (1 << 31) - 1
 
 
 def find_problem(manifest: Manifest) -> str | None:
     """What is wrong with a manifest, as half a sentence, or None if it is sound."""
+    object_ids = {item.id for item in manifest.objects}
     problems = chain(
         _problems_of_round(manifest),
         _problems_of_files(manifest),
         _problems_of_counts(manifest.stats, "the round"),
-        chain.from_iterable(map(_problems_of_process, manifest.processes)),
+        _problems_of_objects(manifest),
+        chain.from_iterable(_problems_of_process(process, object_ids) for process in manifest.processes),
+        staterules.problems_of_state(manifest, object_ids),
     )
     return next(problems, None)
 
@@ -49,7 +67,7 @@ def _problems_of_round(manifest: Manifest) -> Iterator[str]:
     elif not _SHA256.fullmatch(parent.sha256):
         yield "its parent's sha256 is not 64 hex digits"
     pids = [process.pid for process in manifest.processes]
-    if len(set(pids)) != len(pids):
+    if has_twice(pids):
         yield "it has a process twice"
     if manifest.root_pid not in pids:
         yield f"its root process {manifest.root_pid} is not in it"
@@ -67,37 +85,81 @@ def _problems_of_files(manifest: Manifest) -> Iterator[str]:
     if len(names) != len(manifest.files):
         yield "it has a file twice"
     expected: set[str] = set()
-    for process in manifest.processes:
-        pair = {pages_name(process.pid), pagemap_name(process.pid)}
-        # A process without memory (a zombie) may have no files; half a pair is damage.
+    alive = [process for process in manifest.processes if process.exit_code is None]
+    pairs = chain(
+        ({pages_name(process.pid), pagemap_name(process.pid)} for process in alive),
+        ({object_pages_name(item.id), object_pagemap_name(item.id)} for item in manifest.objects),
+    )
+    for pair in pairs:
+        # What has no memory may have no files; half a pair is damage.
         if pair & names:
             expected |= pair
     for name in sorted(names ^ expected):
-        yield f"{name} belongs to no process of it, or lacks its counterpart"
+        yield f"{name} belongs to no live process or object of it, or lacks its counterpart"
 
 
-def _problems_of_process(process: Process) -> Iterator[str]:
+def _problems_of_objects(manifest: Manifest) -> Iterator[str]:
+    objects = manifest.objects
+    if objects and manifest.kind is not RoundKind.DUMP:
+        yield "it has memory objects, but is no dump"
+    if has_twice(item.id for item in objects):
+        yield "it has an object's id twice"
+    if has_twice((item.device, item.inode) for item in objects):
+        yield "it has an object twice"
+    for item in objects:
+        where = f"object {item.id}"
+        if not 0 <= item.id <= _OBJECT_ID_MAX:
+            yield f"{where} is not an id"
+        if item.kind not in OBJECT_KINDS:
+            yield f"{where} is of no known kind"
+        if not 0 <= item.size_bytes < _OFFSET_END:
+            yield f"{where} has an impossible size"
+        if min(item.pages_data, item.pages_zero) < 0:
+            yield f"{where} has a negative page count"
+        if (item.pages_data + item.pages_zero) * PAGE_BYTES > item.pages_end_bytes:
+            yield f"{where} has more pages than its size allows"
+        yield from _problems_of_ranges(item.unreadable, f"{where}: the gap")
+
+
+def _problems_of_process(process: Process, object_ids: set[int]) -> Iterator[str]:
     where = f"process {process.pid}"
     if not 1 <= process.pid <= _PID_MAX:
         yield f"{where} is not a pid"
+    if process.exit_code is not None and (process.vmas or process.threads or process.state):
+        yield f"{where} has an exit code, but also memory, threads or state"
     yield from _problems_of_counts(process, where)
     previous_end_addr = 0
     for vma in process.vmas:
-        if not _is_page_range(vma.start_addr, vma.end_addr):
-            yield f"{where}: the VMA at {vma.start_addr:#x} is not a range of pages"
         if vma.start_addr < previous_end_addr:
             yield f"{where}: the VMA at {vma.start_addr:#x} is out of order"
-        if not _PERMS.fullmatch(vma.perms):
-            yield f"{where}: the VMA at {vma.start_addr:#x} has impossible permissions"
-        if min(vma.pages_data, vma.pages_zero, vma.pages_parent) < 0:
-            yield f"{where}: the VMA at {vma.start_addr:#x} has a negative page count"
+        yield from _problems_of_vma(vma, f"{where}: the VMA at {vma.start_addr:#x}", object_ids)
         previous_end_addr = vma.end_addr
-    for gap in process.unreadable:
-        if not _is_page_range(gap.start_addr, gap.end_addr):
-            yield f"{where}: the gap at {gap.start_addr:#x} is not a range of pages"
-    tids = [thread.tid for thread in process.threads]
-    if len(set(tids)) != len(tids):
+    yield from _problems_of_ranges(process.unreadable, f"{where}: the gap")
+    yield from _problems_of_ranges(process.guards, f"{where}: the guard")
+    if has_twice(thread.tid for thread in process.threads):
         yield f"{where}: it has a thread twice"
+
+
+def _problems_of_vma(vma: Vma, where: str, object_ids: set[int]) -> Iterator[str]:
+    if not _is_page_range(vma.start_addr, vma.end_addr):
+        yield f"{where} is not a range of pages"
+    if not _PERMS.fullmatch(vma.perms):
+        yield f"{where} has impossible permissions"
+    if min(vma.pages_data, vma.pages_zero, vma.pages_parent) < 0:
+        yield f"{where} has a negative page count"
+    if vma.object is None:
+        return
+    if vma.object not in object_ids:
+        yield f"{where} refers to object {vma.object}, which is not in it"
+    # It may reach behind the object's end, as mappings of files do.
+    if vma.offset_bytes % PAGE_BYTES or not 0 <= vma.offset_bytes <= _OFFSET_END - (vma.end_addr - vma.start_addr):
+        yield f"{where} has an impossible offset into object {vma.object}"
+
+
+def _problems_of_ranges(ranges: Iterable[Gap | PageRange], where: str) -> Iterator[str]:
+    for item in ranges:
+        if not _is_page_range(item.start_addr, item.end_addr):
+            yield f"{where} at {item.start_addr:#x} is not a range of pages"
 
 
 def _problems_of_counts(counted: Process | Stats, where: str) -> Iterator[str]:

@@ -22,7 +22,7 @@ from formats.closing import Closing
 from formats.errors import ImageCorrupt
 from formats.files import write_at
 from formats.framereader import FrameReader
-from formats.layout import PAGE_BYTES, PAGES_FRAME_BYTES, pages_name
+from formats.layout import PAGE_BYTES, PAGES_FRAME_BYTES, object_pages_name, pages_name
 
 _JOBS_PER_THREAD = 4
 
@@ -57,7 +57,7 @@ class _Store:
 class PageCopier(Closing):
     """Copies DATA segments of one process into an open file; a context manager, for one thread.
 
-    It holds a few frames per thread in memory, and of each round the seek table of its pages file.
+    It holds a few frames per thread in memory, and the seek table of each pages file.
     """
 
     def __init__(self, checkpoint: Checkpoint, pid: int, file: tuple[int, Path], threads: int) -> None:
@@ -66,7 +66,7 @@ class PageCopier(Closing):
         self._pid = pid
         self._fd, self._path = file
         self._files = ExitStack()
-        self._stores: dict[int, _Store] = {}
+        self._stores: dict[tuple[int, int | None], _Store] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="predump-copy")
         self._jobs: deque[Future[None]] = deque()
         self._max_jobs = threads * _JOBS_PER_THREAD
@@ -112,17 +112,18 @@ class PageCopier(Closing):
             write_at(self._fd, part, piece.file_offset, self._path)
 
     def _store_of(self, segment: Segment) -> _Store:
-        store = self._stores.get(segment.round)
+        key = segment.round, segment.object
+        store = self._stores.get(key)
         if store is None:
             info = self._checkpoint.round(segment.round)
-            name = pages_name(self._pid)
+            name = pages_name(self._pid) if segment.object is None else object_pages_name(segment.object)
             reader = FrameReader(
                 info.path / name,
                 max_frame_bytes=PAGES_FRAME_BYTES,
                 content_unit_bytes=PAGE_BYTES,
                 entry=info.manifest.file(name),
             )
-            store = self._stores[segment.round] = _Store(self._files.enter_context(reader))
+            store = self._stores[key] = _Store(self._files.enter_context(reader))
         return store
 
 

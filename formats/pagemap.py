@@ -1,4 +1,4 @@
-"""A round's runs: for each range of pages of a process, where its bytes are.
+"""A round's runs: for each range of pages of a process or memory object, where its bytes are.
 
 The content of the file is packed `layout.RUN` records, ascending by address, in frames of up to
 2048 records, so that one page is found by decoding a handful of frames.
@@ -65,6 +65,7 @@ class PagemapWriter:
 
     def __init__(self, path: Path) -> None:
         """Create the file; raises StorageError."""
+        self.path = path
         self.run_count = 0
         self._frames = FrameWriter(path)
         self._buffer = bytearray()
@@ -118,7 +119,7 @@ class _Frame:
 
 
 class Pagemap(Closing):
-    """Reads the runs of one process; a context manager, not for use by two threads at once.
+    """Reads the runs of one process or object; a context manager, not for use by two threads at once.
 
     Each frame is checked as a whole before a run of it is given out, and its fit with the frame
     before it while runs are iterated.

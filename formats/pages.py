@@ -1,4 +1,4 @@
-"""The page store of a process in one round: the content of its DATA runs, in their order."""
+"""The page store of a process or memory object in one round: the content of its DATA runs, in their order."""
 
 from __future__ import annotations
 

@@ -21,6 +21,8 @@ from formats.layout import (
     MANIFEST_NAME,
     MANIFEST_TEMPORARY_NAME,
     ROUND_NAME,
+    object_pagemap_name,
+    object_pages_name,
     pagemap_name,
     pages_name,
     round_name,
@@ -29,6 +31,9 @@ from formats.manifest import Manifest
 from formats.manifestfile import encode_manifest
 from formats.pagemap import PagemapWriter
 from formats.rounddirs import is_committed, list_round_paths
+
+PageWriters = tuple[FrameWriter, PagemapWriter]
+"""The two files of a process or memory object."""
 
 
 class RoundWriter:
@@ -41,7 +46,7 @@ class RoundWriter:
         """
         self.path = checkpoint / round_name(number)
         self._checkpoint = checkpoint
-        self._writers: list[tuple[FrameWriter, PagemapWriter]] = []
+        self._writers: list[PageWriters] = []
         self._paths: list[Path] = []
         self._committed = False
         if not ROUND_NAME.fullmatch(self.path.name):
@@ -49,20 +54,28 @@ class RoundWriter:
         _create_checkpoint(checkpoint)
         files.create_directory(self.path)
 
-    def open_process(self, pid: int) -> tuple[FrameWriter, PagemapWriter]:
+    def open_process(self, pid: int) -> PageWriters:
         """Create the two files of a process; `commit` closes them. Raises StorageError."""
-        pages_path = self.path / pages_name(pid)
-        pagemap_path = self.path / pagemap_name(pid)
-        pages = FrameWriter(pages_path)
-        self._paths.append(pages_path)
-        try:
-            pagemap = PagemapWriter(pagemap_path)
-        except StorageError:
-            pages.abort()
-            raise
-        self._paths.append(pagemap_path)
-        self._writers.append((pages, pagemap))
-        return pages, pagemap
+        return self._open(pages_name(pid), pagemap_name(pid))
+
+    def open_object(self, number: int) -> PageWriters:
+        """Create the two files of a memory object, by its id; `commit` closes them. Raises StorageError."""
+        return self._open(object_pages_name(number), object_pagemap_name(number))
+
+    def discard(self, writers: PageWriters) -> None:
+        """Take back what `open_process` or `open_object` gave: the two files are not part of the round.
+
+        Nothing may be writing to them any more. Raises StorageError if one cannot be removed.
+        """
+        self._writers.remove(writers)
+        for writer in writers:
+            writer.abort()
+        for writer in writers:
+            try:
+                writer.path.unlink()
+            except OSError as error:
+                raise StorageError.from_os_error("remove", writer.path, error) from error
+            self._paths.remove(writer.path)
 
     def commit(self, manifest_without_files: Manifest) -> tuple[Manifest, str]:
         """Make everything durable, then make the round exist.
@@ -105,6 +118,18 @@ class RoundWriter:
             for path in self._paths:
                 path.unlink(missing_ok=True)
             self.path.rmdir()
+
+    def _open(self, pages_file: str, pagemap_file: str) -> PageWriters:
+        pages = FrameWriter(self.path / pages_file)
+        self._paths.append(pages.path)
+        try:
+            pagemap = PagemapWriter(self.path / pagemap_file)
+        except StorageError:
+            pages.abort()
+            raise
+        self._paths.append(pagemap.path)
+        self._writers.append((pages, pagemap))
+        return pages, pagemap
 
     def _publish(self, temporary_path: Path) -> None:
         path = self.path / MANIFEST_NAME

@@ -7,7 +7,8 @@ so the ranges of a whole pagemap may stream through.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 
 Range = tuple[int, int]
 
@@ -54,6 +55,14 @@ def intersect(ranges: Iterable[Range], others: Iterable[Range]) -> Iterator[Rang
             if other[1] > end:
                 break  # the next range may need the rest of this one
             other = next(rest, None)
+
+
+def overlapping(ranges: Sequence[Range], start: int, end: int) -> Iterator[Range]:
+    """Those of `ranges` that share an address with `[start, end)`, whole; found by bisection."""
+    for position in range(bisect_right(ranges, start, key=lambda item: item[1]), len(ranges)):
+        if ranges[position][0] >= end:
+            return
+        yield ranges[position]
 
 
 def total(ranges: Iterable[Range]) -> int:

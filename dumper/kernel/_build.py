@@ -5,8 +5,20 @@ from pathlib import Path
 from cffi import FFI
 
 CSRC = Path(__file__).parent / "csrc"
-SOURCES = ["pages.c", "copy.c", "uffd.c", "threads.c", "inject.c", "probes.c"]
-HEADERS = ["predump.h", "cdef.h", "compat.h", "runs.h", "stops.h"]
+SOURCES = [
+    "pages.c",
+    "copy.c",
+    "uffd.c",
+    "threads.c",
+    "frames.c",
+    "inject.c",
+    "state.c",
+    "calls.c",
+    "ask.c",
+    "vdso.c",
+    "probes.c",
+]
+HEADERS = ["predump.h", "cdef.h", "compat.h", "runs.h", "stops.h", "frames.h", "calls.h"]
 
 ffibuilder = FFI()
 ffibuilder.cdef((CSRC / "cdef.h").read_text(encoding="ascii"))

@@ -32,9 +32,14 @@ class PageBuffer:
         """Most pages that fit."""
         return int(self.c.capacity_pages)
 
+    @property
+    def size_pages(self) -> int:
+        """Most pages that fit without a limit."""
+        return len(self.memory) // PAGE_BYTES
+
     def limit_pages(self, capacity_pages: int) -> None:
         """Lets no more than so many pages in; never more than the memory holds."""
-        self.c.capacity_pages = min(capacity_pages, len(self.memory) // PAGE_BYTES)
+        self.c.capacity_pages = min(capacity_pages, self.size_pages)
 
     def clear(self) -> None:
         """Empties the buffer and keeps its memory."""

@@ -116,6 +116,17 @@ class Scanner:
         self._mode.reset = False
         checked(lib.pd_scan(self._pagemap_fd, self._mode, first_page.c, 1, cursor, self._regions, 1))
 
+    def ranges(self, start_addr: int, end_addr: int, category: int) -> list[tuple[int, int]]:
+        """(start_addr, end_addr) of the pages of a category (PAGE_IS_*) in a range. Raises as `next_runs`."""
+        found: list[tuple[int, int]] = []
+        while start_addr < end_addr:
+            count = checked(
+                lib.pd_scan_category(self._pagemap_fd, start_addr, end_addr, category, self._regions, self.REGIONS)
+            )
+            found += [(int(r.start_addr), int(r.end_addr)) for r in self._regions[0:count]]
+            start_addr = end_addr if count < self.REGIONS else found[-1][1]
+        return found
+
     def all_runs(self, out: RunList, *, reset: bool) -> None:
         """Appends all that is left to `out`, which grows as needed. Raises as `next_runs`."""
         while self.next_runs(out, reset=reset):

@@ -8,6 +8,8 @@ from dumper.kernel.native import checked, ffi, lib, new_array
 O_TRACESYSGOOD = 1
 O_SUSPEND_SECCOMP = 1 << 21  # PTRACE_O_SUSPEND_SECCOMP, needs CAP_SYS_ADMIN
 
+MAX_CHILDREN = 1 << 16
+
 # user_regs_struct of x86_64, in order: sys/user.h
 REGISTER_NAMES = [
     "r15",
@@ -67,6 +69,13 @@ class ThreadSet:
         self._list = ffi.new("struct pd_thread_list *", {"threads": self._threads, "capacity": capacity})
         self._registers: Any = None
         self._registers_capacity = 0
+        self.seccomp_suspended = False
+        """Whether the threads were stopped with O_SUSPEND_SECCOMP."""
+
+    @property
+    def native_list(self) -> Any:
+        """The struct pd_thread_list, for other parts of this package."""
+        return self._list
 
     def stop(self, timeout_ns: int, options: int = 0) -> None:
         """Seizes and stops every thread, until no new one turns up.
@@ -76,7 +85,8 @@ class ThreadSet:
                 traced by another), ESRCH (the process is gone), ENOSPC (more threads than there is room for).
                 Threads stopped until then stay so: call `resume`.
         """
-        result = lib.pd_stop_threads(self._pid, options, timeout_ns, self._list)
+        self.seccomp_suspended = bool(options & O_SUSPEND_SECCOMP)
+        result = lib.pd_stop_threads(self._pid, options | O_TRACESYSGOOD, timeout_ns, self._list)
         if result < 0:
             raise StopError(-result, int(self._list.failed_tid))
 
@@ -119,6 +129,15 @@ class ThreadSet:
         return sorted(found, key=lambda registers: registers.tid)
 
 
+def children(pid: int) -> list[int]:
+    """Children of all threads of a process, sure to be all of them only while it stands still: proc_pid_task(5).
+
+    Raises OSError: ESRCH if it is gone, ENOSPC if it has more than MAX_CHILDREN.
+    """
+    found = new_array("int32_t", MAX_CHILDREN)
+    return list(found[0 : checked(lib.pd_children(pid, found, MAX_CHILDREN))])
+
+
 def frame_mark() -> bytes:
     """What stands in every signal frame that an injection leaves behind when it is cut short."""
     return bytes(ffi.string(lib.pd_frame_mark()))
@@ -133,6 +152,20 @@ class InjectionSite:
     stack_start_addr: int
     stack_end_addr: int
     scratch_end_addr: int = 0
+
+
+def native_site(site: InjectionSite) -> Any:
+    """The struct pd_site of a site."""
+    return ffi.new(
+        "struct pd_site *",
+        (
+            site.syscall_ret_addr,
+            site.restorer_addr,
+            site.stack_start_addr,
+            site.stack_end_addr,
+            site.scratch_end_addr,
+        ),
+    )
 
 
 def inject_userfaultfd(
@@ -154,16 +187,8 @@ def inject_userfaultfd(
         OSError: EPERM and others as in userfaultfd(2) of the target; ETIMEDOUT if the thread does not run; ENOEXEC if
             it is no 64-bit x86 code or the site changed; ENOSPC if its stack has no room; ESRCH if it is gone.
     """
-    c_site = ffi.new(
-        "struct pd_site *",
-        (
-            site.syscall_ret_addr,
-            site.restorer_addr,
-            site.stack_start_addr,
-            site.stack_end_addr,
-            site.scratch_end_addr,
-        ),
-    )
     return checked(
-        lib.pd_inject_userfaultfd(tid, pidfd, mem_fd, c_site, flags, expected_fd, timeout_ns, die_at, victim_pid)
+        lib.pd_inject_userfaultfd(
+            tid, pidfd, mem_fd, native_site(site), flags, expected_fd, timeout_ns, die_at, victim_pid
+        )
     )

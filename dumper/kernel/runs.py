@@ -73,6 +73,22 @@ class RunList:
             (int(runs[i].start_addr), int(runs[i].start_addr + runs[i].n_pages * PAGE_BYTES)) for i in range(len(self))
         ]
 
+    def move_out(self, first: int, start_addr: int, end_addr: int, delta: int, out: "RunList") -> int:
+        """Appends the part in [start_addr, end_addr), moved by `delta`, to `out`, and uses it up.
+
+        `first` is what the call for the range before returned, 0 to begin with; ranges ascend.
+        """
+        position = ffi.new("uint64_t *", first)
+        while lib.pd_move_runs(self.c, position, start_addr, end_addr, delta % (1 << 64), out.c):
+            out.reserve(2 * out.capacity)
+        return int(position[0])
+
+    def united_with(self, other: "RunList") -> "RunList":
+        """All pages of both, as COPY runs."""
+        united = RunList(max(1, len(self) + len(other)))
+        lib.pd_unite_runs(self.c, other.c, united.c)
+        return united
+
     def sweep(self) -> Any:
         """A struct pd_sweep over the runs, from the first on; valid while the list stays as it is."""
         return ffi.new("struct pd_sweep *", {"runs": self.c.runs, "n_runs": len(self), "next": 0})

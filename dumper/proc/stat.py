@@ -27,12 +27,42 @@ class Stat:
         return self.state in "ZXx"
 
 
-def parse_stat(text: bytes) -> Stat:
-    """Raises ValueError. The name may hold blanks and brackets, so fields count from the last bracket."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessStat:
+    """What a dump records of it; `exit_code` is the status of wait(2).
+
+    Addresses are 0 for a thread that has ended, or where the kernel keeps them secret.
+    """
+
+    process_group: int
+    session: int
+    terminal: int
+    exit_signal: int
+    start_code_addr: int
+    end_code_addr: int
+    start_stack_addr: int
+    start_data_addr: int
+    end_data_addr: int
+    start_brk_addr: int
+    arg_start_addr: int
+    arg_end_addr: int
+    env_start_addr: int
+    env_end_addr: int
+    exit_code: int
+
+
+def _split(text: bytes, n_fields: int) -> tuple[bytes, list[bytes]]:
+    """The name, and the fields from the third on: the name may hold blanks and brackets. Raises ValueError."""
     name, _, rest = text.partition(b"(")[2].rpartition(b")")
     fields = rest.split()
-    if len(fields) < 20:
+    if len(fields) < n_fields:
         raise ValueError(f"not a line of /proc/PID/stat: {text!r}")
+    return name, fields
+
+
+def parse_stat(text: bytes) -> Stat:
+    """Raises ValueError."""
+    name, fields = _split(text, 20)
     return Stat(
         name=name.decode("utf-8", "surrogateescape"),
         state=fields[0].decode("ascii"),
@@ -42,7 +72,39 @@ def parse_stat(text: bytes) -> Stat:
     )
 
 
+def parse_process_stat(text: bytes) -> ProcessStat:
+    """Raises ValueError."""
+    _, fields = _split(text, 50)
+
+    def number(field: int) -> int:
+        return int(fields[field - 3])
+
+    return ProcessStat(
+        process_group=number(5),
+        session=number(6),
+        terminal=number(7),
+        exit_signal=number(38),
+        # Without the right to trace, the kernel says 1 for the code, which no program begins at.
+        start_code_addr=number(26) if number(26) != 1 else 0,
+        end_code_addr=number(27) if number(27) != 1 else 0,
+        start_stack_addr=number(28),
+        start_data_addr=number(45),
+        end_data_addr=number(46),
+        start_brk_addr=number(47),
+        arg_start_addr=number(48),
+        arg_end_addr=number(49),
+        env_start_addr=number(50),
+        env_end_addr=number(51),
+        exit_code=number(52),
+    )
+
+
 def read_stat(pid: int, tid: int | None = None) -> Stat:
     """Of a process, or of one thread of it. Raises OSError: ENOENT or ESRCH if it is gone."""
     task = f"/task/{tid}" if tid is not None else ""
     return parse_stat(Path(f"/proc/{pid}{task}/stat").read_bytes())
+
+
+def read_exit_code(pid: int) -> int:
+    """The status that its parent will get of a zombie. Raises OSError: ENOENT or ESRCH if it is gone."""
+    return parse_process_stat(Path(f"/proc/{pid}/stat").read_bytes()).exit_code

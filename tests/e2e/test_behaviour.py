@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dumper.rounds import AfterDump, Options
+from dumper.dump import AfterDump
+from dumper.rounds import Options
 from dumper.session import Session
 from tests.harness import Target, is_untouched, keeper_pids, poll_until, predump
 

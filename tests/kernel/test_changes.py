@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from dumper.kernel.copy import FileMaps, Source
+from dumper.kernel.copy import FileMaps, PageBuffer, Source
 from dumper.kernel.pages import Scanner, Span, SpanFlag, SpanTable
 from dumper.kernel.runs import RunKind, RunList
 from dumper.staging import Staging
@@ -13,7 +13,7 @@ from tests.kernel.child import MADV_GUARD_INSTALL, PAGE, ZERO_PAGE, Child, pages
 
 N_PAGES = 3000
 MADV_DONTNEED = 4
-STAGING_BYTES = 64 << 20
+STAGING_PAGES = 1 << 14
 
 
 def changes_of(addr: int, n_pages: int) -> SpanTable:
@@ -67,7 +67,7 @@ def test_the_picture_equals_the_memory(child: Child, seed: int, distrust: bool) 
     child.track(addr, N_PAGES)
     child.write(addr, {page: rng.randbytes(8) for page in range(0, N_PAGES, rng.choice([1, 2, 7]))})
     scanner = Scanner(child.pagemap_fd)
-    staging = Staging(scanner, RunList(1), STAGING_BYTES)
+    staging = Staging(scanner, RunList(1), PageBuffer(STAGING_PAGES))
     scanner._mode.distrust_holes = distrust
     source = Source(child.pid, child.mem_fd, FileMaps())
     for _ in range(3):
@@ -91,7 +91,7 @@ def test_memory_mapped_anew_at_the_same_place_is_scanned_in_full(child: Child) -
     addr = child.map(N_PAGES)
     child.track(addr, N_PAGES)
     child.touch(addr, range(N_PAGES))
-    staging = Staging(Scanner(child.pagemap_fd), RunList(1), STAGING_BYTES)
+    staging = Staging(Scanner(child.pagemap_fd), RunList(1), PageBuffer(STAGING_PAGES))
     source = Source(child.pid, child.mem_fd, FileMaps())
     staging.micro_round(SpanTable([Span(addr, addr + N_PAGES * PAGE)]), source)
     child.unmap(addr, range(N_PAGES))

@@ -467,32 +467,6 @@ def sparse_file(request: pytest.FixtureRequest, child: Child, tmp_path: Path) ->
     return theirs, ours, _data_pages(ours)
 
 
-@pytest.mark.parametrize("regions", [1, 2, 3, Scanner.REGIONS])
-@pytest.mark.parametrize("offset_pages", [0, 6, 10])
-def test_private_mapping_of_a_nameless_file(
-    child: Child, sparse_file: tuple[int, int, set[int]], offset_pages: int, regions: int
-) -> None:
-    """Its pages: the data of the file, and what was copied on write, over data and over holes."""
-    theirs, ours, data = sparse_file
-    n_pages = 72 - offset_pages  # goes on behind the end of the file
-    addr = child.map(n_pages, mmap.MAP_PRIVATE, theirs, offset_pages)
-    copied_on_write = [2, 3, 8, 12, 14, 50 - offset_pages]
-    child.touch(addr, copied_on_write)
-    flags = SpanFlag.FILE | SpanFlag.BY_FD
-    span = Span(addr, addr + n_pages * PAGE, flags, ours, offset_pages * PAGE)
-
-    found = scan(child, addr, [span], reset=False, covered=[(0, n_pages, DATA, 0)], regions=regions)
-
-    in_file = {page - offset_pages for page in data if page >= offset_pages}
-    wanted = sorted(in_file | set(copied_on_write))
-    assert found == [(page, COPY, 0) for page in wanted]
-    source = Source(child.pid, child.mem_fd, FileMaps())
-    held, lost = copied(addr, source, run_list(addr, [(p, 1, COPY, 0) for p in wanted]), 16)
-    assert lost == []
-    assert [page for page, _, _ in held] == wanted
-    assert [content or ZERO_PAGE for _, _, content in held] == child.read(addr, wanted)
-
-
 @pytest.mark.parametrize("regions", [1, 2, Scanner.REGIONS])
 @pytest.mark.parametrize("offset_pages", [0, 6, 10])
 def test_shared_mapping_of_a_nameless_file(

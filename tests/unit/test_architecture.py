@@ -24,7 +24,7 @@ THIRD_PARTY = {"cffi", "click", "rich", "zstandard"}
 def place_of(path: Path) -> str:
     """The most specific rule for a file."""
     name = path.relative_to(REPO).as_posix()
-    return max((place for place in RULES if name.startswith(place)), key=len)
+    return max((place for place in RULES if name == place or name.startswith(f"{place}/")), key=len)
 
 
 def sources() -> list[Path]:

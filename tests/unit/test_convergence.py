@@ -42,11 +42,11 @@ def sample(pages: int, *, since_ms: int = 1000, scan_ms: int = 1, copy_ns_per_pa
     ],
 )
 def test_decisions(samples: list[RoundSample], elapsed_ns: int, policy: Policy, expected: Decision) -> None:
-    assert decide(samples, 1, elapsed_ns, policy).decision is expected
+    assert decide(samples, 1, 1, elapsed_ns, policy).decision is expected
 
 
 def test_nothing_written_in_the_first_round_needs_no_second() -> None:
-    assert decide([RoundSample(0, 0, MS, 0)], 1, 0, POLICY).decision is Decision.FREEZE
+    assert decide([RoundSample(0, 0, MS, 0)], 1, 1, 0, POLICY).decision is Decision.FREEZE
 
 
 @given(
@@ -59,8 +59,8 @@ def test_nothing_written_in_the_first_round_needs_no_second() -> None:
 def test_a_prediction_covers_the_scan_and_stays_below_copying_everything(
     pages: int, since_ns: int, scan_ns: int, copy_ns: int, threads: int
 ) -> None:
-    predicted_ns = predict_freeze_ns(RoundSample(pages, since_ns, scan_ns, copy_ns), threads)
-    without_copy_ns = predict_freeze_ns(RoundSample(0, since_ns, scan_ns, 0), threads)
+    predicted_ns = predict_freeze_ns(RoundSample(pages, since_ns, scan_ns, copy_ns), threads, 1)
+    without_copy_ns = predict_freeze_ns(RoundSample(0, since_ns, scan_ns, 0), threads, 1)
     assert without_copy_ns >= scan_ns
     assert without_copy_ns <= predicted_ns <= without_copy_ns + copy_ns + 1
 
@@ -71,7 +71,7 @@ def test_more_writes_never_predict_a_shorter_freeze_of_the_same_round_count(
 ) -> None:
     few = RoundSample(0, since_ns, MS, 0)
     many = RoundSample(more, since_ns, MS, more * 1000)
-    assert predict_freeze_ns(many, threads) >= predict_freeze_ns(few, threads)
+    assert predict_freeze_ns(many, threads, 1) >= predict_freeze_ns(few, threads, 1)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 3
+#define PD_ABI 4
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -32,7 +32,7 @@ struct pd_region {
 #define PD_SPAN_UNSEEN 2    /* writes may go unreported: all of its pages count as written */
 #define PD_SPAN_FILE 4      /* private mapping of a file: page cache is none, a swapped, unwritten page may be a marker */
 #define PD_SPAN_WHOLE 8     /* cannot be scanned: every page is content */
-#define PD_SPAN_BY_FD 16    /* content is what SEEK_DATA finds in `fd` from `fd_offset_bytes`, and private copies over it */
+#define PD_SPAN_BY_FD 16    /* content is what SEEK_DATA finds in `fd` from `fd_offset_bytes`; the page tables are not asked */
 #define PD_SPAN_CHANGES 32  /* all of it tracked, and known to the last scan: only changes need be looked at */
 struct pd_span {
 	uint64_t start_addr, end_addr;
@@ -85,6 +85,10 @@ struct pd_scan_mode {
 int64_t pd_scan(int pagemap_fd, const struct pd_scan_mode *mode, const struct pd_span *spans, uint64_t n_spans,
 		struct pd_cursor *cursor, struct pd_region *regions, uint64_t capacity);
 
+/* The pages of [start, end) that are of `category`; returns the number of regions, `capacity` if there may be more. */
+int64_t pd_scan_category(int pagemap_fd, uint64_t start, uint64_t end, uint64_t category, struct pd_region *regions,
+			 uint64_t capacity);
+
 /*
  * Turns regions[*used ..] into runs: COPY where a page was written or is in doubt, ZERO, what `staged` says (STAGED,
  * or COPY where its copy failed), PARENT where `covered` has it, and COPY again where neither does. Returns the
@@ -133,6 +137,16 @@ int pd_copy(const struct pd_source *source, struct pd_run_list *in, uint64_t *ne
  */
 int pd_pack(const struct pd_run_list *in, struct pd_buffer *buffer, uint64_t first_index, struct pd_run_list *out);
 
+/*
+ * Appends what lies of in->runs[*next ..] in [start, end) to `out`, with addresses moved by `delta` (modulo 2^64), and uses
+ * it up. Returns 0, or 1 if `out` was too small: make it larger, call again.
+ */
+int pd_move_runs(struct pd_run_list *in, uint64_t *next, uint64_t start, uint64_t end, uint64_t delta,
+		 struct pd_run_list *out);
+
+/* All pages that are in `a` or in `b` (both sorted), as COPY runs; `out` has room for the runs of both. Returns 0. */
+int pd_unite_runs(const struct pd_run_list *a, const struct pd_run_list *b, struct pd_run_list *out);
+
 /* Adds the pages of each VMA to counts[4 * vma + kind], kind being DATA, ZERO or PARENT; both sorted by address. */
 int pd_count_pages(const struct pd_run *runs, uint64_t n_runs, const struct pd_span *vmas, uint64_t n_vmas,
 		   uint64_t *counts);
@@ -168,6 +182,12 @@ struct pd_thread_list {
  */
 int pd_stop_threads(int pid, int seize_options, int64_t timeout_ns, struct pd_thread_list *list);
 /*
+ * Children of every thread of `pid`, in no order, without those that are threads: proc_pid_task(5), `children`. The list
+ * is sure to be whole only while the process stands still. Returns how many, -ENOSPC if there are more than `capacity`,
+ * -ESRCH if the process is gone.
+ */
+int64_t pd_children(int pid, int32_t *children, uint64_t capacity);
+/*
  * Lets every thread of the list go on, untraced. One that does not stop even now (in uninterruptible sleep) stays traced
  * until this process ends.
  */
@@ -185,6 +205,8 @@ int pd_read_registers(const struct pd_thread_list *list, struct pd_registers *re
 
 /* ---- inject.c: system calls inside the target --------------------------------------------------------------- */
 
+/* So many bytes before a site's scratch_end_addr must hold nothing. */
+#define PD_SCRATCH_BYTES 16384
 struct pd_site {
 	uint64_t syscall_ret_addr; /* `syscall; ret` */
 	uint64_t restorer_addr;    /* `mov $15, %rax; syscall` */
@@ -213,6 +235,132 @@ const char *pd_frame_mark(void);
  */
 int pd_inject_userfaultfd(int tid, int pidfd, int mem_fd, const struct pd_site *site, int flags, int expected_fd,
 			  int64_t timeout_ns, int die_at, int victim);
+
+/* ---- state.c: what can be read of stopped threads from outside ----------------------------------------------- */
+
+/* Room for what has no fixed size: siginfo_t of 128 bytes, /proc text, seccomp filters. */
+struct pd_arena {
+	uint8_t *bytes;
+	uint64_t used_bytes, capacity_bytes;
+};
+
+/* Whether a thread, or the process, was asked by injected calls: one of these, or -errno of why not. */
+#define PD_NOT_ASKED 0
+#define PD_ASKED 1
+
+struct pd_thread_state {
+	int32_t tid; /* 0: gone; then nothing else is set */
+	int32_t restarted;
+	int32_t io_priority; /* or -errno */
+	int32_t n_pending;
+	int32_t n_filters; /* newest first in the arena, each behind its length (uint32_t); -1: not to be read */
+	int32_t seccomp_mode, shadow_stack;
+	int32_t asked, clear_child_tid_known;
+	uint32_t status_bytes, sched_attr_bytes, cpus_bytes, xstate_bytes;
+	uint64_t pending_at, filters_at, status_at; /* offsets in the arena */
+	uint64_t signal_mask;
+	uint64_t robust_list_addr, robust_list_bytes;
+	uint64_t rseq_addr; /* 0: not registered */
+	uint64_t rseq_section_addr, rseq_abort_addr;
+	uint32_t rseq_bytes, rseq_signature, rseq_flags;
+	int32_t signal_stack_flags, parent_death_signal;
+	uint64_t signal_stack_addr, signal_stack_bytes, clear_child_tid_addr;
+	int64_t timer_slack_ns;
+	uint8_t gp[216];        /* user_regs_struct */
+	uint8_t fp[512];        /* FXSAVE image */
+	uint8_t sched_attr[64]; /* as sched_getattr(2) gives it */
+	uint8_t cpus[1024];     /* a bit for each */
+	uint8_t xstate[16384];
+};
+
+/* Settings of a process that only prctl(2), or arch_prctl(2), tells; indexes of `prctl_values`. */
+#define PD_PRCTL_DUMPABLE 0
+#define PD_PRCTL_KEEPCAPS 1
+#define PD_PRCTL_SECUREBITS 2
+#define PD_PRCTL_CHILD_SUBREAPER 3
+#define PD_PRCTL_TSC 4
+#define PD_PRCTL_MCE_KILL 5
+#define PD_PRCTL_MDWE 6
+#define PD_PRCTL_IO_FLUSHER 7
+#define PD_PRCTL_MEMORY_MERGE 8
+#define PD_PRCTL_CPUID 9
+#define PD_PRCTL_XCOMP_PERM 10
+#define PD_N_PRCTL 11
+#define PD_N_SIGNALS 64
+
+struct pd_disposition {
+	uint64_t handler_addr, flags, restorer_addr, mask; /* struct kernel_sigaction */
+};
+struct pd_interval_timer {
+	int64_t interval_us, remaining_us;
+};
+struct pd_posix_timer {
+	int32_t id, known; /* known: it was there */
+	int64_t interval_ns, remaining_ns, overruns;
+};
+
+struct pd_process_state {
+	int32_t asked, n_pending;
+	uint64_t pending_at; /* offset in the arena */
+	uint64_t brk_addr;
+	uint64_t prctl_known, interval_timers_known, signals_known; /* bits: what the kernel answered */
+	uint64_t prctl_values[PD_N_PRCTL];
+	struct pd_interval_timer interval_timers[3];
+	struct pd_disposition dispositions[PD_N_SIGNALS]; /* of signal number index + 1 */
+};
+
+/*
+ * State of the stopped threads of `list`, in its order, and the signals that wait for the whole process. Changes
+ * nothing in the target. A thread that is killed meanwhile gets tid 0. -ENOSPC: more threads than `capacity`, or the
+ * arena is too small; it may simply be called again with more.
+ */
+int pd_read_threads(int pid, const struct pd_thread_list *list, int mem_fd, struct pd_thread_state *states,
+		    uint64_t capacity, struct pd_process_state *process, struct pd_arena *arena);
+
+/* ---- ask.c: what only the threads themselves can tell ---------------------------------------------------------- */
+
+#define PD_ASK_STEP_NONE 0
+#define PD_ASK_STEP_FRAMES 1    /* frames written */
+#define PD_ASK_STEP_SET 2       /* registers lead to the call */
+#define PD_ASK_STEP_MASKED 3    /* signals blocked */
+#define PD_ASK_STEP_ENTERED 4   /* call about to run */
+#define PD_ASK_STEP_RETURNED 5  /* call done */
+#define PD_ASK_STEP_AGAIN 6     /* registers lead to another call */
+#define PD_ASK_STEP_UNMASKED 7  /* signals as before */
+#define PD_ASK_STEP_REGISTERS 8 /* registers as before */
+#define PD_ASK_STEP_PARTLY 9    /* one of several threads is back, the others are not */
+
+struct pd_asking {
+	const struct pd_site *site;
+	int32_t mem_fd;
+	int32_t seccomp_suspended; /* by PTRACE_O_SUSPEND_SECCOMP; else threads with a filter are not asked */
+	int64_t timeout_ns;        /* for each few threads */
+	int32_t die_at, victim;    /* at step `die_at` process `victim` is killed (for tests) */
+	uint32_t n_calls, n_stops; /* out: calls made, stops waited for */
+};
+
+/*
+ * Asks the threads of `states`, as pd_read_threads left them, for what only they can tell, and sets `asked` of each:
+ * PD_ASKED; -ENOEXEC (no 64-bit x86, a shadow stack, or the site does not hold what it should), -EPERM (a seccomp
+ * filter), -ENOSPC (no room for the frames), -ETIMEDOUT (did not run; the rest is not asked), -ESRCH (gone).
+ * All is put back: registers, signal mask, stack. If the caller dies at any instant, every thread goes on where it
+ * was. They must have been seized with PTRACE_O_TRACESYSGOOD.
+ */
+int pd_ask_threads(struct pd_thread_state *states, uint64_t n_states, struct pd_asking *asking);
+/* The same for the process, through the first thread that was asked: bit n-1 of `signals` asks for signal n. */
+int pd_ask_process(const struct pd_thread_state *states, uint64_t n_states, struct pd_asking *asking,
+		   uint64_t signals, struct pd_posix_timer *timers, uint64_t n_timers, struct pd_process_state *process);
+
+/* ---- vdso.c ----------------------------------------------------------------------------------------------------- */
+
+/*
+ * Lets threads that were stopped inside [start, end), the vdso, run on until they stand outside. They make no system
+ * call but the vdso's own meanwhile. tids[0 .. result) are those that did not leave in time, or that stand in a signal
+ * handler over it now. -ETIMEDOUT: a thread (failed_tid) would not stop again. Seized with PTRACE_O_TRACESYSGOOD;
+ * `seccomp_suspended` as in struct pd_asking: else those with a filter are left where they are.
+ */
+int64_t pd_leave_vdso(struct pd_thread_list *list, uint64_t start_addr, uint64_t end_addr, int seccomp_suspended,
+		      int64_t timeout_ns, int32_t *tids, uint64_t capacity);
 
 /* ---- probes.c: what this host can do ------------------------------------------------------------------------ */
 

@@ -55,6 +55,17 @@ _Static_assert(sizeof(struct pd_uffdio_writeprotect) == 24, "struct uffdio_write
 #define PD_PTRACE_SETSIGMASK 0x420B
 #define PD_PTRACE_GET_RSEQ_CONFIGURATION 0x420F /* since 5.13 */
 
+#define PD_PTRACE_PEEKSIGINFO 0x4209       /* since 3.10 */
+#define PD_PTRACE_SECCOMP_GET_FILTER 0x420C /* since 4.4 */
+#define PD_PTRACE_GET_SYSCALL_INFO 0x420E  /* since 5.3 */
+#define PD_SYSCALL_INFO_ENTRY 1
+
+/* prctl and arch_prctl options */
+#define PD_PR_GET_MDWE 66           /* since 6.3 */
+#define PD_PR_GET_MEMORY_MERGE 68   /* since 6.4 */
+#define PD_ARCH_GET_CPUID 0x1011    /* since 4.12 */
+#define PD_ARCH_GET_XCOMP_PERM 0x1022 /* since 5.16 */
+
 struct pd_rseq_configuration {
 	uint64_t rseq_abi_pointer;
 	uint32_t rseq_abi_size, signature, flags, pad;

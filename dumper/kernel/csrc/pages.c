@@ -184,39 +184,23 @@ static int next_file_data(const struct pd_span *span, uint64_t addr, uint64_t *s
 	return 1;
 }
 
-/*
- * The data of the mapped file, as regions that count as written. Over a private mapping also what was copied on write
- * where the file has holes.
- */
-static int64_t scan_file(const struct scan *scan, const struct pd_span *span, uint64_t *addr,
-			 struct pd_region *regions, uint64_t capacity)
+/* The data of the file, as regions that count as written. */
+static int64_t scan_file(const struct pd_span *span, uint64_t *addr, struct pd_region *regions, uint64_t capacity)
 {
 	uint64_t n = 0;
 
 	while (*addr < span->end_addr && n < capacity) {
-		struct pd_span hole = *span;
-		uint64_t data_end = span->end_addr;
-		int found = next_file_data(span, *addr, &hole.end_addr, &data_end);
+		uint64_t start = 0, end = 0;
+		int found = next_file_data(span, *addr, &start, &end);
 
 		if (found < 0)
 			return found;
-		if (!found)
-			hole.end_addr = span->end_addr;
-		if (span->flags & PD_SPAN_SHARED) {
-			*addr = hole.end_addr;
-		} else if (*addr < hole.end_addr) {
-			int64_t copied = scan_page_tables(scan, &hole, addr, regions + n, capacity - n);
-
-			if (copied < 0)
-				return copied;
-			n += (uint64_t)copied;
-			if (*addr < hole.end_addr)
-				continue;
+		if (!found) {
+			*addr = span->end_addr;
+			break;
 		}
-		if (found && n < capacity) {
-			regions[n++] = (struct pd_region){*addr, data_end, PD_WRITTEN | PD_PRESENT};
-			*addr = data_end;
-		}
+		regions[n++] = (struct pd_region){start, end, PD_WRITTEN | PD_PRESENT};
+		*addr = end;
 	}
 	return (int64_t)n;
 }
@@ -238,7 +222,7 @@ int64_t pd_scan(int pagemap_fd, const struct pd_scan_mode *mode, const struct pd
 			regions[n].categories = PD_WRITTEN | PD_PRESENT;
 			addr = span->end_addr;
 		} else if (span->flags & PD_SPAN_BY_FD) {
-			found = scan_file(&scan, span, &addr, regions + n, capacity - n);
+			found = scan_file(span, &addr, regions + n, capacity - n);
 		} else if (span->flags & PD_SPAN_CHANGES) {
 			found = scan_changes(&scan, span, &addr, regions + n, capacity - n);
 		} else {
@@ -254,6 +238,16 @@ int64_t pd_scan(int pagemap_fd, const struct pd_scan_mode *mode, const struct pd
 			cursor->span++;
 	}
 	return (int64_t)n;
+}
+
+int64_t pd_scan_category(int pagemap_fd, uint64_t start, uint64_t end, uint64_t category, struct pd_region *regions,
+			 uint64_t capacity)
+{
+	static const struct pd_scan_mode mode = {0};
+	const struct scan scan = {pagemap_fd, &mode};
+	const struct pd_pm_scan_arg arg = {.category_mask = category, .return_mask = category};
+
+	return scan_range(&scan, start, end, arg, regions, capacity);
 }
 
 /* Whether the bytes of an earlier round cannot stand for these pages. */
@@ -329,6 +323,43 @@ int64_t pd_classify(struct pd_region *regions, uint64_t n_regions, uint64_t *use
 			if (region->start_addr < end)
 				return (int64_t)(n_regions - *used);
 		}
+	}
+	return 0;
+}
+
+int pd_move_runs(struct pd_run_list *in, uint64_t *next, uint64_t start, uint64_t end, uint64_t delta,
+		 struct pd_run_list *out)
+{
+	while (*next < in->n_runs && in->runs[*next].start_addr < end) {
+		struct pd_run *run = in->runs + *next;
+		uint64_t from = run->start_addr > start ? run->start_addr : start, run_end = run_end_addr(run);
+		uint64_t to = min_u64(run_end, end);
+
+		if (from < to && runs_append(out, from + delta, to + delta, run->kind, 0) < to + delta)
+			return 1;
+		if (to < run_end) {
+			run->start_addr = to;
+			run->n_pages = (uint32_t)((run_end - to) / PD_PAGE_BYTES);
+			return 0;
+		}
+		++*next;
+	}
+	return 0;
+}
+
+int pd_unite_runs(const struct pd_run_list *a, const struct pd_run_list *b, struct pd_run_list *out)
+{
+	const struct pd_run_list *lists[2] = {a, b};
+	uint64_t next[2] = {0, 0}, covered = 0;
+
+	while (next[0] < a->n_runs || next[1] < b->n_runs) {
+		int first = next[0] == a->n_runs ||
+			    (next[1] < b->n_runs && b->runs[next[1]].start_addr < a->runs[next[0]].start_addr);
+		const struct pd_run *run = lists[first]->runs + next[first]++;
+		uint64_t from = run->start_addr > covered ? run->start_addr : covered, end = run_end_addr(run);
+
+		if (from < end)
+			covered = runs_append(out, from, end, PD_RUN_COPY, 0);
 	}
 	return 0;
 }

@@ -233,6 +233,46 @@ int pd_resume_threads(struct pd_thread_list *list)
 	return 0;
 }
 
+/* Appends the numbers in a `children` file, which has no bound, to the list. */
+static int64_t read_children(const char *path, int32_t *children, uint64_t n, uint64_t capacity)
+{
+	FILE *file = fopen(path, "re");
+	int child;
+
+	if (!file)
+		return errno == ENOENT ? (int64_t)n : -errno;
+	while (fscanf(file, "%d", &child) == 1) {
+		if (n == capacity) {
+			fclose(file);
+			return -ENOSPC;
+		}
+		children[n++] = child;
+	}
+	fclose(file);
+	return (int64_t)n;
+}
+
+int64_t pd_children(int pid, int32_t *children, uint64_t capacity)
+{
+	char path[64];
+	struct dirent *entry;
+	int64_t n = 0;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	dir = opendir(path);
+	if (!dir)
+		return errno == ENOENT ? -ESRCH : -errno;
+	while (n >= 0 && (entry = readdir(dir))) {
+		if (atoi(entry->d_name) <= 0)
+			continue;
+		snprintf(path, sizeof(path), "/proc/%d/task/%d/children", pid, atoi(entry->d_name));
+		n = read_children(path, children, (uint64_t)n, capacity);
+	}
+	closedir(dir);
+	return n;
+}
+
 int pd_read_registers(const struct pd_thread_list *list, struct pd_registers *registers, uint64_t capacity)
 {
 	if (list->n_threads > capacity)

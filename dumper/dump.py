@@ -1,0 +1,305 @@
+"""The dump: micro-rounds, then everything that is left while nothing runs.
+
+micro-rounds    scan, reset, copy into the staging memory; again while each is clearly smaller    they run
+freeze          stop all; maps; scan; copy what was written last; objects; state; resume          they are frozen
+write           classify, compress and write from the staging memory                              they run
+"""
+
+import gc
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from enum import StrEnum
+
+from dumper import describe, strict
+from dumper.checkpoint import CheckpointDirectory
+from dumper.convergence import another_micro_round
+from dumper.errors import TargetUntraceable
+from dumper.events import Emit, MicroRound, RoundFinished
+from dumper.freeze import Freeze, StoppedProcess
+from dumper.kernel.copy import FileMaps, PageBuffer, Source
+from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, InjectionSite
+from dumper.objects import MappedFiles, ObjectSet
+from dumper.output import Figures, ImageOutput, RoundOutput
+from dumper.pipeline import PagePipeline
+from dumper.proc.stat import read_stat
+from dumper.processdump import ProcessDump
+from dumper.rounds import OpenRound, Options, RoundContents, exec_notice
+from dumper.staging import Staging
+from dumper.state.descriptors import DescriptorCapture
+from dumper.state.process import handles_seccomp
+from dumper.target import Target, gone
+from dumper.tree import LOST_ERRORS, Member, Tree
+from formats import manifest as image
+from formats.layout import PAGE_BYTES
+from formats.manifest import RoundKind
+
+MAX_ATTEMPTS = 2  # a process that stands still calls exec no more
+
+
+class AfterDump(StrEnum):
+    """What becomes of the processes after the dump."""
+
+    LEAVE_RUNNING = "leave-running"
+    LEAVE_STOPPED = "leave-stopped"
+    KILL = "kill"
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A collection in the freeze would lengthen it."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+class Dumper:
+    """Takes one dump of a tree. Used by one OS thread: it owns ptrace."""
+
+    def __init__(
+        self, tree: Tree, directory: CheckpointDirectory, pipeline: PagePipeline, options: Options, emit: Emit
+    ) -> None:
+        self._tree = tree
+        self._directory = directory
+        self._pipeline = pipeline
+        self._options = options
+        self._emit = emit
+        self._memory = PageBuffer(options.staging_bytes // PAGE_BYTES)
+        self._objects = ObjectSet(self._memory)
+        self._processes: dict[int, ProcessDump] = {}
+        self._site: InjectionSite | None = None
+        self._suspend_seccomp = handles_seccomp()
+        self._contents = RoundContents()
+        self._were_stopped: set[int] = set()
+        self._object_outputs: dict[int, ImageOutput] = {}
+
+    def take(self, after: AfterDump) -> RoundFinished:
+        """Tracked processes are copied ahead in micro-rounds, all others in the freeze.
+
+        Raises TargetGone, PermissionDenied, TargetUntraceable, StorageError; everything goes on in each case.
+        """
+        with ExitStack() as stack:
+            round_ = stack.enter_context(
+                OpenRound(RoundKind.DUMP, self._tree, self._directory, self._pipeline, self._emit)
+            )
+            self._files = stack.enter_context(MappedFiles())
+            self._descriptors = stack.enter_context(DescriptorCapture())
+            for member in self._tree.members:
+                self._prepare(member)
+            round_.output.figures.micro_rounds = self._micro_rounds()
+            return self._freeze_and_write(round_, after)
+
+    # ---- while they run ----------------------------------------------------------------------------------------
+
+    def _prepare(self, member: Member, *, stands_still: bool = False) -> ProcessDump | None:
+        """Gets a process ready for the dump; None if it ended."""
+        for _ in range(MAX_ATTEMPTS):
+            try:
+                process = ProcessDump(member, self._memory, self._files, self._site)
+                process.look_at_flags(stands_still=stands_still)
+            except LOST_ERRORS:
+                if not self._lost(member):
+                    return None
+                continue
+            self._site = self._site or process.capture.site
+            self._processes[member.pid] = process
+            return process
+        raise TargetUntraceable(
+            f"process {member.pid} calls exec all the time", hint="Try again when it has settled.", pid=member.pid
+        )
+
+    def _lost(self, member: Member) -> bool:
+        """A process was lost: True if it called exec and goes on, untracked. Raises TargetGone for the root."""
+        self._processes.pop(member.pid, None)
+        goes_on = self._tree.lost(member)
+        if goes_on:
+            self._emit(exec_notice(member.pid))
+        return goes_on
+
+    def _micro_rounds(self) -> int:
+        history: list[int] = []
+        while any(p.member.tracker for p in self._processes.values()) and another_micro_round(history):
+            since_ns = time.monotonic_ns()
+            history.append(sum(map(self._micro_round, list(self._processes.values()))))
+            self._emit(
+                MicroRound(
+                    pid=self._tree.root.pid,
+                    pages_written=history[-1],
+                    duration_ns=time.monotonic_ns() - since_ns,
+                )
+            )
+            if not all(process.staging.fits for process in self._processes.values()):
+                break
+        return len(history)
+
+    def _micro_round(self, process: ProcessDump) -> int:
+        try:
+            return process.micro_round()
+        except LOST_ERRORS:
+            if self._lost(process.member):
+                self._prepare(process.member)
+            return 0
+
+    # ---- in the freeze -----------------------------------------------------------------------------------------
+
+    def _freeze_and_write(self, round_: OpenRound, after: AfterDump) -> RoundFinished:
+        figures, root = round_.output.figures, self._tree.root
+        freeze = Freeze(
+            root.target,
+            descendants=self._target_of if self._tree.whole else None,
+            options=lambda target: O_SUSPEND_SECCOMP if target.status.seccomp_mode and self._suspend_seccomp else 0,
+        )
+        self._note_if_stopped(root)
+        with ExitStack() as undo:
+            with _no_garbage_collection(), freeze:
+                self._capture(freeze, figures)
+                if not self._fits():
+                    self._contents.streamed_while_frozen = True
+                    self._write_pages(round_.output, frozen=True)
+                if after is AfterDump.LEAVE_STOPPED:
+                    self._stop_all(undo)
+                if after is AfterDump.KILL:
+                    finished = self._finish(round_, freeze, stands_still=True)
+                    for process in self._processes.values():
+                        signal.pidfd_send_signal(process.member.target.pidfd, signal.SIGKILL)
+                    return finished
+            finished = self._finish(round_, freeze, stands_still=after is AfterDump.LEAVE_STOPPED)
+            undo.pop_all()
+        return finished
+
+    def _target_of(self, pid: int) -> Target:
+        """The Target of a descendant, a new one if it was not known. Raises TargetGone, and as Member."""
+        member = self._tree.member(pid)
+        if member and member.target.has_ended:
+            self._processes.pop(pid, None)
+            self._tree.remove(member)
+            member = None
+        member = member or self._tree.add(pid)
+        if member is None:
+            raise gone(pid)
+        self._note_if_stopped(member)
+        return member.target
+
+    def _note_if_stopped(self, member: Member) -> None:
+        """Takes down whether it was stopped before: if the dump fails, it stays so."""
+        if read_stat(member.pid, member.target.tid).state in "Tt":
+            self._were_stopped.add(member.pid)
+
+    def _capture(self, freeze: Freeze, figures: Figures) -> None:
+        """Everything that only the freeze can tell."""
+        self._contents.clocks = _clocks()
+        for stopped in freeze.processes:
+            figures.pages_copied_frozen += self._copy(stopped)
+        stopped_pids = {stopped.target.pid for stopped in freeze.processes}
+        for process in list(self._processes.values()):
+            if process.member.pid not in stopped_pids:  # it left the tree before the freeze
+                del self._processes[process.member.pid]
+                self._tree.remove(process.member)
+        since_ns = time.monotonic_ns()
+        for stopped in freeze.processes:
+            asked = self._processes.get(stopped.target.pid)
+            if asked:
+                self._ask(asked, stopped)
+        self._descriptors.read([process.member.target for process in self._processes.values()])
+        figures.state_ns = time.monotonic_ns() - since_ns
+        for content in self._descriptors.contents():
+            self._objects.add_content(content.fd, content.kind, content.path)
+        self._objects.capture()
+        self._contents.zombies = [describe.zombie(pid) for pid in freeze.zombies]
+
+    def _copy(self, stopped: StoppedProcess) -> int:
+        pid = stopped.target.pid
+        for _ in range(MAX_ATTEMPTS):
+            member = self._tree.member(pid)
+            process = self._processes.get(pid) or (member and self._prepare(member, stands_still=True))
+            if not process:
+                break
+            try:
+                process.settle(stopped)
+                return process.copy(self._objects)
+            except LOST_ERRORS:  # it called exec right before the freeze, or was killed in it
+                self._lost(process.member)
+        return 0
+
+    def _ask(self, process: ProcessDump, stopped: StoppedProcess) -> None:
+        try:
+            process.ask(stopped)
+        except LOST_ERRORS:
+            self._forget(process)
+
+    def _forget(self, process: ProcessDump) -> None:
+        """A process was killed in the freeze. Raises TargetGone if it is the root."""
+        if process.member is self._tree.root:
+            raise gone(process.member.pid)
+        del self._processes[process.member.pid]
+        self._tree.remove(process.member)
+
+    def _stagings(self) -> list[Staging]:
+        of_objects = [one.staging for one in self._objects]
+        return [process.staging for process in self._processes.values()] + of_objects
+
+    def _fits(self) -> bool:
+        return all(staging.fits for staging in self._stagings())
+
+    def _stop_all(self, undo: ExitStack) -> None:
+        """Leaves everything stopped, by a signal that takes effect before the first instruction after the freeze."""
+        for pid in self._processes:
+            os.kill(pid, signal.SIGSTOP)
+            if pid not in self._were_stopped:
+                undo.callback(os.kill, pid, signal.SIGCONT)  # no dump, no stop
+
+    # ---- after it ----------------------------------------------------------------------------------------------
+
+    def _write_pages(self, output: RoundOutput, *, frozen: bool) -> None:
+        """Writes what is staged, and in the freeze also what found no room there."""
+        staged = Source(0, -1, FileMaps(), self._memory)
+        for process in self._processes.values():
+            process.output = output.process(process.member.pid)
+            _write(process.output, process.staging, process.source() if frozen else staged)
+        for one in self._objects:
+            one_output = self._object_outputs[one.id] = output.object(one.id)
+            _write(one_output, one.staging, one.source(self._memory) if frozen else staged)
+
+    def _finish(self, round_: OpenRound, freeze: Freeze, *, stands_still: bool) -> RoundFinished:
+        """Writes, makes records of what was gathered, and commits. Raises StorageError, PredumpError (strict)."""
+        contents, figures = self._contents, round_.output.figures
+        figures.frozen_ns, figures.stop_ns = freeze.frozen_ns, freeze.stop_ns
+        for process in self._processes.values():
+            process.check_flags(stands_still=stands_still)
+        files = self._descriptors.records(self._objects.ids)
+        contents.open_files, contents.pipes = files.open_files, files.pipes
+        if not contents.streamed_while_frozen:
+            self._write_pages(round_.output, frozen=False)
+        round_.output.flush()
+        for process in list(self._processes.values()):
+            try:
+                contents.parts.append(process.part(files))
+            except LOST_ERRORS:
+                self._forget(process)
+                round_.output.discard(process.written())
+            figures.injected_calls += process.capture.injected_calls
+        for one in self._objects:
+            object_output = self._object_outputs[one.id]
+            contents.objects.append(object_output.object_record(one))
+            figures.add(object_output.figures)
+        if self._options.strict:
+            strict.refuse([item for part in contents.parts for item in part.all_missing()])
+        return round_.commit(contents)
+
+
+def _write(output: ImageOutput, staging: Staging, source: Source) -> None:
+    output.write(staging.picture, source)
+    # Those of the freeze: what it takes to read the staging memory is none of them.
+    output.figures.scan_ns, output.figures.copy_ns = staging.scan_ns, staging.copy_ns
+
+
+def _clocks() -> image.Clocks:
+    return image.Clocks(
+        realtime_ns=time.time_ns(),
+        monotonic_ns=time.monotonic_ns(),
+        boottime_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+    )

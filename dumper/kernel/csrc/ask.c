@@ -1,0 +1,301 @@
+/* What only the threads themselves can tell: the queries, and who makes them. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+
+#include "calls.h"
+
+#define USEC_PER_SEC 1000000LL
+#define NSEC_PER_SEC 1000000000LL
+#define SIGSET_BYTES 8
+
+static const struct user_regs_struct *registers_of(const struct pd_thread_state *state)
+{
+	return (const struct user_regs_struct *)state->gp;
+}
+
+/* Whether a thread may be asked at all: 0 or -errno. */
+static int may_be_asked(const struct pd_thread_state *state, const struct pd_asking *asking)
+{
+	if (state->seccomp_mode && !asking->seccomp_suspended)
+		return -EPERM; /* its filter might kill it for the call */
+	if (state->shadow_stack)
+		return -ENOEXEC;
+	return pd_check_site(asking->site, asking->mem_fd, registers_of(state));
+}
+
+/* ---- threads ---- */
+
+enum { SIGNAL_STACK, TID_ADDRESS, DEATH_SIGNAL };
+
+static const struct pd_call thread_calls[] = {
+	{SYS_sigaltstack, {0, PD_ANSWER}, SIGNAL_STACK},
+	{SYS_prctl, {PR_GET_TID_ADDRESS, PD_ANSWER}, TID_ADDRESS},
+	{SYS_prctl, {PR_GET_PDEATHSIG, PD_ANSWER}, DEATH_SIGNAL},
+	{SYS_prctl, {PR_GET_TIMERSLACK}, 0},
+};
+#define N_THREAD_CALLS (sizeof(thread_calls) / sizeof(thread_calls[0]))
+
+/* What the threads of the set answered; only the address may be unknown (CONFIG_CHECKPOINT_RESTORE). */
+static void take_thread_answers(const struct pd_callers *set, struct pd_thread_state *const *states)
+{
+	for (int i = 0; i < set->n_callers; i++) {
+		const struct pd_caller *caller = set->callers + i;
+		struct pd_thread_state *state = states[i];
+
+		state->asked = caller->error ? caller->error : PD_ASKED;
+		if (caller->error)
+			continue;
+		memcpy(&state->signal_stack_addr, caller->answers[SIGNAL_STACK], 8);
+		memcpy(&state->signal_stack_flags, caller->answers[SIGNAL_STACK] + 8, 4);
+		memcpy(&state->signal_stack_bytes, caller->answers[SIGNAL_STACK] + 16, 8);
+		memcpy(&state->clear_child_tid_addr, caller->answers[TID_ADDRESS], 8);
+		memcpy(&state->parent_death_signal, caller->answers[DEATH_SIGNAL], 4);
+		state->timer_slack_ns = caller->result;
+	}
+}
+
+/* Lets the threads of the set, in the order of `states`, answer, and empties it. -ETIMEDOUT: one of them did not run. */
+static int ask_set(struct pd_callers *set, struct pd_thread_state *const *states)
+{
+	const int n_callers = set->n_callers;
+	int error = 0;
+
+	pd_callers_start(set);
+	for (size_t k = 0; k < N_THREAD_CALLS; k++) {
+		pd_callers_call(set, thread_calls + k);
+		for (int i = 0; i < n_callers; i++)
+			if (thread_calls[k].args[0] == PR_GET_TID_ADDRESS)
+				states[i]->clear_child_tid_known = set->callers[i].result == 0;
+	}
+	pd_callers_read(set);
+	take_thread_answers(set, states);
+	pd_callers_end(set);
+	for (int i = 0; i < n_callers; i++) {
+		if (set->callers[i].error == -ESRCH)
+			states[i]->asked = -ESRCH;
+		if (set->callers[i].error == -ETIMEDOUT)
+			error = -ETIMEDOUT;
+	}
+	return error;
+}
+
+/* The lowest address down to which the scratch may be used: above it, or the end of it if [stack] is in use so deep. */
+static uint64_t scratch_start(const struct pd_thread_state *states, uint64_t n_states, const struct pd_site *site)
+{
+	for (uint64_t i = 0; i < n_states; i++) {
+		uint64_t end_addr = states[i].tid ? pd_own_frames_end(site, registers_of(states + i)->rsp) : 0;
+
+		if (end_addr && end_addr < site->scratch_end_addr)
+			return site->scratch_end_addr;
+	}
+	return site->scratch_end_addr - PD_SCRATCH_BYTES;
+}
+
+/* A thread on [stack] has room below its stack pointer, and goes alone. */
+static int ask_on_stack(struct pd_callers *set, struct pd_thread_state *state, uint64_t end_addr)
+{
+	state->asked = pd_callers_add(set, state, set->asking->site->stack_start_addr, end_addr, 0);
+	return state->asked ? 0 : ask_set(set, &state);
+}
+
+/* The others share the scratch, as many at a time as it holds. */
+static int ask_in_scratch(struct pd_callers *set, struct pd_thread_state *const *waiting, int n_waiting,
+			  uint64_t start_addr, int *n_asked)
+{
+	uint64_t end_addr = set->asking->site->scratch_end_addr;
+	int first = 1;
+
+	for (*n_asked = 0; *n_asked < n_waiting; first = 0) {
+		struct pd_thread_state *state = waiting[*n_asked];
+		int error = pd_callers_add(set, state, start_addr, end_addr, 1);
+
+		if (error && !first)
+			break;
+		++*n_asked;
+		if (error) {
+			state->asked = error;
+			return 0;
+		}
+		end_addr = set->callers[set->n_callers - 1].home.below_addr & ~63UL;
+	}
+	return ask_set(set, waiting);
+}
+
+/* Returns -ETIMEDOUT as soon as a thread does not run. */
+static int ask_all(struct pd_callers *set, struct pd_thread_state *states, uint64_t n_states)
+{
+	const struct pd_site *site = set->asking->site;
+	const uint64_t start_addr = scratch_start(states, n_states, site);
+	struct pd_thread_state *waiting[PD_MAX_CALLERS];
+	int n_waiting = 0, n_asked, error = 0;
+
+	for (uint64_t i = 0; i < n_states && !error; i++) {
+		struct pd_thread_state *state = states + i;
+		uint64_t end_addr;
+
+		if (!state->tid)
+			continue;
+		state->asked = may_be_asked(state, set->asking);
+		if (state->asked)
+			continue;
+		end_addr = pd_own_frames_end(site, registers_of(state)->rsp);
+		if (end_addr) {
+			error = ask_on_stack(set, state, end_addr);
+			continue;
+		}
+		waiting[n_waiting++] = state;
+		if (n_waiting < PD_MAX_CALLERS)
+			continue;
+		error = ask_in_scratch(set, waiting, n_waiting, start_addr, &n_asked);
+		n_waiting -= n_asked;
+		memmove(waiting, waiting + n_asked, (size_t)n_waiting * sizeof(waiting[0]));
+	}
+	while (n_waiting && !error) {
+		error = ask_in_scratch(set, waiting, n_waiting, start_addr, &n_asked);
+		n_waiting -= n_asked;
+		memmove(waiting, waiting + n_asked, (size_t)n_waiting * sizeof(waiting[0]));
+	}
+	return error;
+}
+
+static struct pd_callers callers; /* one thread of ours at a time: ptrace's rule */
+
+int pd_ask_threads(struct pd_thread_state *states, uint64_t n_states, struct pd_asking *asking)
+{
+	callers.asking = asking;
+	callers.n_callers = 0;
+	ask_all(&callers, states, n_states);
+	return 0;
+}
+
+/* ---- the process ---- */
+
+/* By PD_PRCTL_*: the call, and whether the answer is an int, or 8 bytes, in memory, or what the call returns. */
+static const struct {
+	struct pd_call call;
+	size_t answer_bytes;
+} settings[PD_N_PRCTL] = {
+	[PD_PRCTL_DUMPABLE] = {{SYS_prctl, {PR_GET_DUMPABLE}, 0}, 0},
+	[PD_PRCTL_KEEPCAPS] = {{SYS_prctl, {PR_GET_KEEPCAPS}, 0}, 0},
+	[PD_PRCTL_SECUREBITS] = {{SYS_prctl, {PR_GET_SECUREBITS}, 0}, 0},
+	[PD_PRCTL_CHILD_SUBREAPER] = {{SYS_prctl, {PR_GET_CHILD_SUBREAPER, PD_ANSWER}, 0}, 4},
+	[PD_PRCTL_TSC] = {{SYS_prctl, {PR_GET_TSC, PD_ANSWER}, 0}, 4},
+	[PD_PRCTL_MCE_KILL] = {{SYS_prctl, {PR_MCE_KILL_GET}, 0}, 0},
+	[PD_PRCTL_MDWE] = {{SYS_prctl, {PD_PR_GET_MDWE}, 0}, 0},
+	[PD_PRCTL_IO_FLUSHER] = {{SYS_prctl, {PR_GET_IO_FLUSHER}, 0}, 0},
+	[PD_PRCTL_MEMORY_MERGE] = {{SYS_prctl, {PD_PR_GET_MEMORY_MERGE}, 0}, 0},
+	[PD_PRCTL_CPUID] = {{SYS_arch_prctl, {PD_ARCH_GET_CPUID}, 0}, 0},
+	[PD_PRCTL_XCOMP_PERM] = {{SYS_arch_prctl, {PD_ARCH_GET_XCOMP_PERM, PD_ANSWER}, 0}, 8},
+};
+
+/* One call of the process's caller, with its answer: the result, or -errno. */
+static long ask_one(struct pd_callers *set, const struct pd_call *call, void *answer, size_t answer_bytes)
+{
+	struct pd_caller *caller = set->callers;
+
+	pd_callers_call(set, call);
+	if (caller->error || caller->result < 0 || !answer_bytes)
+		return caller->result;
+	pd_callers_read(set);
+	if (caller->error)
+		return caller->error;
+	memcpy(answer, caller->answers[call->answer], answer_bytes);
+	return caller->result;
+}
+
+static void ask_settings(struct pd_callers *set, struct pd_process_state *process)
+{
+	const struct pd_call get_brk = {SYS_brk, {0}, 0};
+	long result = ask_one(set, &get_brk, NULL, 0);
+
+	if (result > 0)
+		process->brk_addr = (uint64_t)result;
+	for (int i = 0; i < PD_N_PRCTL; i++) {
+		uint64_t value = 0;
+
+		result = ask_one(set, &settings[i].call, &value, settings[i].answer_bytes);
+		if (result < 0)
+			continue;
+		process->prctl_values[i] = settings[i].answer_bytes ? value : (uint64_t)result;
+		process->prctl_known |= 1UL << i;
+	}
+}
+
+static void ask_dispositions(struct pd_callers *set, uint64_t signals, struct pd_process_state *process)
+{
+	for (int i = 0; i < PD_N_SIGNALS; i++) {
+		const struct pd_call get_action = {SYS_rt_sigaction, {i + 1, 0, PD_ANSWER, SIGSET_BYTES}, 0};
+
+		if ((signals >> i & 1) &&
+		    ask_one(set, &get_action, process->dispositions + i, sizeof(process->dispositions[i])) >= 0)
+			process->signals_known |= 1UL << i;
+	}
+}
+
+static void ask_interval_timers(struct pd_callers *set, struct pd_process_state *process)
+{
+	for (int which = 0; which < 3; which++) {
+		const struct pd_call get_timer = {SYS_getitimer, {which, PD_ANSWER}, 0};
+		struct pd_interval_timer *timer = process->interval_timers + which;
+		struct itimerval value = {0};
+
+		if (ask_one(set, &get_timer, &value, sizeof(value)) < 0)
+			continue;
+		timer->interval_us = value.it_interval.tv_sec * USEC_PER_SEC + value.it_interval.tv_usec;
+		timer->remaining_us = value.it_value.tv_sec * USEC_PER_SEC + value.it_value.tv_usec;
+		process->interval_timers_known |= 1UL << which;
+	}
+}
+
+static void ask_posix_timers(struct pd_callers *set, struct pd_posix_timer *timers, uint64_t n_timers)
+{
+	for (uint64_t i = 0; i < n_timers; i++) {
+		struct pd_posix_timer *timer = timers + i;
+		const struct pd_call get_time = {SYS_timer_gettime, {timer->id, PD_ANSWER}, 0};
+		const struct pd_call get_overrun = {SYS_timer_getoverrun, {timer->id}, 0};
+		struct itimerspec value = {0};
+
+		timer->known = 0;
+		if (ask_one(set, &get_time, &value, sizeof(value)) < 0)
+			continue;
+		timer->overruns = ask_one(set, &get_overrun, NULL, 0);
+		timer->interval_ns = value.it_interval.tv_sec * NSEC_PER_SEC + value.it_interval.tv_nsec;
+		timer->remaining_ns = value.it_value.tv_sec * NSEC_PER_SEC + value.it_value.tv_nsec;
+		timer->known = timer->overruns >= 0;
+	}
+}
+
+int pd_ask_process(const struct pd_thread_state *states, uint64_t n_states, struct pd_asking *asking,
+		   uint64_t signals, struct pd_posix_timer *timers, uint64_t n_timers, struct pd_process_state *process)
+{
+	const struct pd_site *site = asking->site;
+	const struct pd_thread_state *state = states;
+	uint64_t end_addr, start_addr;
+	int error;
+
+	while (state < states + n_states && (!state->tid || state->asked != PD_ASKED))
+		state++;
+	if (state == states + n_states)
+		return 0;
+	callers.asking = asking;
+	callers.n_callers = 0;
+	end_addr = pd_own_frames_end(site, registers_of(state)->rsp);
+	start_addr = end_addr ? site->stack_start_addr : scratch_start(states, n_states, site);
+	error = pd_callers_add(&callers, state, start_addr, end_addr ? end_addr : site->scratch_end_addr, !end_addr);
+	if (!error) {
+		pd_callers_start(&callers);
+		ask_settings(&callers, process);
+		ask_dispositions(&callers, signals, process);
+		ask_interval_timers(&callers, process);
+		ask_posix_timers(&callers, timers, n_timers);
+		error = callers.callers[0].error;
+		pd_callers_end(&callers);
+	}
+	process->asked = error ? error : PD_ASKED;
+	return 0;
+}

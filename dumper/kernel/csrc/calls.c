@@ -1,0 +1,201 @@
+/*
+ * Injected system calls that survive our death at any instant, like the one of inject.c, with frame BACK alone.
+ *
+ * All calls are queries. From the first change of its registers on, a thread stands at `syscall; ret` with BACK as its
+ * return address: whoever does not stop it any more lets it make the query once more, and run home. Stops come from
+ * PTRACE_SYSCALL: a single step's SIGTRAP, in contrast, kills the target if the tracer dies before it is taken.
+ *
+ * Several threads go side by side, since waiting for one stop costs more than the stop: while one runs, the next is
+ * woken. Frames lie one below the other, and threads are set up from the highest to the lowest, and put back in the
+ * opposite order: in the instants in which a thread stands at a frame with its signals unblocked, a handler that runs
+ * because we died uses the stack below, where no frame is in use.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+
+#include "calls.h"
+#include "stops.h"
+
+#define MAX_TRIES 10
+#define LATE_STOP_NS 1000000000LL
+
+static void step(const struct pd_callers *set, int number)
+{
+	if (set->asking->die_at == number)
+		kill(set->asking->victim, SIGKILL);
+}
+
+int pd_callers_add(struct pd_callers *set, const struct pd_thread_state *thread, uint64_t start_addr,
+		   uint64_t end_addr, int must_be_free)
+{
+	struct pd_caller *caller = set->callers + set->n_callers;
+	int error;
+
+	if (set->n_callers == PD_MAX_CALLERS)
+		return -ENOSPC;
+	caller->error = caller->is_set = 0;
+	caller->home.tid = thread->tid;
+	memcpy(&caller->home.saved, thread->gp, sizeof(caller->home.saved));
+	if (thread->rseq_abort_addr)
+		caller->home.saved.rip = thread->rseq_abort_addr;
+	caller->home.saved_mask = thread->signal_mask;
+	error = pd_write_home(&caller->home, set->asking->site, thread->xstate, thread->xstate_bytes, start_addr, end_addr,
+			      sizeof(caller->answers), must_be_free);
+	if (!error)
+		set->n_callers++;
+	return error;
+}
+
+void pd_callers_start(struct pd_callers *set)
+{
+	set->deadline_ns = pd_now_ns() + set->asking->timeout_ns;
+	step(set, PD_ASK_STEP_FRAMES);
+	for (int i = 0; i < set->n_callers; i++) {
+		struct pd_caller *caller = set->callers + i;
+		struct user_regs_struct regs = pd_call_registers(&caller->home, set->asking->site, SYS_getpid,
+								 caller->home.back_frame_addr);
+
+		caller->error = pd_set_registers(caller->home.tid, &regs);
+		if (caller->error)
+			continue;
+		caller->is_set = 1;
+		step(set, PD_ASK_STEP_SET);
+		/* A pending signal would run its handler instead of the call, and be lost with it. */
+		caller->error = pd_set_mask(caller->home.tid, ~0UL);
+		step(set, PD_ASK_STEP_MASKED);
+	}
+}
+
+/* Waits for the system call stop of a thread that was let go; a group stop, reported once more, is passed over. */
+static int wait_syscall_stop(struct pd_callers *set, const struct pd_caller *caller)
+{
+	const int tid = caller->home.tid;
+
+	for (int i = 0; i < MAX_TRIES; i++) {
+		int status, error = pd_wait_stop(tid, set->deadline_ns, &status);
+
+		if (error == -ETIMEDOUT) { /* a frozen cgroup: it must stand still before its registers are put back */
+			ptrace(PTRACE_INTERRUPT, tid, 0, 0);
+			pd_wait_stop(tid, pd_now_ns() + LATE_STOP_NS, &status);
+			return -ETIMEDOUT;
+		}
+		if (error || !WIFSTOPPED(status))
+			return -ESRCH;
+		set->asking->n_stops++;
+		if (status >> 8 == (SIGTRAP | 0x80))
+			return 0;
+		if (ptrace(PTRACE_SYSCALL, tid, 0, 0))
+			return -errno;
+	}
+	return -ETIMEDOUT;
+}
+
+static void run_to_syscall_stop(struct pd_callers *set)
+{
+	for (int i = 0; i < set->n_callers; i++) {
+		struct pd_caller *caller = set->callers + i;
+
+		if (!caller->error && ptrace(PTRACE_SYSCALL, caller->home.tid, 0, 0))
+			caller->error = -errno;
+	}
+	for (int i = 0; i < set->n_callers; i++) {
+		struct pd_caller *caller = set->callers + i;
+
+		if (!caller->error)
+			caller->error = wait_syscall_stop(set, caller);
+	}
+}
+
+static int set_call(struct pd_callers *set, const struct pd_caller *caller, const struct pd_call *call)
+{
+	const struct pd_home *home = &caller->home;
+	struct user_regs_struct regs = pd_call_registers(home, set->asking->site, call->nr, home->back_frame_addr);
+	unsigned long long args[4];
+
+	for (int i = 0; i < 4; i++)
+		args[i] = call->args[i] == PD_ANSWER
+				  ? home->below_addr + (uint64_t)call->answer * PD_ANSWER_BYTES
+				  : (unsigned long long)call->args[i];
+	regs.rdi = args[0];
+	regs.rsi = args[1];
+	regs.rdx = args[2];
+	regs.r10 = args[3];
+	return pd_set_registers(home->tid, &regs);
+}
+
+/* What the call returned. Anything but a thread behind its call means that something else moved it. */
+static int take_result(struct pd_callers *set, struct pd_caller *caller, const struct pd_call *call)
+{
+	struct user_regs_struct regs;
+
+	if (ptrace(PTRACE_GETREGS, caller->home.tid, 0, &regs))
+		return -errno;
+	if (regs.rip != set->asking->site->syscall_ret_addr + 2 || (long)regs.orig_rax != call->nr)
+		return -ENOEXEC;
+	caller->result = (long)regs.rax;
+	set->asking->n_calls++;
+	return 0;
+}
+
+void pd_callers_call(struct pd_callers *set, const struct pd_call *call)
+{
+	for (int i = 0; i < set->n_callers; i++) {
+		struct pd_caller *caller = set->callers + i;
+
+		if (!caller->error)
+			caller->error = set_call(set, caller, call);
+	}
+	step(set, PD_ASK_STEP_AGAIN);
+	run_to_syscall_stop(set);
+	step(set, PD_ASK_STEP_ENTERED);
+	run_to_syscall_stop(set);
+	step(set, PD_ASK_STEP_RETURNED);
+	for (int i = 0; i < set->n_callers; i++) {
+		struct pd_caller *caller = set->callers + i;
+
+		if (!caller->error)
+			caller->error = take_result(set, caller, call);
+		if (caller->error)
+			caller->result = caller->error;
+	}
+}
+
+void pd_callers_read(struct pd_callers *set)
+{
+	for (int i = 0; i < set->n_callers; i++) {
+		struct pd_caller *caller = set->callers + i;
+		struct iovec here = {caller->answers, sizeof(caller->answers)};
+		struct iovec there = {(void *)(uintptr_t)caller->home.below_addr, sizeof(caller->answers)};
+
+		if (!caller->error &&
+		    process_vm_readv(caller->home.tid, &here, 1, &there, 1, 0) != (ssize_t)sizeof(caller->answers))
+			caller->error = -ESRCH;
+	}
+}
+
+void pd_callers_end(struct pd_callers *set)
+{
+	for (int i = set->n_callers; i-- > 0;) {
+		struct pd_caller *caller = set->callers + i;
+		int error = 0;
+
+		if (caller->is_set) {
+			/* The mask first: with the registers still at the frame, dying in between is harmless. */
+			error = pd_set_mask(caller->home.tid, caller->home.saved_mask);
+			step(set, PD_ASK_STEP_UNMASKED);
+			error |= pd_set_registers(caller->home.tid, &caller->home.saved);
+			step(set, i ? PD_ASK_STEP_PARTLY : PD_ASK_STEP_REGISTERS);
+		}
+		if (error)
+			caller->error = -ESRCH;
+		else
+			pd_remove_home(&caller->home);
+	}
+	set->n_callers = 0;
+}

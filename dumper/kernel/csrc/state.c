@@ -1,0 +1,223 @@
+/* What the kernel tells about stopped threads without their help. */
+#define _GNU_SOURCE
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "frames.h"
+
+#define SIGINFO_BYTES 128
+#define SIGINFOS_AT_ONCE 32
+#define FILTER_MAX_BYTES (4096 * 8) /* BPF_MAXINSNS of struct sock_filter */
+#define STATUS_LEAST_BYTES 4096
+#define IOPRIO_WHO_PROCESS 1
+#define PEEKSIGINFO_SHARED 1
+
+struct peeksiginfo_args { /* uapi/linux/ptrace.h */
+	uint64_t offset;
+	uint32_t flags;
+	int32_t count;
+};
+
+static uint64_t room(const struct pd_arena *arena)
+{
+	return arena->capacity_bytes - arena->used_bytes;
+}
+
+/* The queued signals of a thread, or of its process, at the end of the arena. Returns how many. */
+static int read_pending(int tid, uint32_t flags, struct pd_arena *arena, uint64_t *at)
+{
+	struct peeksiginfo_args args = {.flags = flags};
+
+	*at = arena->used_bytes;
+	for (;;) {
+		uint64_t fit = room(arena) / SIGINFO_BYTES;
+		long n;
+
+		args.count = fit < SIGINFOS_AT_ONCE ? (int32_t)fit : SIGINFOS_AT_ONCE;
+		if (!args.count)
+			return -ENOSPC;
+		n = ptrace(PD_PTRACE_PEEKSIGINFO, tid, &args, arena->bytes + arena->used_bytes);
+		if (n < 0)
+			return -errno;
+		args.offset += (uint64_t)n;
+		arena->used_bytes += (uint64_t)n * SIGINFO_BYTES;
+		if (n < args.count)
+			return (int)args.offset;
+	}
+}
+
+/* Seccomp filters of a thread, newest first, each behind its length. Returns how many, or -1 if they may not be read. */
+static int read_filters(int tid, struct pd_arena *arena, uint64_t *at)
+{
+	*at = arena->used_bytes;
+	for (int i = 0;; i++) {
+		uint32_t n_bytes;
+		long n;
+
+		if (room(arena) < sizeof(n_bytes) + FILTER_MAX_BYTES)
+			return -ENOSPC;
+		n = ptrace(PD_PTRACE_SECCOMP_GET_FILTER, tid, (long)i,
+			   arena->bytes + arena->used_bytes + sizeof(n_bytes));
+		if (n < 0)
+			return errno == ENOENT ? i : errno == ESRCH ? -ESRCH : -1;
+		n_bytes = (uint32_t)n * 8;
+		memcpy(arena->bytes + arena->used_bytes, &n_bytes, sizeof(n_bytes));
+		arena->used_bytes += sizeof(n_bytes) + n_bytes;
+	}
+}
+
+/* The text after `name` in a line of /proc/PID/status, or NULL. */
+static const char *field(const char *text, size_t n_bytes, const char *name)
+{
+	const char *found = memmem(text, n_bytes, name, strlen(name));
+
+	return found ? found + strlen(name) : NULL;
+}
+
+static int read_status(int pid, struct pd_thread_state *state, struct pd_arena *arena)
+{
+	char *text = (char *)arena->bytes + arena->used_bytes, path[64];
+	const char *value, *end;
+	ssize_t n = 0, got;
+	int fd;
+
+	if (room(arena) < STATUS_LEAST_BYTES)
+		return -ENOSPC;
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/status", pid, state->tid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -ESRCH;
+	do {
+		const size_t asked_bytes = room(arena) - (size_t)n;
+
+		got = read(fd, text + n, asked_bytes);
+		n += got > 0 ? got : 0;
+		if (got >= 0 && (size_t)got < asked_bytes)
+			break; /* the kernel gives a status as a whole, if it fits */
+	} while (got > 0);
+	close(fd);
+	if (got < 0)
+		return -ESRCH;
+	if ((size_t)n == room(arena))
+		return -ENOSPC;
+	state->status_at = arena->used_bytes;
+	state->status_bytes = (uint32_t)n;
+	arena->used_bytes += (uint64_t)n + 1;
+	text[n] = 0;
+	value = field(text, (size_t)n, "\nSeccomp:\t");
+	state->seccomp_mode = value ? atoi(value) : 0;
+	value = field(text, (size_t)n, "\nx86_Thread_features:\t");
+	end = value ? strchr(value, '\n') : NULL;
+	state->shadow_stack = end && memmem(value, (size_t)(end - value), "shstk", 5);
+	return 0;
+}
+
+static int read_registers(struct pd_thread_state *state)
+{
+	struct iovec gp = {state->gp, sizeof(state->gp)}, fp = {state->fp, sizeof(state->fp)};
+	struct iovec xstate = {state->xstate, sizeof(state->xstate)};
+
+	if (ptrace(PTRACE_GETREGSET, state->tid, NT_PRSTATUS, &gp) ||
+	    ptrace(PTRACE_GETREGSET, state->tid, NT_PRFPREG, &fp) ||
+	    ptrace(PD_PTRACE_GETSIGMASK, state->tid, sizeof(state->signal_mask), &state->signal_mask))
+		return -errno;
+	if (ptrace(PTRACE_GETREGSET, state->tid, NT_X86_XSTATE, &xstate))
+		xstate.iov_len = 0; /* a processor without XSAVE */
+	state->xstate_bytes = (uint32_t)xstate.iov_len;
+	return 0;
+}
+
+static void read_scheduling(struct pd_thread_state *state)
+{
+	long n = syscall(SYS_sched_getaffinity, state->tid, sizeof(state->cpus), state->cpus);
+
+	state->cpus_bytes = n > 0 ? (uint32_t)n : 0;
+	n = syscall(SYS_sched_getattr, state->tid, state->sched_attr, sizeof(state->sched_attr), 0);
+	state->sched_attr_bytes = 0;
+	if (n == 0)
+		memcpy(&state->sched_attr_bytes, state->sched_attr, sizeof(state->sched_attr_bytes));
+	n = syscall(SYS_ioprio_get, IOPRIO_WHO_PROCESS, state->tid);
+	state->io_priority = n < 0 ? -errno : (int32_t)n;
+}
+
+static void read_user_pointers(struct pd_thread_state *state, int mem_fd)
+{
+	struct pd_rseq_configuration conf;
+	const struct user_regs_struct *regs = (const struct user_regs_struct *)state->gp;
+	void *head = NULL;
+	size_t n_bytes = 0;
+
+	state->rseq_abort_addr = pd_read_rseq(state->tid, mem_fd, regs->rip, &conf, &state->rseq_section_addr);
+	state->rseq_addr = conf.rseq_abi_pointer;
+	state->rseq_bytes = conf.rseq_abi_size;
+	state->rseq_signature = conf.signature;
+	state->rseq_flags = conf.flags;
+	if (syscall(SYS_get_robust_list, state->tid, &head, &n_bytes))
+		head = NULL;
+	state->robust_list_addr = (uint64_t)(uintptr_t)head;
+	state->robust_list_bytes = head ? n_bytes : 0;
+}
+
+static int read_thread(int pid, const struct pd_thread *thread, int mem_fd, struct pd_thread_state *state,
+		       struct pd_arena *arena)
+{
+	int error;
+
+	memset(state, 0, offsetof(struct pd_thread_state, gp));
+	if (!(thread->flags & PD_THREAD_STOPPED))
+		return -ESRCH;
+	state->tid = thread->tid;
+	state->restarted = !!(thread->flags & PD_THREAD_RESTARTED);
+	state->asked = PD_NOT_ASKED;
+	error = read_registers(state);
+	if (!error)
+		error = read_status(pid, state, arena);
+	if (error)
+		return error;
+	read_user_pointers(state, mem_fd);
+	read_scheduling(state);
+	state->n_pending = read_pending(state->tid, 0, arena, &state->pending_at);
+	if (state->n_pending < 0)
+		return state->n_pending;
+	if (state->seccomp_mode == 2)
+		state->n_filters = read_filters(state->tid, arena, &state->filters_at);
+	return state->n_filters < -1 ? state->n_filters : 0;
+}
+
+int pd_read_threads(int pid, const struct pd_thread_list *list, int mem_fd, struct pd_thread_state *states,
+		    uint64_t capacity, struct pd_process_state *process, struct pd_arena *arena)
+{
+	int has_shared = 0;
+
+	if (list->n_threads > capacity)
+		return -ENOSPC;
+	arena->used_bytes = 0;
+	memset(process, 0, sizeof(*process));
+	for (uint64_t i = 0; i < list->n_threads; i++) {
+		struct pd_thread_state *state = states + i;
+		int n, error = read_thread(pid, list->threads + i, mem_fd, state, arena);
+
+		if (error == -ENOSPC)
+			return error;
+		if (error) {
+			state->tid = 0; /* killed meanwhile */
+			continue;
+		}
+		if (has_shared)
+			continue;
+		n = read_pending(state->tid, PEEKSIGINFO_SHARED, arena, &process->pending_at);
+		if (n == -ENOSPC)
+			return n;
+		has_shared = n >= 0;
+		process->n_pending = has_shared ? n : 0;
+	}
+	return 0;
+}

@@ -1,0 +1,164 @@
+"""The pages of one process or memory object in one round, from files that are opened when they are needed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from formats import runs
+from formats.checkpoint import RoundInfo
+from formats.closing import Closing
+from formats.errors import ImageCorrupt
+from formats.layout import RunKind, object_pagemap_name, object_pages_name, pagemap_name, pages_name
+from formats.manifest import SPARSE_OBJECT_KINDS, MemoryObject, Process
+from formats.pagemap import Pagemap, Run
+from formats.pages import PageStore
+
+_OPEN_OBJECTS = 8
+
+Piece = tuple[int, int, Run | None]
+"""A part of a page range: its start and end, and the run that covers all of it, None for a hole."""
+
+
+class PageSource(Closing):
+    """One pair of files of a round; not for use by two threads at once. `round` is the round's number."""
+
+    def __init__(self, info: RoundInfo, pages: str, pagemap: str, *, present: bool = True) -> None:
+        """`pages` and `pagemap` are the names of the files; one that is not `present` has no runs."""
+        self.round = info.number
+        self._info = info
+        self._present = present
+        self._pages_name = pages
+        self._pagemap_name = pagemap
+        self._pagemap: Pagemap | None = None
+        self._pages: PageStore | None = None
+
+    @staticmethod
+    def of_process(info: RoundInfo, process: Process) -> PageSource:
+        """The pages that a round has of a process of this or a later round."""
+        same = info.process(process.pid)
+        # After a reuse of the pid the earlier rounds hold another process's memory.
+        present = same is not None and same.start_time_ticks == process.start_time_ticks
+        return PageSource(info, pages_name(process.pid), pagemap_name(process.pid), present=present)
+
+    def close(self) -> None:
+        """Close the files; reading is over. May be called again."""
+        if self._pagemap is not None:
+            self._pagemap.close()
+        if self._pages is not None:
+            self._pages.close()
+
+    def pieces(self, start: int, end: int) -> Iterator[Piece]:
+        """The page range cut at the runs of this round, holes included, in order.
+
+        Raises ImageCorrupt, StorageError.
+        """
+        position = start
+        for run in self._runs(start, end):
+            if position < run.start_addr:
+                yield position, run.start_addr, None
+            position = run.end_addr
+            yield run.start_addr, position, run
+        if position < end:
+            yield position, end, None
+
+    def read(self, page_index: int, n_pages: int) -> bytes:
+        """Pages by their position in the pages file; raises ImageCorrupt, StorageError."""
+        if self._pages is None:
+            entry = self._info.manifest.file(self._pages_name)
+            self._pages = PageStore(self._info.path / self._pages_name, entry)
+        return self._pages.read(page_index, n_pages)
+
+    def _runs(self, start: int, end: int) -> Iterator[Run]:
+        if self._pagemap is None:
+            entry = self._info.manifest.file(self._pagemap_name)
+            if entry is None or not self._present:
+                return iter(())
+            self._pagemap = Pagemap(self._info.path / self._pagemap_name, entry)
+        return self._pagemap.runs(start, end)
+
+
+class ObjectSources(Closing):
+    """The memory objects of a round, by id and offset; not for use by two threads at once.
+
+    However many objects there are, the files of a few are open at a time.
+    """
+
+    def __init__(self, info: RoundInfo) -> None:
+        self.round = info.number
+        self._info = info
+        self._objects = {item.id: item for item in info.manifest.objects}
+        self._gaps = {item.id: _gaps_of(item) for item in info.manifest.objects if item.unreadable}
+        self._open: dict[int, PageSource] = {}  # the one used last comes last
+        self._in_use: Counter[int] = Counter()
+
+    def close(self) -> None:
+        """Close all files; reading is over. May be called again."""
+        for source in self._open.values():
+            source.close()
+
+    def pieces(self, number: int, start_bytes: int, end_bytes: int) -> Iterator[Piece]:
+        """The page range of object `number` cut at its runs, holes included, in order.
+
+        Raises ImageCorrupt, StorageError.
+        """
+        held_end_bytes = self._objects[number].pages_end_bytes
+        self._in_use[number] += 1
+        try:
+            for piece in self._source(number).pieces(start_bytes, end_bytes):
+                run = piece[2]
+                if run is not None and run.kind is RunKind.PARENT:
+                    raise self._corrupt(number, piece[0], "refers to a parent round")
+                if run is not None and run.end_addr > held_end_bytes:
+                    raise self._corrupt(number, max(piece[0], held_end_bytes), "lies past its end")
+                yield piece
+        finally:
+            self._in_use[number] -= 1
+
+    def zeros(self, number: int, start_bytes: int, end_bytes: int) -> Iterator[runs.Range]:
+        """Which pages of a hole are known to be zeros, in order."""
+        held = self._objects[number]
+        end_bytes = min(end_bytes, held.pages_end_bytes)
+        if held.kind in SPARSE_OBJECT_KINDS and start_bytes < end_bytes:
+            gaps = runs.overlapping(self._gaps.get(number, []), start_bytes, end_bytes)
+            yield from runs.subtract([(start_bytes, end_bytes)], gaps)
+
+    def why_absent(self, number: int, offset_bytes: int) -> str:
+        """The rest of a sentence on a page of a hole that is not known to be zero."""
+        held = self._objects[number]
+        name = held.path or "(no path)"
+        if offset_bytes >= held.pages_end_bytes:
+            return f"lies past the end of {name}, which has {held.size_bytes} bytes"
+        for gap in held.unreadable:
+            if gap.start_addr <= offset_bytes < gap.end_addr:
+                return f"could not be read ({gap.reason})"
+        return f"is in no round: it is memory of {name} from byte {offset_bytes:#x} on"
+
+    def read(self, number: int, page_index: int, n_pages: int) -> bytes:
+        """Pages of an object by their position in its pages file; raises ImageCorrupt, StorageError."""
+        return self._source(number).read(page_index, n_pages)
+
+    def _source(self, number: int) -> PageSource:
+        source = self._open.pop(number, None)
+        if source is None:
+            self._make_room()
+            source = PageSource(self._info, object_pages_name(number), object_pagemap_name(number))
+        self._open[number] = source
+        return source
+
+    def _make_room(self) -> None:
+        for number in list(self._open):
+            if len(self._open) < _OPEN_OBJECTS:
+                return
+            if not self._in_use[number]:
+                self._open.pop(number).close()
+
+    def _corrupt(self, number: int, offset_bytes: int, problem: str) -> ImageCorrupt:
+        path = self._info.path / object_pagemap_name(number)
+        return ImageCorrupt(
+            f"{path} is damaged: the page at offset {offset_bytes:#x} of the object {problem}.", path=str(path)
+        )
+
+
+def _gaps_of(held: MemoryObject) -> list[runs.Range]:
+    return list(runs.merge(sorted((gap.start_addr, gap.end_addr) for gap in held.unreadable)))
