@@ -12,7 +12,6 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from formats.framereader import FrameReader
 from formats.layout import PAGE_BYTES, PAGES_FRAME_BYTES, object_pages_name, pages_name
 
 _JOBS_PER_THREAD = 4
+_OPEN_OBJECTS = 8
 
 
 @dataclass(slots=True)
@@ -65,7 +65,6 @@ class PageCopier(Closing):
         self._checkpoint = checkpoint
         self._pid = pid
         self._fd, self._path = file
-        self._files = ExitStack()
         self._stores: dict[tuple[int, int | None], _Store] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="predump-copy")
         self._jobs: deque[Future[None]] = deque()
@@ -94,7 +93,8 @@ class PageCopier(Closing):
     def close(self) -> None:
         """Let go of all files and threads; what is not written yet may never be. May be called again."""
         self._pool.shutdown(cancel_futures=True)
-        self._files.close()
+        for store in self._stores.values():
+            store.reader.close()
 
     def _submit(self, store: _Store) -> None:
         if not store.pieces:
@@ -115,6 +115,8 @@ class PageCopier(Closing):
         key = segment.round, segment.object
         store = self._stores.get(key)
         if store is None:
+            if segment.object is not None:
+                self._bound_objects()
             info = self._checkpoint.round(segment.round)
             name = pages_name(self._pid) if segment.object is None else object_pages_name(segment.object)
             reader = FrameReader(
@@ -123,8 +125,16 @@ class PageCopier(Closing):
                 content_unit_bytes=PAGE_BYTES,
                 entry=info.manifest.file(name),
             )
-            store = self._stores[key] = _Store(self._files.enter_context(reader))
+            store = self._stores[key] = _Store(reader)
         return store
+
+    def _bound_objects(self) -> None:
+        """Close the files of objects if many are open: a process may map thousands, one after the other."""
+        objects = [key for key in self._stores if key[1] is not None]
+        if len(objects) >= _OPEN_OBJECTS:
+            self.finish()
+            for key in objects:
+                self._stores.pop(key).reader.close()
 
 
 def _in_frames(reader: FrameReader, segment: Segment) -> Iterator[tuple[int, int, int]]:

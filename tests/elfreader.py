@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,6 +77,27 @@ class Core:
             content = file.read(segment.file_bytes)
         assert len(content) == segment.file_bytes, f"the file ends inside of {segment}"
         return content
+
+    def extents(self, segment: Segment) -> Iterator[tuple[int, int]]:
+        """What of a segment is data and no hole of the file, as ranges of addresses: lseek(2)."""
+        at, end = segment.offset, segment.offset + segment.file_bytes
+        shift = segment.start_addr - segment.offset
+        with self.path.open("rb") as file:
+            while at < end:
+                try:
+                    start = os.lseek(file.fileno(), at, os.SEEK_DATA)
+                except OSError:  # ENXIO: no data from here on
+                    return
+                if start >= end:
+                    return
+                at = min(os.lseek(file.fileno(), start, os.SEEK_HOLE), end)
+                yield start + shift, at + shift
+
+    def read(self, segment: Segment, start_addr: int, end_addr: int) -> bytes:
+        """Bytes that the file has of a segment."""
+        with self.path.open("rb") as file:
+            file.seek(segment.offset + start_addr - segment.start_addr)
+            return file.read(end_addr - start_addr)
 
     def notes(self) -> Iterator[Note]:
         (segment,) = (segment for segment in self.segments if segment.kind == PT_NOTE)

@@ -17,8 +17,8 @@ import pytest
 from tests.e2e.test_real_programs import started
 from tests.e2e.test_redis import SERVER, answers, free_port, running
 from tests.elfreader import Core, Segment
-from tests.harness import Target, is_stopped, number, poll_until, predump
-from tests.oracle import ProcessMemory, read_maps
+from tests.harness import Target, is_stopped, memory_target, number, poll_until, predump
+from tests.oracle import PAGE_BYTES, Mapping, ProcessMemory, read_maps
 
 GDB, READELF = shutil.which("gdb"), shutil.which("readelf")
 pytestmark = [
@@ -101,6 +101,12 @@ def threads_program(_directory: Path) -> Iterator[int]:
 
 
 @contextmanager
+def memory_program(directory: Path) -> Iterator[int]:
+    with memory_target(directory) as target:
+        yield target.pid
+
+
+@contextmanager
 def python_program(_directory: Path) -> Iterator[int]:
     with started([shutil.which("python3") or "python3", "-c", PYTHON]) as process:
         yield process.pid
@@ -120,6 +126,7 @@ def redis_program(directory: Path) -> Iterator[int]:
 # A program, and functions that its backtraces must show: gdb finds symbols only if all else is right.
 PROGRAMS = {
     "threads": (threads_program, ("spin_outer", "wait_outer", "read_outer", "sleep_long", "command_loop")),
+    "memory": (memory_program, ("main", "next_command")),
     "python": (python_program, ("PyEval", "start_thread")),
     "redis": (redis_program, ("epoll_wait", "start_thread")),
 }
@@ -153,51 +160,74 @@ def test_gdb_shows_the_same_of_the_core_and_of_the_process(name: str, tmp_path: 
 def check_memory(pid: int, core: Core) -> None:
     """Every byte of every segment against the process, and every mapping against the segments."""
     mapped = {one.start_addr: one for one in read_maps(pid)}
-    files = {(file.start_addr, file.end_addr): file for file in core.mapped_files()}
     at = 0
-    from_core = from_files = 0
     with ProcessMemory(pid) as memory:
+        checker = MemoryChecker(memory, core)
         for segment in core.loads:
             if segment.start_addr in mapped:
                 one = mapped.pop(segment.start_addr)
-                assert segment.flags == sum(
-                    flag for flag, letter in ((4, "r"), (2, "w"), (1, "x")) if letter in one.perms
-                )
+                flags = sum(flag for flag, letter in ((4, "r"), (2, "w"), (1, "x")) if letter in one.perms)
                 at = segment.start_addr
             assert segment.start_addr == at, f"{at:#x}-{segment.start_addr:#x} is in no segment"
-            at = segment.end_addr
-            if segment.file_bytes:
-                assert segment.file_bytes == segment.memory_bytes
-                compare(memory, segment.start_addr, core.content(segment))
-                from_core += segment.file_bytes
-            elif not one.is_exempt:
-                file = files[one.start_addr, one.end_addr]
-                content = file_content(
-                    Path(file.path), file.offset_bytes + segment.start_addr - one.start_addr, segment
-                )
-                compare(memory, segment.start_addr, content)
-                from_files += len(content)
-            if segment.end_addr == one.end_addr:
-                at = -1
+            assert segment.flags == flags
+            if not one.is_exempt:
+                checker.check(segment, one)
+            at = -1 if segment.end_addr == one.end_addr else segment.end_addr
     assert not mapped, f"not in the core: {mapped}"
-    assert from_core
-    assert from_files
+    assert checker.pages_of_core
+    assert checker.pages_of_files
 
 
-def file_content(path: Path, offset: int, segment: Segment) -> bytes:
-    """What the file has of a segment that is not in the core: whole pages, zeros behind its end."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        content = file.read(segment.memory_bytes)
-    return content + bytes(-len(content) % 4096)
+class MemoryChecker:
+    """Compares segments of a core with a process; holes of anonymous memory are not read, which would fill them."""
 
+    def __init__(self, memory: ProcessMemory, core: Core) -> None:
+        self._memory = memory
+        self._core = core
+        self._files = {(file.start_addr, file.end_addr): file for file in core.mapped_files()}
+        self.pages_of_core = 0
+        self.pages_of_files = 0
 
-def compare(memory: ProcessMemory, start_addr: int, content: bytes) -> None:
-    for offset in range(0, len(content), PIECE_BYTES):
-        expected = content[offset : offset + PIECE_BYTES]
-        addr = start_addr + offset
-        actual = memory.read(addr, addr + len(expected))
-        assert actual == expected, f"the core differs from the process at {addr:#x} or up to 1 MiB later"
+    def check(self, segment: Segment, mapping: Mapping) -> None:
+        if segment.file_bytes:
+            assert segment.file_bytes == segment.memory_bytes
+            if not mapping.is_private_anonymous:
+                self._check_bytes(segment, segment.start_addr, segment.end_addr)
+                return
+            at = segment.start_addr
+            for start_addr, end_addr in self._core.extents(segment):
+                self._check_hole(at, start_addr)
+                self._check_bytes(segment, start_addr, end_addr)
+                at = end_addr
+            self._check_hole(at, segment.end_addr)
+        elif mapping.is_private_anonymous:
+            runs = self._memory.populated(segment.start_addr, segment.end_addr)
+            assert all(guard for _, _, guard in runs), f"{segment} has bytes in the process"
+        else:
+            file = self._files[mapping.start_addr, mapping.end_addr]
+            offset = file.offset_bytes + segment.start_addr - mapping.start_addr
+            with Path(file.path).open("rb") as opened:
+                opened.seek(offset)
+                content = opened.read(segment.memory_bytes)
+            content += bytes(-len(content) % PAGE_BYTES)  # what lies behind the last page cannot be read at all
+            self.pages_of_files += len(content) // PAGE_BYTES
+            for position in range(0, len(content), PIECE_BYTES):
+                self._compare(segment.start_addr + position, content[position : position + PIECE_BYTES])
+
+    def _check_bytes(self, segment: Segment, start_addr: int, end_addr: int) -> None:
+        for addr in range(start_addr, end_addr, PIECE_BYTES):
+            content = self._core.read(segment, addr, min(addr + PIECE_BYTES, end_addr))
+            self.pages_of_core += len(content) // PAGE_BYTES
+            self._compare(addr, content)
+
+    def _check_hole(self, start_addr: int, end_addr: int) -> None:
+        for run_addr, run_end_addr, guard in self._memory.populated(start_addr, end_addr):
+            assert not guard, f"the core has zeros for the guard page {run_addr:#x}"
+            self._compare(run_addr, bytes(run_end_addr - run_addr))
+
+    def _compare(self, addr: int, expected: bytes) -> None:
+        actual = self._memory.read(addr, addr + len(expected))
+        assert actual == expected, f"the core differs from the process in {addr:#x}-{addr + len(expected):#x}"
 
 
 def test_readelf_finds_no_fault(tmp_path: Path) -> None:

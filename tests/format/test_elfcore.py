@@ -313,9 +313,15 @@ def test_a_pre_dump_round_is_refused_or_torn(tmp_path: Path) -> None:
 
 
 def test_a_zombie_has_no_core(tmp_path: Path) -> None:
-    checkpoint = write_dump(tmp_path, ImageRound({0: page_of(1)}), exit_code=9)
+    image = ImageRound({0: page_of(1)})
+    zombie = replace(process_of(image), pid=PID + 1, vmas=[], exit_code=9, pages_data=0)
+    manifest = manifest_of(1, process_of(image), None)
+    writer = RoundWriter(tmp_path / "checkpoint", 1)
+    fill_round(writer, image)
+    writer.commit(replace(manifest, processes=[*manifest.processes, zombie]))
+    opened = Checkpoint.open(tmp_path / "checkpoint")
     with pytest.raises(UsageError, match="had ended"):
-        export(checkpoint, tmp_path / "core")
+        write_core(opened, None, PID + 1, tmp_path / "core", CoreOptions(torn=True), lambda _done, _total: None)
 
 
 def test_nothing_but_the_whole_core_gets_the_name(tmp_path: Path) -> None:
