@@ -158,7 +158,9 @@ def work_options(function: Callable[..., int]) -> Callable[..., int]:
 def strict_option(function: Callable[..., int]) -> Callable[..., int]:
     """--strict."""
     return click.option(
-        "--strict", is_flag=True, help="Fail if something cannot be captured, before anything is touched if it can be known."
+        "--strict",
+        is_flag=True,
+        help="Fail if something cannot be captured, before anything is touched if it can be known.",
     )(function)
 
 

@@ -21,7 +21,6 @@ from formats.processstate import ProcessState
 from formats.threadstate import Thread
 
 MAX_CMDLINE_BYTES = 1 << 20
-LOST_REASON = "could not be read"
 NO_FD_NOTE = "only the pages that this process had mapped (all of them need CAP_CHECKPOINT_RESTORE)"
 LATER_NOTE = "shared memory comes with the dump"
 
@@ -136,8 +135,7 @@ class ProcessPart:
 
     def gaps(self) -> list[Gap]:
         """Memory that could not be read, ascending."""
-        lost = [Gap(start_addr=start, end_addr=end, reason=LOST_REASON) for start, end in self.output.lost]
-        return sorted(_gaps(self.vmas) + lost, key=lambda gap: gap.start_addr)
+        return sorted(_gaps(self.vmas) + self.output.gaps(), key=lambda gap: gap.start_addr)
 
     def all_missing(self) -> list[Missing]:
         """What of the process the round does not hold, memory included."""

@@ -88,8 +88,8 @@ class SharedObject:
         """Where its bytes come from."""
         return Source(0, -1, FileMaps([(0, page_ceiling(self.size_bytes), self.fd, 0)]), memory)
 
-    def record(self, pages_data: int, pages_zero: int) -> image.MemoryObject:
-        """As the manifest holds it, with its page counts."""
+    def record(self, pages_data: int, pages_zero: int, unreadable: list[image.Gap]) -> image.MemoryObject:
+        """As the manifest holds it, with its page counts and the offsets that could not be read."""
         seals = 0
         if self.kind == "memfd":
             with contextlib.suppress(OSError):  # a descriptor from map_files tells them as well
@@ -105,6 +105,7 @@ class SharedObject:
             uid=self.status.st_uid,
             gid=self.status.st_gid,
             seals=seals,
+            unreadable=unreadable,
             pages_data=pages_data,
             pages_zero=pages_zero,
         )

@@ -18,6 +18,8 @@ from formats.layout import PAGE_BYTES
 from formats.pagemap import PagemapWriter
 from formats.roundwriter import RoundWriter
 
+LOST_REASON = "could not be read"
+
 
 @dataclass(slots=True)
 class Figures:
@@ -177,7 +179,12 @@ class ImageOutput:
     def object_record(self, one: SharedObject) -> image.MemoryObject:
         """The memory object with its page counts."""
         ((data, zero, _),) = self.count([(0, max(PAGE_BYTES, page_ceiling(one.size_bytes)))])
-        return one.record(data, zero)
+        return one.record(data, zero, self.gaps())
+
+    def gaps(self) -> list[image.Gap]:
+        """What could not be read, ascending."""
+        lost = [image.Gap(start_addr=start, end_addr=end, reason=LOST_REASON) for start, end in self.lost]
+        return sorted(lost, key=lambda gap: gap.start_addr)
 
 
 class RoundOutput:

@@ -69,7 +69,10 @@ class Restart(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemCall:
-    """The system call the thread was stopped in: its number and its six arguments, as in the registers."""
+    """The system call the thread was stopped in: its number and its six arguments, as in the registers.
+
+    One with time left that was interrupted before shows as number 219, restart_syscall(2), with its own arguments.
+    """
 
     number: int
     arguments: list[int]

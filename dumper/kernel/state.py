@@ -201,7 +201,7 @@ class StateReader:
             (length,) = struct.unpack("=I", self._bytes(at, 4))
             filters.append(self._bytes(at + 4, length))
             at += 4 + length
-        return filters[::-1]
+        return filters
 
     def _alive(self) -> list[Any]:
         return [self._states[i] for i in range(self._count) if self._states[i].tid]

@@ -8,7 +8,8 @@ from pathlib import Path
 FLAGS = b"\nVmFlags:"
 FIRST_FIELD = b"\nSize:"  # of each mapping
 # After the flags of a mapping: fields that later kernels may add, then the header of the next one.
-HEADER = re.compile(rb"(?:[A-Za-z]\w*:[^\n]*\n)*([0-9a-f]+)-([0-9a-f]+) [-r][-w][-x][-ps] [0-9a-f]+ [^\n]*\n")
+FIELDS = re.compile(rb"(?:[A-Za-z]\w*:[^\n]*\n)*")
+HEADER = re.compile(FIELDS.pattern + rb"([0-9a-f]+)-([0-9a-f]+) [-r][-w][-x][-ps] [0-9a-f]+ [^\n]*\n")
 GUARD_FLAG = "gu"
 MADV_GUARD_INSTALL = 102
 
@@ -34,6 +35,8 @@ def parse_smaps_flags(text: bytes) -> list[tuple[int, int, str]]:
         if flags is None:
             flags = names[line] = " ".join(line.decode("ascii").split())
         found.append((int(match[1], 16), int(match[2], 16), flags))
+    if not pieces or not FIELDS.fullmatch(header):
+        raise ValueError(f"not the end of /proc/PID/smaps: {header[:100]!r}")
     return found
 
 

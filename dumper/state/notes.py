@@ -1,8 +1,9 @@
 """What a capture lacks, and why, gathered while records are made."""
 
+import copy
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from formats.manifest import Missing
 
@@ -14,6 +15,10 @@ class Notes:
 
     def __init__(self) -> None:
         self._reasons: dict[str, str] = {}
+
+    def copy(self) -> Self:
+        """The same notes, to be added to."""
+        return copy.deepcopy(self)
 
     def add(self, what: str, reason: str) -> None:
         """Notes it; the first reason stays."""

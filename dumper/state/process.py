@@ -13,7 +13,8 @@ from dumper.site import find_site, site_like
 from dumper.state.files import ProcFiles, read_files
 from dumper.state.notes import Notes
 from dumper.state.record import ProcessRecord
-from dumper.state.threads import FilterTable, credentials, note_silent_threads, thread_record
+from dumper.state.threads import FilterTable, note_silent_threads, thread_record
+from dumper.state.unshared import note_unshared
 from dumper.target import Target
 from formats.manifest import Missing
 from formats.processstate import ProcessState
@@ -50,6 +51,10 @@ class ProcessCapture:
         """How many calls were injected; known after `records`."""
         self._silence = ""
         self.site = self._find_site(hint)
+        self._notes = Notes()
+        if not hint:  # with one, the process stands still already: it was born a moment ago
+            note_unshared(target, self._notes)
+            read_files(target)  # the kernel makes the entries of /proc when they are first asked for: not in the freeze
 
     def _find_site(self, hint: InjectionSite | None) -> InjectionSite | None:
         if self._target.status.shadow_stack:
@@ -68,7 +73,7 @@ class ProcessCapture:
 
     def foresee(self) -> list[Missing]:
         """What will be missing, as far as it is known before anything is touched."""
-        notes = Notes()
+        notes = self._notes.copy()
         silence = self._silence
         if self._target.status.seccomp_mode and not handles_seccomp():
             notes.add("seccomp filters", NEEDS_CAP_SYS_ADMIN)
@@ -77,7 +82,7 @@ class ProcessCapture:
             notes.add("signal handlers, time of timers, signal stacks, program break, prctl settings", silence)
         return notes.missing()
 
-    def read(self, threads: ThreadSet, *, seccomp_suspended: bool) -> None:
+    def read(self, threads: ThreadSet) -> None:
         """Reads everything of the stopped process.
 
         Raises OSError: ENOENT or ESRCH if it was killed meanwhile.
@@ -91,7 +96,6 @@ class ProcessCapture:
             self.site,
             signals=handled_signals(files.content("status")) | SIGCHLD_BIT,
             timer_ids=timer_ids(timers) if isinstance(timers, bytes) else [],
-            seccomp_suspended=seccomp_suspended,
         )
 
     def records(self, mappings: list[Mapping] | None = None) -> tuple[ProcessState, list[Thread], list[Missing]]:
@@ -100,21 +104,27 @@ class ProcessCapture:
         Raises OSError: ESRCH if the process was killed while it was read.
         """
         raw_threads, raw = self._reader.threads(), self._reader.process()
+        if not raw_threads:
+            raise _killed()
         self.injected_calls = raw.injected_calls
         silence = self._silence or raw.refusal or "the process did not tell"
         status = _parsed(self._files.content("status"))
-        record = ProcessRecord(self._files, raw, status, mappings or self._mappings, silence)
-        filters, of_process = FilterTable(), credentials(status)
-        threads = [
-            thread_record(thread, _parsed(thread.status), of_process, filters, record.notes) for thread in raw_threads
-        ]
-        note_silent_threads(raw_threads, silence, record.notes)
-        state = record.make(filters.filters)
-        return state, sorted(threads, key=lambda thread: thread.tid), record.notes.missing()
+        notes = self._notes.copy()
+        filters = FilterTable()
+        threads = [thread_record(thread, _parsed(thread.status), status, filters, notes) for thread in raw_threads]
+        note_silent_threads(raw_threads, silence, notes)
+        state = ProcessRecord(self._files, raw, status, mappings or self._mappings, silence, notes).make(
+            filters.filters
+        )
+        return state, sorted(threads, key=lambda thread: thread.tid), notes.missing()
 
 
 def _parsed(status: bytes) -> ThreadStatus:
     """Raises ProcessLookupError if there is nothing in it: the thread was killed before it was read."""
     if not status:
-        raise ProcessLookupError(errno.ESRCH, "the process was killed while it was read")
+        raise _killed()
     return parse_thread_status(status)
+
+
+def _killed() -> ProcessLookupError:
+    return ProcessLookupError(errno.ESRCH, "the process was killed while it was read")

@@ -29,17 +29,23 @@ SIG_IGN = 1
 
 
 class ProcessRecord:
-    """Makes the record of one process; what is missing, or was not told for `silence`, is noted."""
+    """Makes the record of one process; what is missing is noted, with `silence` as the reason if it did not tell it."""
 
     def __init__(
-        self, files: ProcFiles, raw: RawProcess, status: ThreadStatus, mappings: Sequence[Mapping], silence: str
+        self,
+        files: ProcFiles,
+        raw: RawProcess,
+        status: ThreadStatus,
+        mappings: Sequence[Mapping],
+        silence: str,
+        notes: Notes,
     ) -> None:
         self._files = files
         self._raw = raw
         self._status = status
         self._mappings = mappings
         self._silence = silence
-        self.notes = Notes()
+        self._notes = notes
 
     def make(self, seccomp_filters: list[bytes]) -> ProcessState:
         """Everything but descriptors and locks."""
@@ -55,23 +61,23 @@ class ProcessRecord:
             session=stat.session,
             terminal=stat.terminal,
             exit_signal=leader.exit_signal,
-            auxv=self.notes.attempt("auxiliary vector", lambda: files.content("auxv"), b""),
-            environment=self.notes.attempt("environment", lambda: files.content("environ"), b""),
+            auxv=self._notes.attempt("auxiliary vector", lambda: files.content("auxv"), b""),
+            environment=self._notes.attempt("environment", lambda: files.content("environ"), b""),
             layout=self._layout(stat),
             dispositions=self._dispositions(),
             pending=pending_signals(self._raw.pending, status.shared_pending_signals),
-            posix_timers=self.notes.attempt("POSIX timers", self._posix_timers, []),
+            posix_timers=self._notes.attempt("POSIX timers", self._posix_timers, []),
             interval_timers=self._interval_timers(),
-            limits=self.notes.attempt("resource limits", self._limits, []),
+            limits=self._notes.attempt("resource limits", self._limits, []),
             credentials=credentials(status),
             seccomp_filters=seccomp_filters,
             umask=self._umask(),
-            cwd=self.notes.attempt("working directory", lambda: files.link("cwd"), ""),
-            root=self.notes.attempt("root directory", lambda: files.link("root"), ""),
+            cwd=self._notes.attempt("working directory", lambda: files.link("cwd"), ""),
+            root=self._notes.attempt("root directory", lambda: files.link("root"), ""),
             namespaces=self._namespaces(),
             monotonic_offset_ns=monotonic_offset_ns,
             boottime_offset_ns=boottime_offset_ns,
-            cgroups=self.notes.attempt("cgroups", lambda: parse_cgroups(files.content("cgroup")), []),
+            cgroups=self._notes.attempt("cgroups", lambda: parse_cgroups(files.content("cgroup")), []),
             personality=self._number("personality", "personality", 16),
             oom_score_adj=self._number("oom_score_adj", "OOM score adjustment", 10),
             coredump_filter=self._number("coredump_filter", "core dump filter", 16),
@@ -80,16 +86,16 @@ class ProcessRecord:
         )
 
     def _number(self, name: str, what: str, base: int) -> int:
-        return self.notes.attempt(what, lambda: int(self._files.content(name), base), 0)
+        return self._notes.attempt(what, lambda: int(self._files.content(name), base), 0)
 
     def _umask(self) -> int:
         if self._status.umask is None:
-            self.notes.add("umask", "the kernel does not tell it")
+            self._notes.add("umask", "the kernel does not tell it")
         return self._status.umask or 0
 
     def _layout(self, stat: ProcessStat) -> MemoryLayout | None:
         if not stat.start_code_addr or not stat.start_stack_addr:
-            self.notes.add("memory layout", "the kernel tells it only to those who may trace the process")
+            self._notes.add("memory layout", "the kernel tells it only to those who may trace the process")
             return None
         return MemoryLayout(
             start_code_addr=stat.start_code_addr,
@@ -108,7 +114,7 @@ class ProcessRecord:
     def _brk_addr(self, start_brk_addr: int) -> int:
         if self._raw.brk_addr is not None:
             return self._raw.brk_addr
-        self.notes.add("program break, but for the page it is in", self._silence)
+        self._notes.add("program break, but for the page it is in", self._silence)
         return max((m.end_addr for m in self._mappings if m.path == "[heap]"), default=start_brk_addr)
 
     def _dispositions(self) -> list[Disposition]:
@@ -119,7 +125,7 @@ class ProcessRecord:
             ]
             return [one for one in found if one.handler_addr or one.flags or one.mask]
         if caught := [number for number in SIGNALS if self._status.caught_signals >> (number - 1) & 1]:
-            self.notes.add(f"handlers of signals {', '.join(map(str, caught))}", self._silence)
+            self._notes.add(f"handlers of signals {', '.join(map(str, caught))}", self._silence)
         return [
             Disposition(number=number, handler_addr=SIG_IGN, flags=0, restorer_addr=0, mask=0)
             for number in SIGNALS
@@ -132,7 +138,7 @@ class ProcessRecord:
         found = []
         for timer in parse_timers(self._files.content("timers")):
             if timer.id not in told:
-                self.notes.add(f"time of POSIX timer {timer.id}", self._silence)
+                self._notes.add(f"time of POSIX timer {timer.id}", self._silence)
             interval_ns, remaining_ns, overruns = told.get(timer.id, (0, 0, 0))
             found.append(
                 PosixTimer(
@@ -151,7 +157,7 @@ class ProcessRecord:
 
     def _interval_timers(self) -> list[IntervalTimer]:
         if self._raw.interval_timers is None:
-            self.notes.add("interval timers", self._silence)
+            self._notes.add("interval timers", self._silence)
         return [
             IntervalTimer(which=which, interval_us=interval_us, remaining_us=remaining_us)
             for which, interval_us, remaining_us in self._raw.interval_timers or []
@@ -171,7 +177,7 @@ class ProcessRecord:
             link = self._files.links[f"ns/{kind}"]
             if isinstance(link, FileNotFoundError):
                 continue  # a kernel without that kind
-            inode = self.notes.attempt(f"{kind} namespace", lambda: parse_inode(self._files.link(f"ns/{kind}")), 0)  # noqa: B023
+            inode = self._notes.attempt(f"{kind} namespace", lambda: parse_inode(self._files.link(f"ns/{kind}")), 0)  # noqa: B023
             if inode:
                 found.append(Namespace(kind=kind, inode=inode))
         return found
@@ -181,13 +187,15 @@ class ProcessRecord:
             return 0, 0  # a kernel without time namespaces
         if self._files.links["ns/time"] != self._files.links["ns/time_for_children"]:
             # The file has those of the namespace that its children will be in: time_namespaces(7).
-            self.notes.add(
+            self._notes.add(
                 "clock offsets", "it has unshared its time namespace, and the kernel tells only the new one's"
             )
             return 0, 0
-        return self.notes.attempt("clock offsets", lambda: parse_offsets(self._files.content("timens_offsets")), (0, 0))
+        return self._notes.attempt(
+            "clock offsets", lambda: parse_offsets(self._files.content("timens_offsets")), (0, 0)
+        )
 
     def _prctl(self) -> dict[str, int]:
         if self._raw.prctl is None:
-            self.notes.add("settings that only prctl(2) tells", self._silence)
+            self._notes.add("settings that only prctl(2) tells", self._silence)
         return dict(self._raw.prctl or {})

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dumper.kernel.state import RawThread
 from dumper.proc.status import ThreadStatus
 from dumper.state.notes import Notes
+from dumper.state.unshared import NOT_THE_PROCESS_S
 from formats.threadstate import (
     Credentials,
     PendingSignal,
@@ -122,10 +123,12 @@ def _lacks(raw: RawThread) -> list[str]:
 
 
 def thread_record(
-    raw: RawThread, status: ThreadStatus, of_process: Credentials, filters: FilterTable, notes: Notes
+    raw: RawThread, status: ThreadStatus, of_process: ThreadStatus, filters: FilterTable, notes: Notes
 ) -> Thread:
-    """One thread; what is missing of its seccomp filters and its scheduling is noted."""
+    """One thread; what is missing of its seccomp filters and its scheduling, and an umask of its own, are noted."""
     own = credentials(status)
+    if status.umask != of_process.umask:
+        notes.add(f"umask of thread {raw.tid}", NOT_THE_PROCESS_S)
     if raw.seccomp_filters is None and status.seccomp_mode == SECCOMP_MODE_FILTER:
         notes.add(f"seccomp filters of thread {raw.tid}", "reading them needs CAP_SYS_ADMIN")
     robust_list_addr, robust_list_bytes = raw.robust_list
@@ -148,7 +151,7 @@ def thread_record(
         system_call=system_call(raw.general, restarted_instead_of_eintr=raw.restarted_instead_of_eintr),
         seccomp_mode=status.seccomp_mode,
         seccomp_filters=[filters.index(program) for program in raw.seccomp_filters or []],
-        credentials=own if own != of_process else None,
+        credentials=own if own != credentials(of_process) else None,
     )
 
 

@@ -253,7 +253,7 @@ struct pd_thread_state {
 	int32_t restarted;
 	int32_t io_priority; /* or -errno */
 	int32_t n_pending;
-	int32_t n_filters; /* newest first in the arena, each behind its length (uint32_t); -1: not to be read */
+	int32_t n_filters; /* oldest first in the arena, each behind its length (uint32_t); -1: not to be read */
 	int32_t seccomp_mode, shadow_stack;
 	int32_t asked, clear_child_tid_known;
 	uint32_t status_bytes, sched_attr_bytes, cpus_bytes, xstate_bytes;

@@ -54,7 +54,7 @@ static int read_pending(int tid, uint32_t flags, struct pd_arena *arena, uint64_
 	}
 }
 
-/* Seccomp filters of a thread, newest first, each behind its length. Returns how many, or -1 if they may not be read. */
+/* Seccomp filters of a thread, oldest first, each behind its length. Returns how many, or -1 if they may not be read. */
 static int read_filters(int tid, struct pd_arena *arena, uint64_t *at)
 {
 	*at = arena->used_bytes;
