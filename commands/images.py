@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from commands.options import Address, path_argument
+from commands.options import Address, path_argument, quiet_option
 from display.reporter import Reporter
 from display.units import bytes_text
 from formats.errors import UsageError
@@ -101,7 +101,7 @@ def read(
 
 
 @path_argument
-@click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+@quiet_option
 def verify(reporter: Reporter, path: Path, quiet: bool) -> int:
     """Read everything: every checksum, every parent, every page.
 
@@ -109,12 +109,12 @@ def verify(reporter: Reporter, path: Path, quiet: bool) -> int:
     Exit code 20: damaged; 21: written by a newer version; 22: a round is missing.
       predump verify /var/tmp/ck
     """
-    from display.verifying import VerifyProgress
+    from display.bytesbar import BytesBar
     from formats.check import verify as check_images
     from formats.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.open(path)
-    with VerifyProgress(reporter.errors, quiet=quiet or reporter.as_json) as progress:
+    with BytesBar(reporter.errors, "verifying", quiet=quiet or reporter.as_json) as progress:
         report = check_images(checkpoint, progress)
     for finding in report.findings:
         reporter.event({"type": "finding", **asdict(finding)})
