@@ -3,6 +3,8 @@
  * Nothing here expects to be interrupted: every signal is blocked in every thread but the one that
  * handles it, so any EINTR, wrong value or early return was brought in from outside.
  *
+ * The argument `interruptible` lets calls fail with EINTR: so does one that a tracer had stopped when it was killed.
+ *
  * Commands (one line each, answered by one line):
  *   status     waits until each check went round once more (its result is then newer than the
  *              command), then `ok checks=N iterations=N errors=0 first= last=` or `bad ...`
@@ -46,6 +48,7 @@ struct check {
 static struct check checks[MAX_CHECKS];
 static size_t n_checks;
 static char first_error[200], last_error[200];
+static bool is_interruptible;
 static pthread_mutex_t error_lock = PTHREAD_MUTEX_INITIALIZER;
 
 __attribute__((format(printf, 2, 3))) static void fail(struct check *check, const char *format, ...)
@@ -58,6 +61,10 @@ __attribute__((format(printf, 2, 3))) static void fail(struct check *check, cons
 	va_start(args, format);
 	vsnprintf(last_error + used, sizeof(last_error) - (size_t)used, format, args);
 	va_end(args);
+	if (is_interruptible && strstr(last_error, strerror(EINTR)) != NULL) {
+		pthread_mutex_unlock(&error_lock);
+		return;
+	}
 	if (first_error[0] == '\0')
 		memcpy(first_error, last_error, sizeof(first_error));
 	pthread_mutex_unlock(&error_lock);
@@ -205,7 +212,7 @@ static void check_registers_asleep(struct check *check)
 
 	hold_registers(check, &held, true);
 	if (held.result != 0)
-		fail(check, "nanosleep returned %ld", held.result);
+		fail(check, "nanosleep: %s", strerror((int)-held.result));
 }
 
 /* ---- sleeping ---- */
@@ -763,13 +770,14 @@ static void start_checks(struct peer_targets *targets)
 	start_thread(run_peer, targets);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	static struct peer_targets targets;
 	unsigned long n;
 	char line[256];
 
 	die_with_parent();
+	is_interruptible = argc > 1 && strcmp(argv[1], "interruptible") == 0;
 	set_up_signals();
 	set_up_waiting();
 	list_fds(true, NULL, 0);

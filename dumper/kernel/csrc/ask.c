@@ -36,8 +36,8 @@ static const struct pd_call thread_calls[] = {
 	{SYS_sigaltstack, {0, PD_ANSWER}, SIGNAL_STACK},
 	{SYS_prctl, {PR_GET_TID_ADDRESS, PD_ANSWER}, TID_ADDRESS},
 	{SYS_prctl, {PR_GET_PDEATHSIG, PD_ANSWER}, DEATH_SIGNAL},
-	{SYS_prctl, {PR_GET_TIMERSLACK}, 0},
 };
+static const struct pd_call get_timer_slack = {SYS_prctl, {PR_GET_TIMERSLACK}, 0};
 #define N_THREAD_CALLS (sizeof(thread_calls) / sizeof(thread_calls[0]))
 
 /* What the threads of the set answered; only the address may be unknown (CONFIG_CHECKPOINT_RESTORE). */
@@ -55,8 +55,22 @@ static void take_thread_answers(const struct pd_callers *set, struct pd_thread_s
 		memcpy(&state->signal_stack_bytes, caller->answers[SIGNAL_STACK] + 16, 8);
 		memcpy(&state->clear_child_tid_addr, caller->answers[TID_ADDRESS], 8);
 		memcpy(&state->parent_death_signal, caller->answers[DEATH_SIGNAL], 4);
-		state->timer_slack_ns = caller->result;
 	}
+}
+
+/* Only where /proc did not tell it: its reading needs CAP_SYS_NICE. */
+static void ask_timer_slack(struct pd_callers *set, struct pd_thread_state *const *states)
+{
+	int n_unknown = 0;
+
+	for (int i = 0; i < set->n_callers; i++)
+		n_unknown += !set->callers[i].error && states[i]->timer_slack_ns < 0;
+	if (!n_unknown)
+		return;
+	pd_callers_call(set, &get_timer_slack);
+	for (int i = 0; i < set->n_callers; i++)
+		if (!set->callers[i].error)
+			states[i]->timer_slack_ns = set->callers[i].result;
 }
 
 /* Lets the threads of the set, in the order of `states`, answer, and empties it. -ETIMEDOUT: one of them did not run. */
@@ -65,13 +79,13 @@ static int ask_set(struct pd_callers *set, struct pd_thread_state *const *states
 	const int n_callers = set->n_callers;
 	int error = 0;
 
-	pd_callers_start(set);
 	for (size_t k = 0; k < N_THREAD_CALLS; k++) {
 		pd_callers_call(set, thread_calls + k);
 		for (int i = 0; i < n_callers; i++)
 			if (thread_calls[k].args[0] == PR_GET_TID_ADDRESS)
 				states[i]->clear_child_tid_known = set->callers[i].result == 0;
 	}
+	ask_timer_slack(set, states);
 	pd_callers_read(set);
 	take_thread_answers(set, states);
 	pd_callers_end(set);
@@ -288,7 +302,6 @@ int pd_ask_process(const struct pd_thread_state *states, uint64_t n_states, stru
 	start_addr = end_addr ? site->stack_start_addr : scratch_start(states, n_states, site);
 	error = pd_callers_add(&callers, state, start_addr, end_addr ? end_addr : site->scratch_end_addr, !end_addr);
 	if (!error) {
-		pd_callers_start(&callers);
 		ask_settings(&callers, process);
 		ask_dispositions(&callers, signals, process);
 		ask_interval_timers(&callers, process);

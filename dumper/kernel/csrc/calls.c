@@ -47,29 +47,11 @@ int pd_callers_add(struct pd_callers *set, const struct pd_thread_state *thread,
 	caller->home.saved_mask = thread->signal_mask;
 	error = pd_write_home(&caller->home, set->asking->site, thread->xstate, thread->xstate_bytes, start_addr, end_addr,
 			      sizeof(caller->answers), must_be_free);
-	if (!error)
-		set->n_callers++;
-	return error;
-}
-
-void pd_callers_start(struct pd_callers *set)
-{
-	set->deadline_ns = pd_now_ns() + set->asking->timeout_ns;
+	if (error)
+		return error;
+	set->n_callers++;
 	step(set, PD_ASK_STEP_FRAMES);
-	for (int i = 0; i < set->n_callers; i++) {
-		struct pd_caller *caller = set->callers + i;
-		struct user_regs_struct regs = pd_call_registers(&caller->home, set->asking->site, SYS_getpid,
-								 caller->home.back_frame_addr);
-
-		caller->error = pd_set_registers(caller->home.tid, &regs);
-		if (caller->error)
-			continue;
-		caller->is_set = 1;
-		step(set, PD_ASK_STEP_SET);
-		/* A pending signal would run its handler instead of the call, and be lost with it. */
-		caller->error = pd_set_mask(caller->home.tid, ~0UL);
-		step(set, PD_ASK_STEP_MASKED);
-	}
+	return 0;
 }
 
 /* Waits for the system call stop of a thread that was let go; a group stop, reported once more, is passed over. */
@@ -129,29 +111,41 @@ static int set_call(struct pd_callers *set, const struct pd_caller *caller, cons
 	return pd_set_registers(home->tid, &regs);
 }
 
-/* What the call returned. Anything but a thread behind its call means that something else moved it. */
-static int take_result(struct pd_callers *set, struct pd_caller *caller, const struct pd_call *call)
+static int take_result(struct pd_callers *set, struct pd_caller *caller)
 {
-	struct user_regs_struct regs;
-
-	if (ptrace(PTRACE_GETREGS, caller->home.tid, 0, &regs))
-		return -errno;
-	if (regs.rip != set->asking->site->syscall_ret_addr + 2 || (long)regs.orig_rax != call->nr)
-		return -ENOEXEC;
-	caller->result = (long)regs.rax;
+	errno = 0;
+	caller->result = ptrace(PTRACE_PEEKUSER, caller->home.tid, offsetof(struct user_regs_struct, rax), 0);
 	set->asking->n_calls++;
-	return 0;
+	return caller->result == -1 ? -errno : 0;
+}
+
+/* Brings a thread, with its first call, to where it leads home through the frame. */
+static int set_first_call(struct pd_callers *set, struct pd_caller *caller, const struct pd_call *call)
+{
+	int error = set_call(set, caller, call);
+
+	if (error)
+		return error;
+	caller->is_set = 1;
+	step(set, PD_ASK_STEP_SET);
+	/* A pending signal would run its handler instead of the call, and be lost with it. */
+	error = pd_set_mask(caller->home.tid, ~0UL);
+	step(set, PD_ASK_STEP_MASKED);
+	return error;
 }
 
 void pd_callers_call(struct pd_callers *set, const struct pd_call *call)
 {
+	set->deadline_ns = pd_now_ns() + set->asking->timeout_ns;
 	for (int i = 0; i < set->n_callers; i++) {
 		struct pd_caller *caller = set->callers + i;
 
-		if (!caller->error)
-			caller->error = set_call(set, caller, call);
+		if (caller->error)
+			continue;
+		caller->error = caller->is_set ? set_call(set, caller, call) : set_first_call(set, caller, call);
+		if (caller->is_set)
+			step(set, PD_ASK_STEP_AGAIN);
 	}
-	step(set, PD_ASK_STEP_AGAIN);
 	run_to_syscall_stop(set);
 	step(set, PD_ASK_STEP_ENTERED);
 	run_to_syscall_stop(set);
@@ -160,7 +154,7 @@ void pd_callers_call(struct pd_callers *set, const struct pd_call *call)
 		struct pd_caller *caller = set->callers + i;
 
 		if (!caller->error)
-			caller->error = take_result(set, caller, call);
+			caller->error = take_result(set, caller);
 		if (caller->error)
 			caller->result = caller->error;
 	}

@@ -34,8 +34,6 @@ struct pd_callers {
 /* Adds a thread whose frames end at or below `end_addr`; its registers stay as they are. 0 or -errno of pd_write_home. */
 int pd_callers_add(struct pd_callers *set, const struct pd_thread_state *thread, uint64_t start_addr,
 		   uint64_t end_addr, int must_be_free);
-/* Brings the registers and signal masks of the threads to where they can make calls. */
-void pd_callers_start(struct pd_callers *set);
 /* Each thread makes the call; see `result` of each. */
 void pd_callers_call(struct pd_callers *set, const struct pd_call *call);
 /* Reads the answers that the calls wrote. */

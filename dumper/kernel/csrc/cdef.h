@@ -233,7 +233,7 @@ struct pd_thread_state {
 	int32_t restarted;
 	int32_t io_priority; /* or -errno */
 	int32_t n_pending;
-	int32_t n_filters; /* newest first in the arena, each behind its length (uint32_t); -1: not to be read */
+	int32_t n_filters; /* oldest first in the arena, each behind its length (uint32_t); -1: not to be read */
 	int32_t seccomp_mode, shadow_stack;
 	int32_t asked, clear_child_tid_known;
 	uint32_t status_bytes, sched_attr_bytes, cpus_bytes, xstate_bytes;
@@ -245,7 +245,7 @@ struct pd_thread_state {
 	uint32_t rseq_bytes, rseq_signature, rseq_flags;
 	int32_t signal_stack_flags, parent_death_signal;
 	uint64_t signal_stack_addr, signal_stack_bytes, clear_child_tid_addr;
-	int64_t timer_slack_ns;
+	int64_t timer_slack_ns; /* -1: unknown */
 	uint8_t gp[216];        /* user_regs_struct */
 	uint8_t fp[512];        /* FXSAVE image */
 	uint8_t sched_attr[64]; /* as sched_getattr(2) gives it */

@@ -13,8 +13,7 @@
 #include "predump.h"
 #include "stops.h"
 
-#define FIRST_RUN_NS 10000
-#define LAST_RUN_NS 320000
+#define RUN_NS 5000 /* long enough to leave, and each try is another chance to stop outside */
 #define LATE_STOP_NS 100000000LL
 
 struct vdso {
@@ -53,10 +52,10 @@ static int is_at_entry(int tid)
 	       operation == PD_SYSCALL_INFO_ENTRY;
 }
 
-/* The next stop of a thread that was let go, brought about after `run_ns` if it does not stop by itself. */
-static int wait_or_interrupt(int tid, int64_t run_ns, int *status)
+/* The next stop of a thread that was let go, brought about after a while if it does not stop by itself. */
+static int wait_or_interrupt(int tid, int *status)
 {
-	int error = pd_wait_stop(tid, pd_now_ns() + run_ns, status);
+	int error = pd_wait_stop(tid, pd_now_ns() + RUN_NS, status);
 
 	if (error != -ETIMEDOUT)
 		return error;
@@ -85,7 +84,6 @@ static int take_call_back(int tid, struct user_regs_struct *regs)
 /* 0: it stands outside; 1: it does not, or a handler runs over the frame inside; -errno: gone. */
 static int leave(int tid, const struct vdso *vdso)
 {
-	int64_t run_ns = FIRST_RUN_NS;
 	int signal = 0, error, status;
 	struct user_regs_struct regs;
 
@@ -102,7 +100,7 @@ static int leave(int tid, const struct vdso *vdso)
 		}
 		if (ptrace(PTRACE_SYSCALL, tid, 0, 0))
 			return -errno;
-		error = wait_or_interrupt(tid, run_ns, &status);
+		error = wait_or_interrupt(tid, &status);
 		if (error)
 			return error;
 		if (!WIFSTOPPED(status))
@@ -111,7 +109,6 @@ static int leave(int tid, const struct vdso *vdso)
 			signal = WSTOPSIG(status);
 			break;
 		}
-		run_ns = run_ns < LAST_RUN_NS ? run_ns * 2 : FIRST_RUN_NS;
 	}
 	/* A signal on its way: it is delivered, and its handler is where the thread then stops. */
 	if (ptrace(PTRACE_INTERRUPT, tid, 0, 0) || ptrace(PTRACE_CONT, tid, 0, signal))
