@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/ptrace.h>
 #include <sys/user.h>
 #include <sys/wait.h>
@@ -13,7 +14,9 @@
 #include "predump.h"
 #include "stops.h"
 
-#define RUN_NS 5000 /* long enough to leave, and each try is another chance to stop outside */
+#define FIRST_RUN_NS 5000 /* long enough to leave, and each try is another chance to stop outside */
+#define LAST_RUN_NS 5000000
+#define LEAST_TRIES 16   /* on a busy machine each may take milliseconds */
 #define LATE_STOP_NS 100000000LL
 
 struct vdso {
@@ -52,10 +55,10 @@ static int is_at_entry(int tid)
 	       operation == PD_SYSCALL_INFO_ENTRY;
 }
 
-/* The next stop of a thread that was let go, brought about after a while if it does not stop by itself. */
-static int wait_or_interrupt(int tid, int *status)
+/* The next stop of a thread that was let go, brought about after `run_ns` if it does not stop by itself. */
+static int wait_or_interrupt(int tid, int64_t run_ns, int *status)
 {
-	int error = pd_wait_stop(tid, pd_now_ns() + RUN_NS, status);
+	int error = pd_wait_stop(tid, pd_now_ns() + run_ns, status);
 
 	if (error != -ETIMEDOUT)
 		return error;
@@ -84,8 +87,9 @@ static int take_call_back(int tid, struct user_regs_struct *regs)
 /* 0: it stands outside; 1: it does not, or a handler runs over the frame inside; -errno: gone. */
 static int leave(int tid, const struct vdso *vdso)
 {
-	int signal = 0, error, status;
-	struct user_regs_struct regs;
+	int64_t run_ns = FIRST_RUN_NS;
+	int tries = 0, signal = 0, error, status;
+	struct user_regs_struct regs, before = {0};
 
 	for (;;) {
 		if (ptrace(PTRACE_GETREGS, tid, 0, &regs))
@@ -95,12 +99,17 @@ static int leave(int tid, const struct vdso *vdso)
 				return take_call_back(tid, &regs);
 		} else if (!is_inside(vdso, regs.rip)) {
 			return 0;
-		} else if (pd_now_ns() > vdso->deadline_ns) {
+		} else if (pd_now_ns() > vdso->deadline_ns && tries >= LEAST_TRIES) {
 			return 1;
 		}
+		tries++;
+		/* On a busy processor the interrupt may come before it ran at all. */
+		if (!memcmp(&regs, &before, sizeof(regs)) && run_ns < LAST_RUN_NS)
+			run_ns *= 2;
+		before = regs;
 		if (ptrace(PTRACE_SYSCALL, tid, 0, 0))
 			return -errno;
-		error = wait_or_interrupt(tid, &status);
+		error = wait_or_interrupt(tid, run_ns, &status);
 		if (error)
 			return error;
 		if (!WIFSTOPPED(status))
