@@ -31,7 +31,8 @@ MS_NS = 1_000_000
 S_NS = 1_000_000_000
 STEPS = {name.removeprefix("PD_ASK_STEP_"): getattr(lib, name) for name in dir(lib) if "ASK_STEP" in name}
 DEATHS = 20
-RANDOM_DEATHS = 300
+RANDOM_DEATHS = 150
+MASKS = ["urgent-unblocked", "all-blocked"]  # one stop for all calls of a thread, or two for each
 HUNDREDS = 300
 READ_AND_DIE = """
 import os, sys
@@ -52,6 +53,7 @@ with Target(pid) as target:
             threads, pid, target.mem_fd, site, signals=-1 % 2**64, timer_ids=[0, 2], die_at=die_at, victim_pid=os.getpid()
         )
         threads.resume()
+        assert reader.process().refusal == "", reader.process().refusal
 """
 
 
@@ -127,8 +129,14 @@ def test_scheduling_is_read_of_each_thread() -> None:
     assert isinstance(told, list)
     fifo, batch, idle = [next(t for t in threads if t.tid == facts["tid"]) for facts in told]
     attributes = [struct.unpack_from("=IIQiI", thread.sched_attr) for thread in (fifo, batch, idle)]
-    assert [(policy, nice, priority) for _, policy, _, nice, priority in attributes] == [(1, 0, 7), (3, 5, 0), (5, 0, 0)]
-    assert all(size == len(thread.sched_attr) for thread, (size, *_) in zip((fifo, batch, idle), attributes, strict=True))
+    assert [(policy, nice, priority) for _, policy, _, nice, priority in attributes] == [
+        (1, 0, 7),
+        (3, 5, 0),
+        (5, 0, 0),
+    ]
+    assert all(
+        size == len(thread.sched_attr) for thread, (size, *_) in zip((fifo, batch, idle), attributes, strict=True)
+    )
     assert (fifo.cpus, batch.cpus) == ([0], cpus)
     assert batch.io_priority == 2 << 13 | 6
 
@@ -149,7 +157,14 @@ def test_the_process_tells_what_it_set_up() -> None:
     assert process.dispositions[signal.SIGPIPE - 1][1] == 1
     assert process.dispositions[signal.SIGTERM - 1][1] == 0
     assert process.prctl is not None
-    wanted = {"dumpable": 1, "keepcaps": 1, "child_subreaper": 1, "mce_kill": 1, "tsc": 1, "securebits": 16}  # SECBIT_KEEP_CAPS
+    wanted = {
+        "dumpable": 1,
+        "keepcaps": 1,
+        "child_subreaper": 1,
+        "mce_kill": 1,
+        "tsc": 1,
+        "securebits": 16,
+    }  # SECBIT_KEEP_CAPS
     assert wanted.items() <= process.prctl.items()
 
 
@@ -234,8 +249,9 @@ def memory_and_registers(pid: int, threads: ThreadSet) -> tuple[list[object], by
     return facts, content
 
 
-def test_nothing_is_changed_while_the_threads_stand_still() -> None:
-    with Target.spawn("selfcheck") as target, DumpTarget(target.pid) as dump_target:
+@pytest.mark.parametrize("blocked", MASKS)
+def test_nothing_is_changed_while_the_threads_stand_still(blocked: str) -> None:
+    with Target.spawn("selfcheck", blocked) as target, DumpTarget(target.pid) as dump_target:
         reader, site = StateReader(64), site_of(dump_target)
         for _ in range(20):
             with frozen(target.pid) as threads:
@@ -246,9 +262,10 @@ def test_nothing_is_changed_while_the_threads_stand_still() -> None:
         assert "errors=0" in target.command("status")
 
 
-def test_hundreds_of_readings_go_unnoticed() -> None:
+@pytest.mark.parametrize("blocked", MASKS)
+def test_hundreds_of_readings_go_unnoticed(blocked: str) -> None:
     reader = StateReader(64)
-    with Target.spawn("selfcheck") as target, DumpTarget(target.pid) as dump_target:
+    with Target.spawn("selfcheck", blocked) as target, DumpTarget(target.pid) as dump_target:
         site = site_of(dump_target)
         for _ in range(HUNDREDS):
             with frozen(target.pid) as threads:
@@ -280,10 +297,11 @@ def test_death_at_every_step_leaves_the_target_as_it_was(step: str) -> None:
         assert is_untouched(target.pid)
 
 
-def test_death_at_any_instant_leaves_the_target_as_it_was() -> None:
+@pytest.mark.parametrize("blocked", MASKS)
+def test_death_at_any_instant_leaves_the_target_as_it_was(blocked: str) -> None:
     """But for an EINTR of a call that was stopped when the death came, which no tracer can prevent."""
     chance = random.Random(3)
-    with Target.spawn("selfcheck", "interruptible") as target:
+    with Target.spawn("selfcheck", "interruptible", blocked) as target:
         for _ in range(RANDOM_DEATHS):
             with reader_process(target.pid, 0) as process:
                 assert process.stdout is not None
@@ -353,4 +371,6 @@ def test_blocked_calls_keep_their_remaining_time(call: str) -> None:
         words = target.answer("sleep").split()
         assert words[1] == "result=0"
         slept_ns = int(words[2].removeprefix("ns="))
-    assert 600 * MS_NS <= slept_ns < 790 * MS_NS, "the last disturbance came after 200 ms: a whole new wait would be 800"
+    assert 600 * MS_NS <= slept_ns < 790 * MS_NS, (
+        "the last disturbance came after 200 ms: a whole new wait would be 800"
+    )

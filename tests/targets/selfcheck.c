@@ -3,6 +3,7 @@
  * Nothing here expects to be interrupted: every signal is blocked in every thread but the one that
  * handles it, so any EINTR, wrong value or early return was brought in from outside.
  *
+ * SIGURG, which is ignored by default, is blocked nowhere, unless the last argument is `all-blocked`.
  * The argument `interruptible` lets calls fail with EINTR: so does one that a tracer had stopped when it was killed.
  *
  * Commands (one line each, answered by one line):
@@ -733,12 +734,14 @@ static void set_up_waiting(void)
 	sem_id = make_semaphore();
 }
 
-static void set_up_signals(void)
+static void set_up_signals(bool blocks_all)
 {
 	struct sigaction timer = {.sa_sigaction = handle_timer, .sa_flags = SA_SIGINFO};
 	sigset_t all;
 
 	sigfillset(&all);
+	if (!blocks_all)
+		sigdelset(&all, SIGURG);
 	pthread_sigmask(SIG_BLOCK, &all, NULL);
 	sigfillset(&timer.sa_mask);
 	if (sigaction(SIG_TIMER, &timer, NULL) < 0)
@@ -778,7 +781,7 @@ int main(int argc, char **argv)
 
 	die_with_parent();
 	is_interruptible = argc > 1 && strcmp(argv[1], "interruptible") == 0;
-	set_up_signals();
+	set_up_signals(strcmp(argv[argc - 1], "all-blocked") == 0);
 	set_up_waiting();
 	list_fds(true, NULL, 0);
 	start_checks(&targets);

@@ -23,9 +23,7 @@ static int may_be_asked(const struct pd_thread_state *state, const struct pd_ask
 {
 	if (state->seccomp_mode && !asking->seccomp_suspended)
 		return -EPERM; /* its filter might kill it for the call */
-	if (state->shadow_stack)
-		return -ENOEXEC;
-	return pd_check_site(asking->site, asking->mem_fd, registers_of(state));
+	return state->shadow_stack || registers_of(state)->cs != PD_USER_CS64 ? -ENOEXEC : 0;
 }
 
 /* ---- threads ---- */
@@ -39,6 +37,8 @@ static const struct pd_call thread_calls[] = {
 };
 static const struct pd_call get_timer_slack = {SYS_prctl, {PR_GET_TIMERSLACK}, 0};
 #define N_THREAD_CALLS (sizeof(thread_calls) / sizeof(thread_calls[0]))
+static const struct pd_chain thread_chain = {N_THREAD_CALLS, thread_calls};
+_Static_assert(N_THREAD_CALLS < PD_MAX_CHAIN, "there is room for them and a tkill");
 
 /* What the threads of the set answered; only the address may be unknown (CONFIG_CHECKPOINT_RESTORE). */
 static void take_thread_answers(const struct pd_callers *set, struct pd_thread_state *const *states)
@@ -54,6 +54,7 @@ static void take_thread_answers(const struct pd_callers *set, struct pd_thread_s
 		memcpy(&state->signal_stack_flags, caller->answers[SIGNAL_STACK] + 8, 4);
 		memcpy(&state->signal_stack_bytes, caller->answers[SIGNAL_STACK] + 16, 8);
 		memcpy(&state->clear_child_tid_addr, caller->answers[TID_ADDRESS], 8);
+		state->clear_child_tid_known = ~state->clear_child_tid_addr != 0;
 		memcpy(&state->parent_death_signal, caller->answers[DEATH_SIGNAL], 4);
 	}
 }
@@ -79,12 +80,11 @@ static int ask_set(struct pd_callers *set, struct pd_thread_state *const *states
 	const int n_callers = set->n_callers;
 	int error = 0;
 
-	for (size_t k = 0; k < N_THREAD_CALLS; k++) {
+	pd_callers_run_chains(set, &thread_chain);
+	for (size_t k = 0; k < N_THREAD_CALLS; k++)
 		pd_callers_call(set, thread_calls + k);
-		for (int i = 0; i < n_callers; i++)
-			if (thread_calls[k].args[0] == PR_GET_TID_ADDRESS)
-				states[i]->clear_child_tid_known = set->callers[i].result == 0;
-	}
+	for (int i = 0; i < n_callers; i++)
+		set->callers[i].has_answered = 0;
 	ask_timer_slack(set, states);
 	pd_callers_read(set);
 	take_thread_answers(set, states);
@@ -113,7 +113,7 @@ static uint64_t scratch_start(const struct pd_thread_state *states, uint64_t n_s
 /* A thread on [stack] has room below its stack pointer, and goes alone. */
 static int ask_on_stack(struct pd_callers *set, struct pd_thread_state *state, uint64_t end_addr)
 {
-	state->asked = pd_callers_add(set, state, set->asking->site->stack_start_addr, end_addr, 0);
+	state->asked = pd_callers_add(set, state, set->asking->site->stack_start_addr, end_addr, 0, &thread_chain);
 	return state->asked ? 0 : ask_set(set, &state);
 }
 
@@ -126,7 +126,7 @@ static int ask_in_scratch(struct pd_callers *set, struct pd_thread_state *const 
 
 	for (*n_asked = 0; *n_asked < n_waiting; first = 0) {
 		struct pd_thread_state *state = waiting[*n_asked];
-		int error = pd_callers_add(set, state, start_addr, end_addr, 1);
+		int error = pd_callers_add(set, state, start_addr, end_addr, 1, &thread_chain);
 
 		if (error && !first)
 			break;
@@ -181,9 +181,14 @@ static struct pd_callers callers; /* one thread of ours at a time: ptrace's rule
 
 int pd_ask_threads(struct pd_thread_state *states, uint64_t n_states, struct pd_asking *asking)
 {
+	int error = pd_check_site(asking->site, asking->mem_fd);
+
 	callers.asking = asking;
 	callers.n_callers = 0;
-	ask_all(&callers, states, n_states);
+	if (!error)
+		ask_all(&callers, states, n_states);
+	for (uint64_t i = 0; error && i < n_states; i++)
+		states[i].asked = error;
 	return 0;
 }
 
@@ -300,7 +305,8 @@ int pd_ask_process(const struct pd_thread_state *states, uint64_t n_states, stru
 	callers.n_callers = 0;
 	end_addr = pd_own_frames_end(site, registers_of(state)->rsp);
 	start_addr = end_addr ? site->stack_start_addr : scratch_start(states, n_states, site);
-	error = pd_callers_add(&callers, state, start_addr, end_addr ? end_addr : site->scratch_end_addr, !end_addr);
+	error = pd_callers_add(&callers, state, start_addr, end_addr ? end_addr : site->scratch_end_addr, !end_addr,
+			       NULL);
 	if (!error) {
 		ask_settings(&callers, process);
 		ask_dispositions(&callers, signals, process);

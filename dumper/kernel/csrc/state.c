@@ -82,6 +82,21 @@ static const char *field(const char *text, size_t n_bytes, const char *name)
 	return found ? found + strlen(name) : NULL;
 }
 
+/* The last number of a line: of NSpid, the id in the innermost namespace. */
+static int last_number(const char *line)
+{
+	char *end;
+	long number = 0;
+
+	while (*line != '\n' && *line) {
+		number = strtol(line, &end, 10);
+		if (end == line)
+			return 0;
+		line = end;
+	}
+	return (int)number;
+}
+
 static int read_status(int pid, struct pd_thread_state *state, struct pd_arena *arena)
 {
 	char *text = (char *)arena->bytes + arena->used_bytes, path[64];
@@ -114,6 +129,10 @@ static int read_status(int pid, struct pd_thread_state *state, struct pd_arena *
 	text[n] = 0;
 	value = field(text, (size_t)n, "\nSeccomp:\t");
 	state->seccomp_mode = value ? atoi(value) : 0;
+	value = field(text, (size_t)n, "\nSigCgt:\t");
+	state->caught_signals = value ? strtoull(value, NULL, 16) : ~0UL;
+	value = field(text, (size_t)n, "\nNSpid:\t");
+	state->ns_tid = value ? last_number(value) : 0;
 	value = field(text, (size_t)n, "\nx86_Thread_features:\t");
 	end = value ? strchr(value, '\n') : NULL;
 	state->shadow_stack = end && memmem(value, (size_t)(end - value), "shstk", 5);
