@@ -309,6 +309,16 @@ def test_notes_are_in_the_order_of_the_kernel_with_the_main_thread_first(tmp_pat
     assert auxv == STATE.auxv
 
 
+def test_pids_are_those_of_the_process_in_its_namespace(tmp_path: Path) -> None:
+    state = replace(STATE, ns_pids=[PID, 5, 1], ns_process_groups=[40, 4, 1], ns_sessions=[30, 3, 0])
+    threads = [replace(thread_of(PID + n), ns_tids=[PID + n, 5 + n, 1 + n]) for n in range(2)]
+    notes = notes_of(tmp_path, threads=threads, state=state)
+    statuses = [note.content for note in notes if note.kind == NoteType.PRSTATUS]
+    assert [struct.unpack_from("<iiii", status, 32) for status in statuses] == [(1, 0, 1, 0), (2, 0, 1, 0)]
+    (info,) = (note.content for note in notes if note.kind == NoteType.PRPSINFO)
+    assert struct.unpack_from("<iiii", info, 24) == (1, 0, 1, 0)
+
+
 def test_the_process_in_its_note(tmp_path: Path) -> None:
     notes = notes_of(
         tmp_path, threads=[thread_of(PID)], state=STATE, name="a-name-too-long-for-it", cmdline=["x" * 50, "y" * 50]
