@@ -43,7 +43,7 @@ class MappedFiles(Closing):
         self._fds: dict[tuple[str, int, bool], int] = {}
 
     def fd(self, tid: int, mapping: Mapping) -> int:
-        """A descriptor of the file that a process with a live thread `tid` maps, or -1 if it may not be opened (CAP_CHECKPOINT_RESTORE)."""
+        """A descriptor of the file that a live thread maps, or -1 if it may not be opened (CAP_CHECKPOINT_RESTORE)."""
         key = (mapping.device, mapping.inode, mapping.is_sysv)
         if key not in self._fds:
             path = Path(f"/proc/{tid}/map_files/{mapping.start_addr:x}-{mapping.end_addr:x}")
