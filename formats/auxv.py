@@ -24,10 +24,10 @@ class AuxType(IntEnum):
 def auxv_of(view: MemoryView) -> bytes:
     """The auxiliary vector with its end mark, b"" if it is not to be had; raises ImageCorrupt, StorageError.
 
-    Where the round has no state of the process, it is looked for where exec(2) put it: on the main stack above all
+    Where the round does not have it, it is looked for where exec(2) put it: on the main stack above all
     frames. On x86 it begins with the address of the vdso.
     """
-    if view.process.state is not None:
+    if view.process.state is not None and view.process.state.auxv:
         return view.process.state.auxv
     vdso = next((vma for vma in view.vmas if vma.path == "[vdso]"), None)
     stack = next((vma for vma in view.vmas if vma.path == "[stack]"), None)

@@ -2,7 +2,8 @@
 
 Structs and order are those of the kernel's own cores: fs/binfmt_elf.c, include/linux/elfcore.h, elf(5). The notes of
 the main thread come first; gdb takes the first NT_PRSTATUS for the current thread, and each further one for the
-beginning of the next thread.
+beginning of the next thread. Pids are those of the process's own pid namespace, as in the kernel's cores: gdb compares
+them with what the C library has in memory.
 """
 
 from __future__ import annotations
@@ -107,7 +108,6 @@ def _padded(content: bytes) -> bytes:
 
 
 def _prstatus(process: Process, thread: Thread) -> bytes:
-    state = process.state
     # A manifest may have any integers of 64 bits, signed or not.
     registers = [thread.registers.get(name, 0) & _U64 for name in _REGISTERS]
     return _PRSTATUS.pack(
@@ -117,10 +117,8 @@ def _prstatus(process: Process, thread: Thread) -> bytes:
         0,
         _signal_set(thread.pending),
         thread.signal_mask & _U64,
-        _pid(thread.tid),
-        _pid(process.ppid),
-        _pid(state.process_group) if state else 0,
-        _pid(state.session) if state else 0,
+        _own_pid(thread.ns_tids, thread.tid),
+        *_relatives(process),
         *registers,
         int(bool(thread.fpregs)),
     )
@@ -139,10 +137,8 @@ def _prpsinfo(process: Process) -> bytes:
         0,
         (uids[0] if uids else _NO_ID) & 0xFFFF_FFFF,
         (gids[0] if gids else _NO_ID) & 0xFFFF_FFFF,
-        _pid(process.pid),
-        _pid(process.ppid),
-        _pid(state.process_group) if state else 0,
-        _pid(state.session) if state else 0,
+        _own_pid(state.ns_pids if state else [], process.pid),
+        *_relatives(process),
         _text(process.name)[: _FNAME_BYTES - 1],
         _text(" ".join(process.cmdline))[: _PSARGS_BYTES - 1],
     )
@@ -163,9 +159,22 @@ def _signal_set(pending: Sequence[PendingSignal]) -> int:
     return found
 
 
-def _pid(number: int) -> int:
-    """A pid as pid_t holds it."""
-    return number & 0x7FFF_FFFF
+def _relatives(process: Process) -> tuple[int, int, int]:
+    """Parent, process group and session, 0 where nobody knows."""
+    state = process.state
+    if state is None:
+        return _own_pid([], process.ppid), 0, 0
+    is_nested = len(state.ns_pids) > 1  # then the parent's pid in there is not recorded
+    return (
+        0 if is_nested else _own_pid([], process.ppid),
+        _own_pid(state.ns_process_groups, state.process_group),
+        _own_pid(state.ns_sessions, state.session),
+    )
+
+
+def _own_pid(by_namespace: Sequence[int], outer: int) -> int:
+    """A pid as the process itself sees it, which is the last of its pids from the outermost namespace on."""
+    return (by_namespace[-1] if by_namespace else outer) & 0x7FFF_FFFF
 
 
 def _text(text: str) -> bytes:

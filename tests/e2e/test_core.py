@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from formats.chain import Checkpoint
 from tests.e2e.test_real_programs import started
 from tests.e2e.test_redis import SERVER, answers, free_port, running
 from tests.elfreader import Core, Segment
@@ -143,7 +142,7 @@ def test_gdb_shows_the_same_of_the_core_and_of_the_process(name: str, tmp_path: 
         predump("dump", "-p", pid, "-D", checkpoint, "--leave-stopped")
         done = predump("export", checkpoint, "--to", "core", "-o", core, "--json")
         assert number(done.result, "threads") == len(tids)
-        check_memory(pid, Core(core), rseq_areas(checkpoint))
+        check_memory(pid, Core(core))
 
         of_core = looked_at(executable, core)
         of_process = looked_at(executable, pid)
@@ -158,18 +157,12 @@ def test_gdb_shows_the_same_of_the_core_and_of_the_process(name: str, tmp_path: 
     assert [name for name in functions if name not in backtraces] == []
 
 
-def rseq_areas(checkpoint: Path) -> list[tuple[int, int]]:
-    """Where the kernel writes the number of the processor each time a thread returns to user space: rseq(2)."""
-    threads = Checkpoint.open(checkpoint).round().manifest.processes[0].threads
-    return [(thread.rseq.addr, thread.rseq.addr + thread.rseq.size_bytes) for thread in threads if thread.rseq]
-
-
-def check_memory(pid: int, core: Core, exempt: list[tuple[int, int]]) -> None:
+def check_memory(pid: int, core: Core) -> None:
     """Every byte of every segment against the process, and every mapping against the segments."""
     mapped = {one.start_addr: one for one in read_maps(pid)}
     at = 0
     with ProcessMemory(pid) as memory:
-        checker = MemoryChecker(memory, core, exempt)
+        checker = MemoryChecker(memory, core)
         for segment in core.loads:
             if segment.start_addr in mapped:
                 one = mapped.pop(segment.start_addr)
@@ -188,9 +181,8 @@ def check_memory(pid: int, core: Core, exempt: list[tuple[int, int]]) -> None:
 class MemoryChecker:
     """Compares segments of a core with a process; holes of anonymous memory are not read, which would fill them."""
 
-    def __init__(self, memory: ProcessMemory, core: Core, exempt: list[tuple[int, int]]) -> None:
+    def __init__(self, memory: ProcessMemory, core: Core) -> None:
         self._memory = memory
-        self._exempt = exempt
         self._core = core
         self._files = {(file.start_addr, file.end_addr): file for file in core.mapped_files()}
         self.pages_of_core = 0
@@ -235,10 +227,6 @@ class MemoryChecker:
 
     def _compare(self, addr: int, expected: bytes) -> None:
         actual = self._memory.read(addr, addr + len(expected))
-        for start_addr, end_addr in self._exempt:
-            if actual is not None and addr <= start_addr and end_addr <= addr + len(expected):
-                inside = actual[start_addr - addr : end_addr - addr]
-                expected = expected[: start_addr - addr] + inside + expected[end_addr - addr :]
         assert actual == expected, f"the core differs from the process in {addr:#x}-{addr + len(expected):#x}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import shutil
 import struct
 import subprocess
@@ -26,16 +27,20 @@ from formats.threadstate import Credentials, PendingSignal, Thread
 from tests.elfreader import Core, Note
 from tests.format.images import (
     PID,
+    ImageObject,
     ImageRound,
     PageState,
     addr_of,
     fill_round,
     manifest_of,
+    object_vma,
     page_of,
     process_of,
     vma_of,
     write_chain,
+    write_tree,
 )
+from tests.format.test_memory_objects import Tree, trees
 from tests.format.test_memory_view import Memory, histories
 
 READELF = shutil.which("readelf")
@@ -149,6 +154,35 @@ def test_memory_is_that_of_the_view(
             }
         for addr, page in core.items():
             assert page == memory.get((addr - addr_of(0)) // PAGE_BYTES, bytes(PAGE_BYTES))
+
+
+@given(trees())
+@settings(max_examples=60)
+def test_memory_of_every_process_of_a_tree_with_objects(tmp_path_factory: pytest.TempPathFactory, tree: Tree) -> None:
+    directory = tmp_path_factory.mktemp("core")
+    checkpoint = Checkpoint.open(tree.write(directory / "checkpoint"))
+    for pid, memory in tree.memories.items():
+        path = directory / f"core{pid}"
+        write_core(checkpoint, None, pid, path, CoreOptions(threads=2), lambda _done, _total: None)
+        assert memory_of(Core(path)) == {addr_of(page): content for page, content in memory.items()}
+
+
+def test_many_objects_need_few_descriptors(tmp_path: Path) -> None:
+    n_objects = 100
+    objects = [ImageObject(number, {0: page_of(number + 1), 1: page_of(number + 1001)}) for number in range(n_objects)]
+    # The second round of VMAs comes back to objects whose files were closed.
+    vmas = [object_vma(2 * n, 2 * n + 2, n % n_objects) for n in range(2 * n_objects)]
+    write_tree(tmp_path / "checkpoint", 1, {PID: ImageRound({}, tuple(vmas))}, objects)
+    checkpoint, path = Checkpoint.open(tmp_path / "checkpoint"), tmp_path / "core"
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 40, limits[1]))
+    try:
+        write_core(checkpoint, None, None, path, CoreOptions(threads=2), lambda _done, _total: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    memory = memory_of(Core(path))
+    for page in range(4 * n_objects):
+        assert memory[addr_of(page)] == page_of(page // 2 % n_objects + 1 + 1000 * (page % 2))
 
 
 def test_the_parts_of_a_file_that_are_not_in_the_image_are_left_to_the_file(tmp_path: Path) -> None:
@@ -273,6 +307,16 @@ def test_notes_are_in_the_order_of_the_kernel_with_the_main_thread_first(tmp_pat
         assert struct.unpack_from("<i", status, 328) == (1,)
     (auxv,) = (note.content for note in notes if note.kind == NoteType.AUXV)
     assert auxv == STATE.auxv
+
+
+def test_pids_are_those_of_the_process_in_its_namespace(tmp_path: Path) -> None:
+    state = replace(STATE, ns_pids=[PID, 5, 1], ns_process_groups=[40, 4, 1], ns_sessions=[30, 3, 0])
+    threads = [replace(thread_of(PID + n), ns_tids=[PID + n, 5 + n, 1 + n]) for n in range(2)]
+    notes = notes_of(tmp_path, threads=threads, state=state)
+    statuses = [note.content for note in notes if note.kind == NoteType.PRSTATUS]
+    assert [struct.unpack_from("<iiii", status, 32) for status in statuses] == [(1, 0, 1, 0), (2, 0, 1, 0)]
+    (info,) = (note.content for note in notes if note.kind == NoteType.PRPSINFO)
+    assert struct.unpack_from("<iiii", info, 24) == (1, 0, 1, 0)
 
 
 def test_the_process_in_its_note(tmp_path: Path) -> None:
