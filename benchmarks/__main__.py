@@ -11,7 +11,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from benchmarks import measure
+from benchmarks import measure, states
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, show
 
@@ -75,6 +75,7 @@ def measure_all(options: argparse.Namespace) -> list[Figure]:
     with Bench() as bench:
         for mib, parts in plan:
             figures += measure_size(bench, mib, runs, parts)
+        figures += states.states(bench, runs, say) + states.tree(bench, runs, say)
     return figures
 
 

@@ -16,12 +16,18 @@ READ_MAX_BYTES = 1 << 30
 
 @path_argument
 @click.option("--round", "number", type=click.IntRange(min=1), help="Of this round (default: the last).")
-def inspect(reporter: Reporter, path: Path, number: int | None) -> int:
+@click.option(
+    "--pid", type=click.IntRange(min=1), help="Threads, files and memory of this process (default: the root)."
+)
+def inspect(reporter: Reporter, path: Path, number: int | None, pid: int | None) -> int:
     """Show what a checkpoint or a round holds.
 
     \b
+    The process, the rounds, the tree; then the threads, open files, signals
+    and memory of one process. --json has everything.
       predump inspect /var/tmp/ck
       predump inspect /var/tmp/ck/0001
+      predump inspect /var/tmp/ck --pid 1235
     """
     from display import inspect as view
     from formats.checkpoint import Checkpoint
@@ -50,7 +56,7 @@ def inspect(reporter: Reporter, path: Path, number: int | None) -> int:
             "",
         )
     else:
-        reporter.out.print(view.whole(checkpoint, info, reporter.out.width))
+        reporter.out.print(view.whole(checkpoint, info, reporter.out.width, pid))
     return 0
 
 

@@ -152,6 +152,9 @@ class InjectionSite:
     stack_start_addr: int
     stack_end_addr: int
     scratch_end_addr: int = 0
+    pop_rax_addr: int = 0
+    pop_rdi_addr: int = 0
+    pop_rsi_addr: int = 0
 
 
 def native_site(site: InjectionSite) -> Any:
@@ -163,6 +166,9 @@ def native_site(site: InjectionSite) -> Any:
             site.restorer_addr,
             site.stack_start_addr,
             site.stack_end_addr,
+            site.pop_rax_addr,
+            site.pop_rdi_addr,
+            site.pop_rsi_addr,
             site.scratch_end_addr,
         ),
     )

@@ -216,7 +216,8 @@ int pd_stop_threads(int pid, int seize_options, int64_t timeout_ns, struct pd_th
 
 int pd_resume_threads(struct pd_thread_list *list)
 {
-	for (uint64_t i = 0; i < list->n_threads; i++) {
+	/* The leader last: of a process that was killed, it ends when all others have been waited for. */
+	for (uint64_t i = list->n_threads; i-- > 0;) {
 		struct pd_thread *thread = list->threads + i;
 		int status;
 
@@ -227,7 +228,7 @@ int pd_resume_threads(struct pd_thread_list *list)
 			continue;
 		/* ESRCH: killed meanwhile; its end must be waited for, or its leader stays. */
 		if (ptrace(PTRACE_DETACH, thread->tid, 0, 0) && errno == ESRCH)
-			waitpid(thread->tid, &status, __WALL | WNOHANG);
+			pd_wait_stop(thread->tid, pd_now_ns() + LATE_STOP_NS, &status);
 		thread->flags = PD_THREAD_GONE;
 	}
 	return 0;
