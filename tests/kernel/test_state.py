@@ -50,7 +50,8 @@ with Target(pid) as target:
         threads = ThreadSet(pid)
         threads.stop(500_000_000)
         reader.read(
-            threads, pid, target.mem_fd, site, signals=-1 % 2**64, timer_ids=[0, 2], die_at=die_at, victim_pid=os.getpid()
+            threads, pid, target.mem_fd, site,
+            signals=2**64 - 1, timer_ids=[0, 2], die_at=die_at, victim_pid=os.getpid(),
         )
         threads.resume()
         assert reader.process().refusal == "", reader.process().refusal

@@ -193,16 +193,6 @@ int64_t pd_children(int pid, int32_t *children, uint64_t capacity);
  */
 int pd_resume_threads(struct pd_thread_list *list);
 
-struct pd_registers {
-	int32_t tid;
-	uint32_t xstate_bytes;
-	uint8_t gp[216]; /* user_regs_struct */
-	uint8_t fp[512]; /* FXSAVE image */
-	uint8_t xstate[16384];
-};
-/* Registers of the stopped threads, in the order of the list; gone threads get tid 0. */
-int pd_read_registers(const struct pd_thread_list *list, struct pd_registers *registers, uint64_t capacity);
-
 /* ---- inject.c: system calls inside the target --------------------------------------------------------------- */
 
 /* So many bytes before a site's scratch_end_addr must hold nothing. */
