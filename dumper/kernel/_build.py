@@ -16,6 +16,7 @@ SOURCES = [
     "calls.c",
     "ask.c",
     "vdso.c",
+    "files.c",
     "probes.c",
 ]
 HEADERS = ["predump.h", "cdef.h", "compat.h", "runs.h", "stops.h", "frames.h", "calls.h"]
