@@ -61,5 +61,10 @@ def export(
     )
     if report.torn:
         text += " It is torn: its pages are of different moments, and it has no registers."
-    reporter.result(asdict(report) | {"duration_ns": duration_ns}, text)
+    fields = {
+        "checkpoint": str(checkpoint.path.absolute()),
+        "round": number or checkpoint.selected,
+        "duration_ns": duration_ns,
+    }
+    reporter.result(asdict(report) | fields, text)
     return 0

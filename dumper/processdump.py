@@ -18,7 +18,7 @@ from dumper.proc.maps import Mapping
 from dumper.proc.smaps import GUARD_FLAG, parse_smaps_flags, read_smaps, shows_guards
 from dumper.proc.stat import read_stat
 from dumper.staging import Staging
-from dumper.state.descriptors import DescriptorRecords
+from dumper.state.openfiles import DescriptorRecords
 from dumper.state.process import ProcessCapture
 from dumper.tree import Member
 from formats.manifest import Missing, PageRange

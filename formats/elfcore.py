@@ -9,7 +9,6 @@ headers and memory side by side. Neither needs more memory for a bigger process.
 from __future__ import annotations
 
 import os
-import stat
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,10 +22,11 @@ from formats.chain import MemoryView
 from formats.checkpoint import Checkpoint
 from formats.coreloads import Load, loads
 from formats.errors import StorageError, UsageError
-from formats.files import close_quietly, create_file, sync_and_close, sync_directory, write_at
+from formats.files import write_at
 from formats.layout import PAGE_BYTES
 from formats.manifest import RoundKind
 from formats.pagecopy import PageCopier
+from formats.wholefile import whole_file
 
 Progress = Callable[[int, int], None]
 """Called with bytes of page content written, and to be written."""
@@ -72,6 +72,7 @@ _NOTE_ALIGN_BYTES = 4
 class CoreReport:
     """What was written: `bytes` is the size of the file, holes included, `data_bytes` what of it was copied."""
 
+    pid: int
     path: str
     bytes: int
     data_bytes: int
@@ -98,27 +99,15 @@ def write_core(
     without the option that permits it; ParentMissing, ImageCorrupt, ImageVersionUnsupported, StorageError.
     """
     torn = _is_torn(checkpoint, number, options)
-    _refuse_in_the_way(path, options)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with MemoryView(checkpoint, number, pid) as view:
         if view.process.exit_code is not None:
             raise UsageError(f"Process {view.process.pid} had ended: it has no memory.", pid=view.process.pid)
-        fd = create_file(temporary)
-        try:
-            try:
-                core = _Core(view, (fd, temporary), torn, progress)
-                with PageCopier(checkpoint, view.process.pid, (fd, temporary), options.threads) as copier:
-                    core.write(copier)
-            except BaseException:
-                close_quietly(fd)
-                raise
-            sync_and_close(fd, temporary)
-            _refuse_in_the_way(path, options)
-            _rename(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    sync_directory(path.absolute().parent)
+        with (
+            whole_file(path, force=options.force) as file,
+            PageCopier(checkpoint, view.process.pid, file, options.threads) as copier,
+        ):
+            core = _Core(view, file, torn, progress)
+            core.write(copier)
     return core.report(path)
 
 
@@ -165,6 +154,7 @@ class _Core:
         """What was written, which is at `path` now."""
         threads = 0 if self._torn else len(elfnotes.threads_with_registers(self._view.process))
         return CoreReport(
+            pid=self._view.process.pid,
             path=str(path.absolute()),
             bytes=self._end,
             data_bytes=self._data_bytes,
@@ -258,23 +248,3 @@ def _is_torn(checkpoint: Checkpoint, number: int | None, options: CoreOptions) -
             round=info.number,
         )
     return torn
-
-
-def _refuse_in_the_way(path: Path, options: CoreOptions) -> None:
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise StorageError.from_os_error("write", path, error) from error
-    if not stat.S_ISREG(mode):
-        raise UsageError(f"{path} exists and is no regular file.", hint="Name another file.", path=str(path))
-    if not options.force:
-        raise UsageError(f"{path} exists.", hint="Add --force to replace it, or name another file.", path=str(path))
-
-
-def _rename(temporary: Path, path: Path) -> None:
-    try:
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError.from_os_error("create", path, error) from error

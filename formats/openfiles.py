@@ -35,18 +35,24 @@ class OpenFileKind(StrEnum):
 class Pipe:
     """What lies in a pipe or FIFO; both of its ends refer to it by `device` and `inode`.
 
-    `content` is in the order in which it would be read.
+    `content` is in the order in which it would be read. packet_bytes: the lengths of the packets in it, if it was
+    written to with O_DIRECT.
     """
 
     device: str
     inode: int
     capacity_bytes: int
     content: bytes
+    packet_bytes: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terminal:
-    """termios as TCGETS2 gives it (struct termios2), and the window size. `index`: of a pty, -1 if it is none."""
+    """termios as TCGETS2 gives it (struct termios2), and the window size. `index`: of a pty, -1 if it is none.
+
+    session, foreground_group: 0 if it controls none, or none that is known. is_master: of a pty, its controlling end.
+    locked: unlockpt(3) has not been called; packet_mode: TIOCPKT; exclusive: TIOCEXCL.
+    """
 
     termios: bytes
     rows: int
@@ -54,6 +60,10 @@ class Terminal:
     index: int
     session: int
     foreground_group: int
+    is_master: bool = False
+    locked: bool = False
+    packet_mode: bool = False
+    exclusive: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +76,10 @@ class Eventfd:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpollWatch:
-    """An entry of the interest list, as epoll_ctl(2) takes it; `inode` and `device` are of the file behind `fd`."""
+    """An entry of the interest list, as epoll_ctl(2) takes it; `inode` and `device` are of the file that is watched.
+
+    `fd` is the number it was added with, which stands for that file as long as it has not been closed and used again.
+    """
 
     fd: int
     events: int
@@ -103,9 +116,10 @@ class Socket:
     """socket(2). `local` and `peer` are for people (a path, "@name", "127.0.0.1:80"), `*_sockaddr` for bind(2).
 
     state: as `ss` names it ("listen", "established", "unconnected", ...); options: value by name (SO_*, TCP_*, in
-    lower case); peer_inode: the socket at the other end of a Unix connection, 0 if there is none or nobody can tell;
-    backlog: of a listening socket; shutdown: 1 no more reading, 2 no more writing, 3 both; queue: what lies in the
-    receive queue of a Unix socket, one entry a message (one in all for a stream).
+    lower case; times in us, so_linger in seconds, -1 if it is off); congestion_control: of TCP; peer_inode: the socket
+    at the other end of a Unix connection, 0 if there is none or nobody can tell; backlog: of a listening socket;
+    shutdown: 1 no more reading, 2 no more writing, 3 both; queue: what lies in the receive queue of a Unix socket, one
+    entry a message (one in all for a stream).
     """
 
     family: int
@@ -117,6 +131,7 @@ class Socket:
     local_sockaddr: bytes
     peer_sockaddr: bytes
     options: dict[str, int]
+    congestion_control: str = ""
     peer_inode: int = 0
     backlog: int = 0
     shutdown: int = 0
@@ -128,8 +143,10 @@ class OpenFile:
     """One open file description.
 
     path: as /proc/PID/fd shows it, without " (deleted)"; flags: O_* without O_CLOEXEC; offset: in bytes;
-    mode: st_mode; owner, owner_signal: F_GETOWN (negative for a group) and F_GETSIG; object: id of the round's
-    memory object that holds its content (memfd, deleted file), None where it has none.
+    mode: st_mode; special: st_rdev of a device, "" of others; owner, owner_signal: F_GETOWN (negative for a group) and
+    F_GETSIG of those that send signals; object: id of the round's memory object that holds its content (memfd, deleted
+    file), None where it has none; pid: of a pidfd, -1 for a process that has been reaped. What the kernel did not tell
+    is 0, and named as missing.
     """
 
     id: int
@@ -143,6 +160,7 @@ class OpenFile:
     mode: int
     size_bytes: int
     mount_id: int
+    special: str = ""
     owner: int = 0
     owner_signal: int = 0
     object: int | None = None
@@ -152,4 +170,5 @@ class OpenFile:
     timerfd: Timerfd | None = None
     signalfd_mask: int | None = None
     inotify: list[InotifyWatch] | None = None
+    pid: int | None = None
     socket: Socket | None = None

@@ -17,6 +17,7 @@ SOURCES = [
     "chain.c",
     "ask.c",
     "vdso.c",
+    "files.c",
     "probes.c",
 ]
 HEADERS = ["predump.h", "cdef.h", "compat.h", "runs.h", "stops.h", "frames.h", "calls.h", "chain.h"]

@@ -99,6 +99,13 @@ def parse_process_stat(text: bytes) -> ProcessStat:
     )
 
 
+def parse_controlled_terminal(text: bytes) -> tuple[int, tuple[int, int]] | None:
+    """Its controlling terminal (as the kernel numbers devices), with session and foreground group; None without one."""
+    _, fields = _split(text, 6)
+    session, terminal, foreground_group = (int(field) for field in fields[3:6])
+    return (terminal, (session, foreground_group)) if terminal else None
+
+
 def read_stat(pid: int, tid: int | None = None) -> Stat:
     """Of a process, or of one thread of it. Raises OSError: ENOENT or ESRCH if it is gone."""
     task = f"/task/{tid}" if tid is not None else ""

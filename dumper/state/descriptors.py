@@ -1,41 +1,254 @@
-"""stub"""
+"""The open files of all processes of a dump: gathered while everything stands still, made into records later.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+What processes share (offsets, flags, queues) is never changed: most is read from /proc, and where a copy of a descriptor
+is needed, it is asked and closed at once, since it would keep the file open.
+"""
 
+import errno
+import os
+import resource
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dumper.filesystems import hugetlb_devices
+from dumper.kernel import files
+from dumper.kernel.probes import pidfd_getfd
+from dumper.proc.ttydrivers import read_tty_drivers
+from dumper.state.contents import ContentFinder, OpenContent
+from dumper.state.filekinds import DELETED_BYTES, is_path_only, kind_of, known_problem
+from dumper.state.found import FoundDescriptor, FoundFile, Key
+from dumper.state.notes import Notes
+from dumper.state.openfiles import DescriptorRecords, Gathered, make_records
+from dumper.state.pipes import PipeCapture
+from dumper.state.queries import FIONREAD, owner, query_int
+from dumper.state.sockets import SocketCapture
+from dumper.state.terminals import read_terminal
 from dumper.target import Target
 from formats.closing import Closing
 from formats.manifest import Missing
-from formats.openfiles import OpenFile, Pipe
-from formats.processstate import Descriptor, FileLock
+from formats.openfiles import OpenFileKind
+
+WHOLE_TEXT_BYTES = 1 << 16
+# Those that a copy is made of. A copy of a file or device is not harmless: to close it may write to its server, or tell
+# its driver to let go of something.
+ASKED_KINDS = frozenset(
+    (OpenFileKind.PIPE, OpenFileKind.FIFO, OpenFileKind.SOCKET, OpenFileKind.TERMINAL, OpenFileKind.INOTIFY)
+)
+PIPE_KINDS = frozenset((OpenFileKind.PIPE, OpenFileKind.FIFO))
+GONE_ERRORS = (FileNotFoundError, ProcessLookupError)
 
 
-@dataclass
-class OpenContent:
-    fd: int
-    kind: str
-    path: str
+def _raise_descriptor_limit() -> None:
+    """As many descriptors as this process may have: those of deleted files are opened side by side."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-@dataclass
-class DescriptorRecords:
-    open_files: list[OpenFile] = field(default_factory=list)
-    pipes: list[Pipe] = field(default_factory=list)
-    descriptors: dict[int, list[Descriptor]] = field(default_factory=dict)
-    locks: dict[int, list[FileLock]] = field(default_factory=dict)
-    missing: dict[int, list[Missing]] = field(default_factory=dict)
+@dataclass(slots=True)
+class _Directories:
+    """/proc/PID/fd and fdinfo of a live thread, and the numbers in use."""
+
+    fd_dir: int
+    fdinfo_dir: int
+    numbers: list[int]
+
+
+@contextmanager
+def _directories(target: Target) -> Iterator[_Directories]:
+    """Raises OSError: ENOENT if the process is gone, EACCES."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    fd_dir = os.open(f"/proc/{target.tid}/fd", flags)
+    try:
+        fdinfo_dir = os.open(f"/proc/{target.tid}/fdinfo", flags)
+        try:
+            yield _Directories(fd_dir, fdinfo_dir, sorted(map(int, os.listdir(fd_dir))))  # noqa: PTH208 - in a stop
+        finally:
+            os.close(fdinfo_dir)
+    finally:
+        os.close(fd_dir)
+
+
+def _read_whole(fdinfo_dir: int, fd: int) -> bytes:
+    """A long text of fdinfo: that of an epoll with a thousand entries."""
+    text_fd = os.open(str(fd), os.O_RDONLY | os.O_CLOEXEC, dir_fd=fdinfo_dir)
+    try:
+        text = b""
+        while piece := os.read(text_fd, WHOLE_TEXT_BYTES):
+            text += piece
+        return text
+    finally:
+        os.close(text_fd)
 
 
 class DescriptorCapture(Closing):
-    def __init__(self) -> None: ...
+    """The descriptors of processes. Make it before the freeze; `read` and `contents` in it, `records` after it."""
+
+    def __init__(self) -> None:
+        _raise_descriptor_limit()
+        self._reader = files.FileReader()
+        self._terminals = read_tty_drivers()
+        self._pipes = PipeCapture()
+        self._sockets = SocketCapture()
+        self._contents = ContentFinder(hugetlb_devices(os.getpid()))
+        self._gathered = Gathered(notes={}, files=[])
+        self._targets: dict[int, Target] = {}
+        if not files.tells_descriptions_apart():
+            self._gathered.general = "the kernel does not tell which descriptors share an open file (CONFIG_KCMP)"
+
+    # ---- while the processes run -------------------------------------------------------------------------------
+
     def foresee(self, target: Target) -> list[Missing]:
-        return []
+        """What of its open files will be missing, by their kind alone; nothing is touched.
 
-    def read(self, targets: Sequence[Target]) -> None: ...
+        Raises OSError: ENOENT, ESRCH if the process is gone.
+        """
+        notes = Notes()
+        for one in self._descriptors(target, notes):
+            problem = known_problem(kind_of(one.raw, one.link, self._terminals), one.raw, one.link, one.flags)
+            if problem:
+                notes.add(one.label, problem)
+        return notes.missing()
+
+    def _descriptors(self, target: Target, notes: Notes) -> list[FoundDescriptor]:
+        """All of a process. Raises OSError: ENOENT, ESRCH if it is gone."""
+        found = []
+        try:
+            with _directories(target) as directories:
+                for fd in directories.numbers:
+                    read = self._reader.read(directories.fd_dir, directories.fdinfo_dir, fd)
+                    if read is None:
+                        continue  # closed meanwhile
+                    raw, link, fdinfo = read
+                    if raw.fdinfo_bytes == -errno.EOVERFLOW:
+                        with suppress(OSError):
+                            fdinfo = _read_whole(directories.fdinfo_dir, fd)
+                    found.append(FoundDescriptor(target.pid, target.tid, fd, raw, link, fdinfo))
+        except PermissionError as error:
+            notes.add("descriptors", f"could not be read: {os.strerror(error.errno or 0)}")
+        return found
+
+    # ---- in the freeze -----------------------------------------------------------------------------------------
+
+    def read(self, targets: Sequence[Target]) -> None:
+        """Gathers everything about the descriptors of stopped processes; one that is gone has none."""
+        found = []
+        for target in targets:
+            self._targets[target.pid] = target
+            notes = self._gathered.notes.setdefault(target.pid, Notes())
+            with suppress(*GONE_ERRORS):
+                found += self._descriptors(target, notes)
+        self._gathered.files = self._by_description(found)
+        writers: list[FoundFile] = []
+        for one in self._gathered.files:
+            if one.kind in ASKED_KINDS or b"LEASE" in one.first.fdinfo:
+                # A pipe is best read through an end that is for reading.
+                is_writer = one.kind in PIPE_KINDS and one.first.flags & os.O_ACCMODE == os.O_WRONLY
+                (writers.append if is_writer else self._ask)(one)
+            elif one.first.link.endswith(DELETED_BYTES):
+                one.deleted = _is_deleted(one.first)
+        for one in writers:
+            self._ask(one)
+        self._sockets.ask_about_unix()
+        self._note_tables(targets)
+        if any(one.terminal for one in self._gathered.files):
+            self._gathered.stats = [text for target in targets if (text := _stat_text(target))]
+
+    def _by_description(self, found: list[FoundDescriptor]) -> list[FoundFile]:
+        """One for each open file description, in the order of their first descriptors."""
+        groups: dict[tuple[int, int, int, bytes], int] = {}
+        refs = []
+        for one in found:
+            raw = one.raw
+            # Anonymous files of all kinds have one inode.
+            name = b"" if one.link.startswith(b"/") else one.link
+            key = (raw.device_major, raw.device_minor, raw.inode, name)
+            refs.append((one.tid, one.fd, groups.setdefault(key, len(groups))))
+        numbers = files.number_descriptions(refs)
+        by_number: dict[int, FoundFile] = {}
+        for one in found:
+            number = numbers[one.tid, one.fd]
+            known = by_number.get(number)
+            if known:
+                known.descriptors.append(one)
+            else:
+                by_number[number] = FoundFile(kind_of(one.raw, one.link, self._terminals), [one])
+        return list(by_number.values())
+
+    def _ask(self, one: FoundFile) -> None:
+        """What only the description itself can tell."""
+        first = one.first
+        flags = first.flags
+        if first.link.endswith(DELETED_BYTES):
+            one.deleted = _is_deleted(first)
+        if is_path_only(flags):
+            return
+        try:
+            copy_fd = pidfd_getfd(self._targets[first.pid].files_pidfd, first.fd)
+        except OSError as error:
+            one.problem = f"could not be copied: {os.strerror(error.errno or 0)}"
+            return
+        try:
+            one.owner = owner(copy_fd)
+            if one.kind in PIPE_KINDS:
+                self._pipes.read(first.key, first.label, flags, copy_fd, f"/proc/{first.tid}/fd/{first.fd}")
+            elif one.kind is OpenFileKind.SOCKET:
+                self._sockets.read(first.raw.inode, copy_fd)
+            elif one.kind is OpenFileKind.TERMINAL:
+                one.terminal = read_terminal(copy_fd, (first.raw.special_major, first.raw.special_minor))
+            elif one.kind is OpenFileKind.INOTIFY:
+                one.unread_bytes = query_int(copy_fd, FIONREAD)
+        except OSError as error:
+            one.problem = f"does not tell what it is asked: {os.strerror(error.errno or 0)}"
+        finally:
+            os.close(copy_fd)
+
+    def _note_tables(self, targets: Sequence[Target]) -> None:
+        """Notes tables of descriptors that are not one for one process: clone(2), unshare(2) CLONE_FILES."""
+        owners: dict[int, int] = {}
+        numbers = files.number_tables([target.tid for target in targets])
+        for target in targets:
+            notes = self._gathered.notes[target.pid]
+            owner_pid = owners.setdefault(numbers[target.tid], target.pid)
+            if owner_pid != target.pid:
+                notes.add("descriptor table", f"it is one with that of process {owner_pid}, which is not recorded")
+            with suppress(OSError):
+                for name in os.listdir(f"/proc/{target.pid}/task"):  # noqa: PTH208 - in a stop, and twice as fast
+                    tid = int(name)
+                    if tid not in (target.tid, target.pid) and not files.share_table(tid, target.tid):
+                        notes.add(f"descriptors of thread {tid}", "only those of the process are recorded")
+
     def contents(self) -> list[OpenContent]:
-        return []
+        """Open files whose bytes are nowhere else, each file once; the descriptors are ours until `close`."""
+        return self._contents.open(self._gathered.files)
 
-    def records(self, object_ids: Mapping[tuple[int, int], int]) -> DescriptorRecords:
-        return DescriptorRecords()
+    # ---- after it ----------------------------------------------------------------------------------------------
 
-    def close(self) -> None: ...
+    def records(self, object_ids: Mapping[Key, int]) -> DescriptorRecords:
+        """All of it as a round holds it. `object_ids`: of memory objects, by (st_dev, st_ino)."""
+        return make_records(self._gathered, self._pipes, self._sockets.records(), object_ids)
+
+    def close(self) -> None:
+        """Closes what is open here; the processes do not notice."""
+        self._pipes.close()
+        self._sockets.close()
+        self._contents.close()
+
+
+def _is_deleted(one: FoundDescriptor) -> bool:
+    """Whether the name is gone, or a file is called so."""
+    if not one.raw.n_links:
+        return True
+    with suppress(OSError, ValueError):
+        named = os.lstat(f"/proc/{one.tid}/root".encode() + one.link)
+        return (named.st_dev, named.st_ino) != one.key
+    return True
+
+
+def _stat_text(target: Target) -> bytes:
+    """Which terminal controls it, in /proc/PID/stat."""
+    with suppress(OSError):
+        return Path(f"/proc/{target.pid}/stat").read_bytes()
+    return b""

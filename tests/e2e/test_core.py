@@ -142,6 +142,8 @@ def test_gdb_shows_the_same_of_the_core_and_of_the_process(name: str, tmp_path: 
         predump("dump", "-p", pid, "-D", checkpoint, "--leave-stopped")
         done = predump("export", checkpoint, "--to", "core", "-o", core, "--json")
         assert number(done.result, "threads") == len(tids)
+        assert (number(done.result, "pid"), number(done.result, "round")) == (pid, 2)
+        assert number(done.result, "bytes") == core.stat().st_size
         check_memory(pid, Core(core))
 
         of_core = looked_at(executable, core)

@@ -289,6 +289,26 @@ def test_children_that_come_and_go_all_the_time(tree: Tree, checkpoint: Path) ->
     assert_all_go_on(tree, pids)
 
 
+def test_processes_that_cannot_be_caught(tree: Tree, checkpoint: Path) -> None:
+    """A fork bomb of processes that live as long as a fork takes: a clear error in time, and everything thawed."""
+    pids = tree.pids
+    tree.target.command("chain 1")
+    try:
+        done = predump("dump", "-t", tree.pid, "-D", checkpoint, "--no-pre-dump", "--json", check=False)
+        assert done.returncode in (0, 13), str(done)
+        if done.returncode == 13:
+            assert "faster than they can be stopped" in done.stderr
+            assert not list(checkpoint.rglob("manifest.json"))
+        poll_until(lambda: all(map(is_untouched, pids)), 10, "all processes to be untouched")
+        before = tree.counts()
+        poll_until(lambda: all(tree.counts()[pid] > before[pid] for pid in pids), 20, "all processes to go on")
+    finally:
+        tree.target.command("chain 0")
+    command("dump", tree, checkpoint, "--leave-stopped")
+    assert_all_equal(checkpoint, pids)
+    assert_all_go_on(tree, pids)
+
+
 @pytest.mark.parametrize("name", ["pre-dump", "dump"])
 @pytest.mark.parametrize("delay_s", [0.15, 0.2, 0.25, 0.3, 0.35])
 def test_forks_and_ends_at_any_moment(tree: Tree, checkpoint: Path, name: str, delay_s: float) -> None:

@@ -375,3 +375,35 @@ def test_blocked_calls_keep_their_remaining_time(call: str) -> None:
     assert 600 * MS_NS <= slept_ns < 790 * MS_NS, (
         "the last disturbance came after 200 ms: a whole new wait would be 800"
     )
+
+
+@contextmanager
+def frozen_cgroup(pid: int) -> Iterator[None]:
+    """`pid` in a cgroup of its own that is frozen; thawed, emptied and removed again."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    root = next((Path(mount[1]) for mount in mounts if mount[2] == "cgroup2"), None)
+    if root is None:
+        pytest.skip("no cgroup2 is mounted")
+    cgroup = root / f"predump-test-{pid}"
+    cgroup.mkdir()
+    try:
+        (cgroup / "cgroup.procs").write_text(str(pid))
+        (cgroup / "cgroup.freeze").write_text("1")
+        poll_until(lambda: "frozen 1" in (cgroup / "cgroup.events").read_text(), COMMAND_S, "the cgroup to freeze")
+        yield
+    finally:
+        (cgroup / "cgroup.freeze").write_text("0")
+        (root / "cgroup.procs").write_text(str(pid))
+        cgroup.rmdir()
+
+
+@pytest.mark.parametrize("blocked", MASKS)
+def test_a_thread_in_a_frozen_cgroup_is_read_but_not_asked(blocked: str) -> None:
+    with Target.spawn("selfcheck", blocked) as target:
+        with frozen_cgroup(target.pid):
+            threads, process = read_state(target.pid)
+        assert "cgroup" in process.refusal
+        assert process.dispositions is None
+        assert all(thread.signal_stack is None and thread.status for thread in threads)
+        assert "errors=0" in target.command("status")
+        assert is_untouched(target.pid)

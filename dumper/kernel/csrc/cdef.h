@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 4
+#define PD_ABI 5
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -371,3 +371,60 @@ int pd_probe_scan_category(int pagemap_fd, uint64_t categories);
  * that. -EAGAIN: no huge page was to be had. `uffd` is a userfaultfd of the caller, ready for tracking.
  */
 int pd_probe_zapped_huge_page(int uffd, int pagemap_fd);
+
+/* ---- files.c: open files ---------------------------------------------------------------------------------------- */
+
+/* What /proc/PID/fd and fdinfo say of a descriptor; *_bytes: how much was read, or -errno (-EOVERFLOW: more than fits). */
+struct pd_open_file {
+	int32_t link_bytes, fdinfo_bytes;
+	int32_t stat_result; /* 0 or -errno: the rest has no meaning then */
+	uint32_t mode, uid, gid, n_links;
+	uint32_t device_major, device_minor, special_major, special_minor, pad;
+	uint64_t inode, size_bytes;
+	uint8_t link[4096], fdinfo[65536];
+};
+/* Opens nothing but its text in fdinfo, and waits for no server. -ENOENT, -ESRCH: there is no such descriptor. */
+int pd_read_open_file(int fd_dir, int fdinfo_dir, int fd, struct pd_open_file *file);
+
+/* A descriptor, or with fd 0 a table of them; only those of one group can be the same. */
+struct pd_file_ref {
+	int32_t tid, fd;
+	uint32_t group, number;
+};
+/*
+ * Sorts by group and identity, and numbers what is different from 1 on: descriptors of one number share an open file
+ * description, and with `tables` threads of one number share a table of descriptors (kcmp). What the kernel does not
+ * tell apart is taken to be two. Nothing may run that could close or open one of them.
+ */
+int pd_order_files(struct pd_file_ref *refs, uint64_t n_refs, int tables);
+/* 0 if both threads use one table of descriptors, else an order (1, 2). -ESRCH, -EPERM, -ENOSYS. */
+int pd_compare_tables(int tid, int other_tid);
+
+/* What sockets of all kinds tell; -1 or -errno where one does not. `cookie`: of its network namespace, 0: not told. */
+struct pd_socket {
+	int32_t domain, type, protocol, listens;
+	int32_t in_bytes, out_bytes; /* SIOCINQ, SIOCOUTQ: what they mean depends on the protocol */
+	int32_t local_bytes, peer_bytes;
+	int32_t n_filter; /* instructions of an attached filter */
+	int32_t events;	  /* poll(2): POLLIN, POLLRDHUP, POLLHUP, POLLERR */
+	uint64_t cookie;
+	uint8_t local[128], peer[128];
+};
+int pd_read_socket(int fd, struct pd_socket *into);
+
+#define PD_OPTION_BYTES 32
+struct pd_option {
+	int32_t level, name, bytes, pad; /* bytes: of the value, which is cut off at the size of `value`, or -errno */
+	uint8_t value[PD_OPTION_BYTES];
+};
+int pd_read_options(int fd, struct pd_option *options, uint64_t n_options);
+/*
+ * Looks at the first message (or, of a stream, at the first bytes) of a receive queue and leaves it there; returns its
+ * whole length, which may be more than `room`. -EAGAIN: there is none. The socket must have no SO_PEEK_OFF, and
+ * `credentials` must say whether it has SO_PASSCRED: MSG_CTRUNC in `flags` is about something else then.
+ */
+int64_t pd_peek(int fd, int credentials, uint8_t *into, uint64_t room, int32_t *flags);
+/* The calling thread, and it alone, moves into a network namespace: setns(2). */
+int pd_join_network(int namespace_fd);
+/* Doubles what lies in a pipe into another one: tee(2), which does not wait. -EAGAIN: nothing there. */
+int64_t pd_tee(int source_fd, int into_fd, uint64_t n_bytes);

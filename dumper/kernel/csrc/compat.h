@@ -72,4 +72,7 @@ struct pd_rseq_configuration {
 };
 _Static_assert(sizeof(struct pd_rseq_configuration) == 24, "struct ptrace_rseq_configuration is ABI");
 
+/* getsockopt(SO_NETNS_COOKIE), since 5.14 */
+#define PD_SO_NETNS_COOKIE 71
+
 #endif

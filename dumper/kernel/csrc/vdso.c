@@ -16,7 +16,8 @@
 
 #define FIRST_RUN_NS 5000 /* long enough to leave, and each try is another chance to stop outside */
 #define LAST_RUN_NS 5000000
-#define LEAST_TRIES 16   /* on a busy machine each may take milliseconds */
+#define LEAST_TRIES 16 /* in which it ran: on a busy machine each may take milliseconds, */
+#define MOST_NS 200000000LL /* but not for ever */
 #define LATE_STOP_NS 100000000LL
 
 struct vdso {
@@ -99,12 +100,13 @@ static int leave(int tid, const struct vdso *vdso)
 				return take_call_back(tid, &regs);
 		} else if (!is_inside(vdso, regs.rip)) {
 			return 0;
-		} else if (pd_now_ns() > vdso->deadline_ns && tries >= LEAST_TRIES) {
+		} else if (pd_now_ns() > vdso->deadline_ns + (tries < LEAST_TRIES ? MOST_NS : 0)) {
 			return 1;
 		}
-		tries++;
 		/* On a busy processor the interrupt may come before it ran at all. */
-		if (!memcmp(&regs, &before, sizeof(regs)) && run_ns < LAST_RUN_NS)
+		if (memcmp(&regs, &before, sizeof(regs)))
+			tries++;
+		else if (run_ns < LAST_RUN_NS)
 			run_ns *= 2;
 		before = regs;
 		if (ptrace(PTRACE_SYSCALL, tid, 0, 0))

@@ -1,0 +1,262 @@
+"""Records of open files, made of what was gathered in the freeze."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+from dumper.filesystems import device_name
+from dumper.proc import fdinfo
+from dumper.proc.stat import parse_controlled_terminal
+from dumper.state.filekinds import is_path_only, known_problem
+from dumper.state.found import FoundDescriptor, FoundFile, Key
+from dumper.state.notes import Notes
+from dumper.state.pipes import PipeCapture
+from dumper.state.terminals import terminal_record
+from formats.manifest import Missing
+from formats.openfiles import (
+    EpollWatch,
+    Eventfd,
+    InotifyWatch,
+    OpenFile,
+    OpenFileKind,
+    Pipe,
+    Socket,
+    Terminal,
+    Timerfd,
+)
+from formats.processstate import Descriptor, FileLock
+
+SocketRecords = Mapping[int, tuple[Socket, Notes]]
+
+
+@dataclass(slots=True)
+class Gathered:
+    """What was found in the freeze: open files, what is missing of each process, texts of /proc/PID/stat.
+
+    general: what is missing of all descriptors.
+    """
+
+    notes: dict[int, Notes]
+    files: list[FoundFile]
+    stats: list[bytes] = field(default_factory=list)
+    general: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptorRecords:
+    """Open files and pipes of a round; descriptors, locks, and what is missing by process."""
+
+    open_files: list[OpenFile]
+    pipes: list[Pipe]
+    descriptors: dict[int, list[Descriptor]]
+    locks: dict[int, list[FileLock]]
+    missing: dict[int, list[Missing]]
+
+
+def make_records(
+    gathered: Gathered, pipes: PipeCapture, sockets: SocketRecords, object_ids: Mapping[Key, int]
+) -> DescriptorRecords:
+    """All records. What is missing of an open file is noted with the first process that has it."""
+    maker = _OpenFileMaker(gathered, pipes, sockets, object_ids)
+    open_files = [maker.record(number, one) for number, one in enumerate(gathered.files, 1)]
+    descriptors: dict[int, list[Descriptor]] = {pid: [] for pid in gathered.notes}
+    for number, one in enumerate(gathered.files, 1):
+        for descriptor in one.descriptors:
+            close_on_exec = bool(descriptor.flags & os.O_CLOEXEC)
+            descriptors[descriptor.pid].append(
+                Descriptor(fd=descriptor.fd, open_file=number, close_on_exec=close_on_exec)
+            )
+    for of_process in descriptors.values():
+        of_process.sort(key=lambda descriptor: descriptor.fd)
+    if gathered.general:
+        for notes in gathered.notes.values():
+            notes.add("open file descriptions", gathered.general)
+    locks = _locks(gathered)
+    return DescriptorRecords(
+        open_files=open_files,
+        pipes=pipes.records(),
+        descriptors=descriptors,
+        locks=locks,
+        missing={pid: notes.missing() for pid, notes in gathered.notes.items()},
+    )
+
+
+def _locks(gathered: Gathered) -> dict[int, list[FileLock]]:
+    """Each lock of a process once: a POSIX lock is seen through all descriptors of the file, the others through all of
+    the open file description.
+    """
+    found: dict[int, list[FileLock]] = {pid: [] for pid in gathered.notes}
+    seen = set()
+    for number, one in enumerate(gathered.files, 1):
+        for descriptor in one.descriptors:
+            if b"lock:" not in descriptor.fdinfo:
+                continue
+            notes = gathered.notes[descriptor.pid]
+            parse = partial(fdinfo.parse_locks, descriptor.fdinfo)
+            locks = notes.attempt(f"locks of {descriptor.label}", parse, [])
+            for lock in locks:
+                of_what = descriptor.key if lock.kind == "posix" else number
+                key = (descriptor.pid, of_what, lock)
+                if key not in seen:
+                    seen.add(key)
+                    found[descriptor.pid].append(
+                        FileLock(fd=descriptor.fd, kind=lock.kind, mode=lock.mode, start=lock.start, end=lock.end)
+                    )
+    return found
+
+
+def _device(device: int) -> str:
+    """As records have it, of a device as the kernel keeps it."""
+    return device_name(os.makedev(*fdinfo.device_numbers(device)))
+
+
+def _eventfd(text: bytes) -> Eventfd:
+    count, semaphore = fdinfo.parse_eventfd(text)
+    return Eventfd(count=count, semaphore=semaphore)
+
+
+def _epoll(text: bytes) -> list[EpollWatch]:
+    return [
+        EpollWatch(fd=one.fd, events=one.events, data=one.data, device=_device(one.device), inode=one.inode)
+        for one in fdinfo.parse_epoll(text)
+    ]
+
+
+def _timerfd(text: bytes) -> Timerfd:
+    one = fdinfo.parse_timerfd(text)
+    return Timerfd(
+        clock=one.clock,
+        ticks=one.ticks,
+        flags=one.flags,
+        remaining_ns=one.remaining_ns,
+        interval_ns=one.interval_ns,
+    )
+
+
+def _inotify(text: bytes) -> list[InotifyWatch]:
+    return [
+        InotifyWatch(
+            wd=one.wd,
+            mask=one.mask,
+            device=_device(one.device),
+            inode=one.inode,
+            handle_type=one.handle_type,
+            handle=one.handle,
+        )
+        for one in fdinfo.parse_inotify(text)
+    ]
+
+
+@dataclass(slots=True)
+class _Details:
+    """The fields of an OpenFile that only some kinds have."""
+
+    terminal: Terminal | None = None
+    eventfd: Eventfd | None = None
+    epoll: list[EpollWatch] | None = None
+    timerfd: Timerfd | None = None
+    signalfd_mask: int | None = None
+    inotify: list[InotifyWatch] | None = None
+    pid: int | None = None
+    socket: Socket | None = None
+
+
+class _OpenFileMaker:
+    def __init__(
+        self, gathered: Gathered, pipes: PipeCapture, sockets: SocketRecords, object_ids: Mapping[Key, int]
+    ) -> None:
+        self._gathered = gathered
+        self._pipes = pipes
+        self._sockets = sockets
+        self._object_ids = object_ids
+        self._controlled = dict(filter(None, map(parse_controlled_terminal, gathered.stats)))
+        self._keys = {(d.pid, d.fd): d.key for one in gathered.files for d in one.descriptors}
+
+    def record(self, number: int, one: FoundFile) -> OpenFile:
+        """The record of one open file; what is missing of it goes to the notes of its first process."""
+        first, raw = one.first, one.first.raw
+        notes = self._gathered.notes[first.pid]
+        text = first.fdinfo
+        info = notes.attempt(f"offset and flags of {first.label}", lambda: first.info, fdinfo.FdInfo(0, 0, 0))
+        details = _Details() if is_path_only(info.flags) else self._details(one, text, notes)
+        problem = known_problem(one.kind, raw, first.link, info.flags) or one.problem
+        if problem:
+            notes.add(first.label, problem)
+        if one.content_problem:
+            notes.add(f"content of {first.label}", one.content_problem)
+        special = device_name(os.makedev(raw.special_major, raw.special_minor))
+        has_special = one.kind in (OpenFileKind.DEVICE, OpenFileKind.TERMINAL)
+        owner, owner_signal = one.owner
+        return OpenFile(
+            id=number,
+            kind=one.kind,
+            path=one.path,
+            deleted=one.deleted,
+            flags=info.flags & ~os.O_CLOEXEC,
+            offset=info.offset,
+            device=device_name(first.key[0]),
+            inode=raw.inode,
+            mode=raw.mode,
+            size_bytes=raw.size_bytes,
+            mount_id=info.mount_id,
+            special=special if has_special else "",
+            owner=owner,
+            owner_signal=owner_signal,
+            object=self._object_ids.get(first.key) if one.kind in (OpenFileKind.FILE, OpenFileKind.MEMFD) else None,
+            terminal=details.terminal,
+            eventfd=details.eventfd,
+            epoll=details.epoll,
+            timerfd=details.timerfd,
+            signalfd_mask=details.signalfd_mask,
+            inotify=details.inotify,
+            pid=details.pid,
+            socket=details.socket,
+        )
+
+    def _details(self, one: FoundFile, text: bytes, notes: Notes) -> _Details:
+        """What the kind of the file has of its own."""
+        details, first = _Details(), one.first
+        what = f"state of {first.label}"
+        match one.kind:
+            case OpenFileKind.EVENTFD:
+                details.eventfd = notes.attempt(what, lambda: _eventfd(text), None)
+            case OpenFileKind.EPOLL:
+                details.epoll = notes.attempt(what, lambda: _epoll(text), None)
+                self._note_strange_watches(one, details.epoll or [], notes)
+            case OpenFileKind.TIMERFD:
+                details.timerfd = notes.attempt(what, lambda: _timerfd(text), None)
+            case OpenFileKind.SIGNALFD:
+                details.signalfd_mask = notes.attempt(what, lambda: fdinfo.parse_signalfd(text), None)
+            case OpenFileKind.INOTIFY:
+                details.inotify = notes.attempt(what, lambda: _inotify(text), None)
+                if one.unread_bytes:
+                    notes.add(f"events of {first.label}", "those not read yet are not captured")
+            case OpenFileKind.PIDFD:
+                details.pid = notes.attempt(what, lambda: fdinfo.parse_pidfd(text), None)
+            case OpenFileKind.PIPE | OpenFileKind.FIFO:
+                self._pipes.note(first.key, notes)
+            case OpenFileKind.TERMINAL if one.terminal:
+                named = Notes()
+                details.terminal = terminal_record(one.terminal, self._controlled, named)
+                _add_named(named, first, notes)
+            case OpenFileKind.SOCKET if first.raw.inode in self._sockets:
+                details.socket, named = self._sockets[first.raw.inode]
+                _add_named(named, first, notes)
+        return details
+
+    def _note_strange_watches(self, one: FoundFile, watches: list[EpollWatch], notes: Notes) -> None:
+        """A watch outlives its descriptor where the file is still open elsewhere: no epoll_ctl(2) makes such a one."""
+        for watch in watches:
+            known = [self._keys.get((holder.pid, watch.fd)) for holder in one.descriptors]
+            if not any(key and (device_name(key[0]), key[1]) == (watch.device, watch.inode) for key in known):
+                notes.add(
+                    f"watch of {one.first.label} on descriptor {watch.fd}",
+                    "it was made with a descriptor that has been closed since",
+                )
+
+
+def _add_named(named: Notes, first: FoundDescriptor, notes: Notes) -> None:
+    """Notes in which {} stands for the descriptor."""
+    for item in named.missing():
+        notes.add(item.what.replace("{}", first.label), item.reason)

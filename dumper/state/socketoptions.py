@@ -1,0 +1,160 @@
+"""Which options of a socket are recorded, and what their values mean: socket(7), ip(7), ipv6(7), tcp(7), udp(7).
+
+SO_ERROR is none of them: to read it is to clear it.
+"""
+
+import socket
+import struct
+from collections.abc import Callable, Mapping
+
+Option = tuple[int, int]  # level, name
+
+_ANY = {
+    "so_reuseaddr": 2,
+    "so_dontroute": 5,
+    "so_broadcast": 6,
+    "so_sndbuf": 7,
+    "so_rcvbuf": 8,
+    "so_keepalive": 9,
+    "so_oobinline": 10,
+    "so_priority": 12,
+    "so_linger": 13,
+    "so_reuseport": 15,
+    "so_passcred": 16,
+    "so_rcvlowat": 18,
+    "so_rcvtimeo_us": 20,
+    "so_sndtimeo_us": 21,
+    "so_timestamp": 29,
+    "so_passsec": 34,
+    "so_timestampns": 35,
+    "so_mark": 36,
+    "so_timestamping": 37,
+    "so_rxq_ovfl": 40,
+    "so_peek_off": 42,
+    "so_lock_filter": 44,
+    "so_busy_poll": 46,
+    "so_max_pacing_rate": 47,
+    "so_zerocopy": 60,
+    "so_bindtoifindex": 62,
+    "so_passpidfd": 76,
+}
+_IP = {
+    "ip_tos": 1,
+    "ip_ttl": 2,
+    "ip_hdrincl": 3,
+    "ip_pktinfo": 8,
+    "ip_mtu_discover": 10,
+    "ip_recverr": 11,
+    "ip_recvttl": 12,
+    "ip_recvtos": 13,
+    "ip_freebind": 15,
+    "ip_transparent": 19,
+    "ip_minttl": 21,
+    "ip_bind_address_no_port": 24,
+    "ip_multicast_ttl": 33,
+    "ip_multicast_loop": 34,
+    "ip_multicast_all": 49,
+    "ip_local_port_range": 51,
+}
+_IPV6 = {
+    "ipv6_unicast_hops": 16,
+    "ipv6_multicast_if": 17,
+    "ipv6_multicast_hops": 18,
+    "ipv6_multicast_loop": 19,
+    "ipv6_mtu_discover": 23,
+    "ipv6_recverr": 25,
+    "ipv6_v6only": 26,
+    "ipv6_recvpktinfo": 49,
+    "ipv6_recvhoplimit": 51,
+    "ipv6_recvtclass": 66,
+    "ipv6_tclass": 67,
+    "ipv6_minhopcount": 73,
+    "ipv6_transparent": 75,
+    "ipv6_freebind": 78,
+}
+_TCP = {
+    "tcp_nodelay": 1,
+    "tcp_maxseg": 2,
+    "tcp_cork": 3,
+    "tcp_keepidle": 4,
+    "tcp_keepintvl": 5,
+    "tcp_keepcnt": 6,
+    "tcp_syncnt": 7,
+    "tcp_linger2": 8,
+    "tcp_defer_accept": 9,
+    "tcp_window_clamp": 10,
+    "tcp_user_timeout": 18,
+    "tcp_fastopen": 23,
+    "tcp_notsent_lowat": 25,
+    "tcp_save_syn": 27,
+}
+_UDP = {"udp_cork": 1, "udp_encap": 100, "udp_segment": 103, "udp_gro": 104}
+
+TCP_INFO: Option = (socket.IPPROTO_TCP, 11)
+TCP_CONGESTION: Option = (socket.IPPROTO_TCP, 13)
+TCP_ULP: Option = (socket.IPPROTO_TCP, 31)
+PEER_CREDENTIALS: Option = (socket.SOL_SOCKET, socket.SO_PEERCRED)
+PEEK_OFFSET: Option = (socket.SOL_SOCKET, _ANY["so_peek_off"])
+PASS_CREDENTIALS: Option = (socket.SOL_SOCKET, _ANY["so_passcred"])
+
+_NAMES: dict[Option, str] = {
+    (level, number): name
+    for level, table in (
+        (socket.SOL_SOCKET, _ANY),
+        (socket.IPPROTO_IP, _IP),
+        (socket.IPPROTO_IPV6, _IPV6),
+        (socket.IPPROTO_TCP, _TCP),
+        (socket.IPPROTO_UDP, _UDP),
+    )
+    for name, number in table.items()
+}
+
+
+def _linger(value: bytes) -> int:
+    is_on, seconds = struct.unpack("ii", value[:8])
+    return int(seconds) if is_on else -1
+
+
+def _timeout_us(value: bytes) -> int:
+    seconds, microseconds = struct.unpack("qq", value[:16])
+    return int(seconds) * 1_000_000 + int(microseconds)
+
+
+_DECODERS: dict[str, Callable[[bytes], int]] = {
+    "so_linger": _linger,
+    "so_rcvtimeo_us": _timeout_us,
+    "so_sndtimeo_us": _timeout_us,
+}
+
+
+def wanted_options(domain: int, kind: int, protocol: int) -> list[Option]:
+    """The options to read of a socket, by what socket(2) was told."""
+    levels = [socket.SOL_SOCKET]
+    extra: list[Option] = []
+    if domain in (socket.AF_INET, socket.AF_INET6):
+        levels.append(socket.IPPROTO_IP)
+    if domain == socket.AF_INET6:
+        levels.append(socket.IPPROTO_IPV6)
+    if domain in (socket.AF_INET, socket.AF_INET6) and protocol == socket.IPPROTO_TCP:
+        levels.append(socket.IPPROTO_TCP)
+        extra += [TCP_INFO, TCP_CONGESTION, TCP_ULP]
+    if domain in (socket.AF_INET, socket.AF_INET6) and kind == socket.SOCK_DGRAM and protocol == socket.IPPROTO_UDP:
+        levels.append(socket.IPPROTO_UDP)
+    if domain == socket.AF_UNIX:
+        extra.append(PEER_CREDENTIALS)
+    return [option for option in _NAMES if option[0] in levels] + extra
+
+
+def option_numbers(values: Mapping[Option, bytes]) -> dict[str, int]:
+    """Values by name. so_linger: seconds, -1 if it is off; so_peercred_*: of a Unix socket's peer, as it connected."""
+    found = {}
+    for option, value in values.items():
+        name = _NAMES.get(option)
+        if name:
+            decode = _DECODERS.get(name)
+            found[name] = decode(value) if decode else int.from_bytes(value[:8], "little", signed=True)
+    credentials = values.get(PEER_CREDENTIALS)
+    if credentials:
+        names = ("so_peercred_pid", "so_peercred_uid", "so_peercred_gid")
+        found |= dict(zip(names, struct.unpack("iii", credentials[:12]), strict=True))
+    return found
