@@ -18,7 +18,7 @@ $(READY): $(VENV)/.tools setup.py $(wildcard dumper/kernel/csrc/*) dumper/kernel
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-test: $(READY) redis
+test: $(READY) redis gdb
 	$(BIN)/python -m pytest
 
 demo: $(READY)
@@ -35,12 +35,18 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks
 
 # Real targets for the tests. Where they cannot be installed, the tests that need them are skipped and say so.
-.PHONY: redis
+.PHONY: redis gdb
 redis:
 	@command -v redis-server redis-benchmark >/dev/null || { \
 		echo "installing redis-server"; \
 		(apt-get update && RUNLEVEL=1 apt-get install --yes redis-server) >/dev/null 2>&1; \
 	} || echo "redis-server cannot be installed here: its tests will be skipped"
+
+gdb:
+	@{ command -v gdb && command -v readelf; } >/dev/null || { \
+		echo "installing gdb and binutils"; \
+		(apt-get update && apt-get install --yes gdb binutils) >/dev/null 2>&1; \
+	} || echo "gdb cannot be installed here: its tests will be skipped"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info dumper/kernel/_native*.so tests/targets/bin

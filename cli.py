@@ -9,7 +9,7 @@ from types import FrameType
 
 import click
 
-from commands import images, live
+from commands import export, images, live
 from display.reporter import Reporter
 from formats.errors import PredumpError
 
@@ -96,6 +96,7 @@ _COMMANDS: dict[str, Callable[..., int]] = {
     "inspect": images.inspect,
     "read": images.read,
     "verify": images.verify,
+    "export": export.export,
 }
 for _name, _function in _COMMANDS.items():
     _add(_name, _function)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.harness import Event, Target, parse_events
+from tests.harness import Event, Target, build_targets, parse_events
 
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parent
@@ -110,7 +110,7 @@ class Bench:
     def __enter__(self) -> Self:
         self._scratch = Path(tempfile.mkdtemp(prefix="predump-bench-", dir=TMPFS))
         try:
-            for name in ("target", "floor"):
+            for name in ("target", "floor", "state"):
                 self._compile(name)
         except BaseException:
             self.__exit__(None, None, None)
@@ -169,6 +169,17 @@ class Bench:
         """A target with so much heap-like memory, its writer idle."""
         with Target.spawn(str(self._scratch / "target"), mib) as target:
             target.command("fill", FILL_S)
+            yield target
+
+    def state_target(self, threads: int, descriptors: int) -> Target:
+        """A process at rest with so many of them."""
+        return Target.spawn(str(self._scratch / "state"), threads, descriptors)
+
+    @contextmanager
+    def idle_tree(self, processes: int, mib: int) -> Iterator[Target]:
+        """A tree of so many processes of so many MiB of private memory each, of which none writes."""
+        build_targets()
+        with Target.spawn("tree", processes - 1, mib * 256, env={"TREE_IDLE": "1"}) as target:
             yield target
 
     def predump(self, *args: object) -> Command:

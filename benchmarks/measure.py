@@ -9,7 +9,7 @@ from statistics import median
 
 from benchmarks.bench import MIB, Bench, Command, Gcore, run
 from benchmarks.figures import Figure, spread
-from tests.harness import Target, number
+from tests.harness import Target, number, parse_events
 
 WRITER_PAGES_PER_S = 12_800  # 50 MB/s
 SINCE_LAST_ROUND_S = 1.0
@@ -19,6 +19,7 @@ GCORE_FACTOR = 100
 STORED_SHARE = 1 / 3
 IDLE_WORK_MS = 50.0
 OWN_MEMORY_MIB = 150.0
+EXPORT_MB_PER_S = 500
 STAGING_MIB = 256  # predump's default
 IMPORTS = "import cli, display.progress, dumper.session"
 NO_GCORE = "gdb's gcore is not installed here"
@@ -196,6 +197,33 @@ def _round_size(pre_dumps: Sequence[Command], size: str) -> Figure:
         note=f"share of the pages that are not zero ({number(rounds[0], 'pages_data')} pages; "
         f"{number(rounds[0], 'pages_zero')} zero pages take nothing)",
     )
+
+
+def exports(bench: Bench, target: Target, size: str, runs: int, say: Say) -> list[Figure]:
+    """A dump as a core, on tmpfs."""
+    with bench.directory() as directory:
+        say("a dump to export")
+        bench.predump("dump", "-p", target.pid, "-D", directory / "checkpoint", "--json", "--leave-running")
+        cores: list[Command] = []
+        for i in range(runs):
+            say(f"export {i + 1} of {runs}")
+            core = directory / "core"
+            bench.touch_memory(_resident_bytes(target.pid))
+            cores.append(bench.predump("export", directory / "checkpoint", "--to", "core", "-o", core, "--json"))
+            core.unlink()
+    results = [parse_events(done.stdout)[-1] for done in cores]
+    copied_bytes = [number(result, "data_bytes") for result in results]
+    return [
+        Figure(
+            name=f"{size}: export to core",
+            unit="ms",
+            limit_name=f"{EXPORT_MB_PER_S} MB/s",
+            measured=[ms(done.wall_ns) for done in cores],
+            limits=[n_bytes / (EXPORT_MB_PER_S * 1e6) * 1e3 for n_bytes in copied_bytes],
+            note=f"wall time of the command for {copied_bytes[0] / MIB:.0f} MiB that are not zero; "
+            f"VmHWM {spread([done.max_rss_bytes / MIB for done in cores])} MiB",
+        )
+    ]
 
 
 def idle_rounds(bench: Bench, target: Target, size: str, runs: int, say: Say) -> list[Figure]:

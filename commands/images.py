@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from commands.options import Address, path_argument
+from commands.options import Address, path_argument, quiet_option
 from display.reporter import Reporter
 from display.units import bytes_text
 from formats.errors import UsageError
@@ -16,12 +16,18 @@ READ_MAX_BYTES = 1 << 30
 
 @path_argument
 @click.option("--round", "number", type=click.IntRange(min=1), help="Of this round (default: the last).")
-def inspect(reporter: Reporter, path: Path, number: int | None) -> int:
+@click.option(
+    "--pid", type=click.IntRange(min=1), help="Threads, files and memory of this process (default: the root)."
+)
+def inspect(reporter: Reporter, path: Path, number: int | None, pid: int | None) -> int:
     """Show what a checkpoint or a round holds.
 
     \b
+    The process, the rounds, the tree; then the threads, open files, signals
+    and memory of one process. --json has everything.
       predump inspect /var/tmp/ck
       predump inspect /var/tmp/ck/0001
+      predump inspect /var/tmp/ck --pid 1235
     """
     from display import inspect as view
     from formats.checkpoint import Checkpoint
@@ -50,7 +56,7 @@ def inspect(reporter: Reporter, path: Path, number: int | None) -> int:
             "",
         )
     else:
-        reporter.out.print(view.whole(checkpoint, info, reporter.out.width))
+        reporter.out.print(view.whole(checkpoint, info, reporter.out.width, pid))
     return 0
 
 
@@ -101,7 +107,7 @@ def read(
 
 
 @path_argument
-@click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+@quiet_option
 def verify(reporter: Reporter, path: Path, quiet: bool) -> int:
     """Read everything: every checksum, every parent, every page.
 
@@ -109,12 +115,12 @@ def verify(reporter: Reporter, path: Path, quiet: bool) -> int:
     Exit code 20: damaged; 21: written by a newer version; 22: a round is missing.
       predump verify /var/tmp/ck
     """
-    from display.verifying import VerifyProgress
+    from display.bytesbar import BytesBar
     from formats.check import verify as check_images
     from formats.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.open(path)
-    with VerifyProgress(reporter.errors, quiet=quiet or reporter.as_json) as progress:
+    with BytesBar(reporter.errors, "verifying", quiet=quiet or reporter.as_json) as progress:
         report = check_images(checkpoint, progress)
     for finding in report.findings:
         reporter.event({"type": "finding", **asdict(finding)})

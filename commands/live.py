@@ -57,14 +57,20 @@ def _checkpoint_fields(finished: "RoundFinished", directory: Path) -> dict[str, 
 
 
 def _dump_text(finished: "RoundFinished", directory: Path, after: str) -> str:
+    """What was done, and on a second line what the round lacks."""
+    from display.missing import missing_of, missing_summary
+    from formats.checkpoint import Checkpoint
+
     one = finished.processes == 1
     what = f"process {finished.pid}" if one else f"{finished.processes} processes (root {finished.pid})"
     fates = ("runs on", "is stopped", "was killed") if one else ("run on", "are stopped", "were killed")
     fate = dict(zip(("leave-running", "leave-stopped", "kill"), fates, strict=True))[after]
-    return (
+    text = (
         f"{directory}: {what} dumped in round {finished.round}, frozen for {duration_text(finished.frozen_ns)}; "
         f"{'it' if one else 'they'} {fate}."
     )
+    lacks = missing_summary(missing_of(Checkpoint.open(directory).round(finished.round).manifest))
+    return f"{text}\n{lacks[:1].upper()}{lacks[1:]}." if lacks else text
 
 
 def check(reporter: Reporter) -> int:
@@ -195,7 +201,7 @@ def run(
     exit_code = 0 if converged else EXIT_NOT_CONVERGED
     text = _dump_text(finished, directory, after)
     if not converged:
-        text += f" It did not converge: {verdict.reason}."
+        text += f"\nIt did not converge: {verdict.reason}."
     fields = {
         "converged": converged,
         "predicted_freeze_ns": verdict.predicted_freeze_ns,

@@ -123,17 +123,25 @@ def directory_option(function: Callable[..., int]) -> Callable[..., int]:
     )(function)
 
 
+def threads_option(text: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """--threads."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(1, 64),
+        default=lambda: min(os.cpu_count() or 1, MAX_DEFAULT_THREADS),
+        show_default="one a processor",
+        help=text,
+    )
+
+
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+
+
 def work_options(function: Callable[..., int]) -> Callable[..., int]:
     """How to compress, and with how much memory."""
     for option in (
         click.option("--level", type=click.IntRange(-7, 19), default=1, show_default=True, help="zstd level."),
-        click.option(
-            "--threads",
-            type=click.IntRange(1, 64),
-            default=lambda: min(os.cpu_count() or 1, MAX_DEFAULT_THREADS),
-            show_default="one a processor",
-            help="Threads that compress.",
-        ),
+        threads_option("Threads that compress."),
         click.option(
             "--staging",
             type=Size(),
@@ -141,7 +149,7 @@ def work_options(function: Callable[..., int]) -> Callable[..., int]:
             show_default=True,
             help="Memory that takes the last pages while the target is frozen.",
         ),
-        click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
+        quiet_option,
     ):
         function = option(function)
     return function
@@ -150,9 +158,7 @@ def work_options(function: Callable[..., int]) -> Callable[..., int]:
 def strict_option(function: Callable[..., int]) -> Callable[..., int]:
     """--strict."""
     return click.option(
-        "--strict",
-        is_flag=True,
-        help="Fail if something cannot be captured, before anything is touched if it can be known.",
+        "--strict", is_flag=True, help="Fail, if possible beforehand, where something cannot be captured."
     )(function)
 
 

@@ -6,6 +6,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from display.listing import counted
 from display.units import bytes_text, duration_text, pages_text, ratio_text
 from dumper.events import (
     Attached,
@@ -26,6 +27,7 @@ def round_text(event: RoundFinished) -> str:
         f"{pages_text(event.pages_parent)} unchanged" if event.pages_parent else "",
         f"frozen {duration_text(event.frozen_ns)}" if event.frozen_ns else "",
         f"{pages_text(event.pages_unreadable)} unreadable" if event.pages_unreadable else "",
+        f"{counted(event.missing, 'thing')} not captured" if event.missing else "",
         duration_text(event.duration_ns),
     ]
     return ", ".join(part for part in parts if part)

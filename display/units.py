@@ -30,9 +30,9 @@ def pages_cell(pages: int) -> str:
 
 def duration_text(ns: int) -> str:
     """Nanoseconds in µs, ms or s."""
-    if ns < 1_000_000:
+    if abs(ns) < 1_000_000:
         return f"{ns / 1e3:.0f} µs"
-    return f"{ns / 1e6:.1f} ms" if ns < 1_000_000_000 else f"{ns / 1e9:.2f} s"
+    return f"{ns / 1e6:.1f} ms" if abs(ns) < 1_000_000_000 else f"{ns / 1e9:.2f} s"
 
 
 def ratio_text(raw_bytes: int, stored_bytes: int) -> str:
@@ -43,6 +43,11 @@ def ratio_text(raw_bytes: int, stored_bytes: int) -> str:
 def printable(text: str) -> str:
     """`text` with every character that a terminal might act on written as an escape: images may be hostile."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def clip(text: str, columns: int) -> str:
+    """The beginning of `text`, with "…" behind where it had to be cut."""
+    return text if len(text) <= columns else text[: columns - 1] + "…"
 
 
 def tail(text: str, columns: int) -> str:

@@ -9,9 +9,10 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
+from typing import TypeVar
 
 from dumper import describe, strict
 from dumper.checkpoint import CheckpointDirectory
@@ -35,6 +36,8 @@ from dumper.tree import LOST_ERRORS, Member, Tree
 from formats import manifest as image
 from formats.layout import PAGE_BYTES
 from formats.manifest import RoundKind
+
+T = TypeVar("T")
 
 MAX_ATTEMPTS = 2  # a process that stands still calls exec no more
 
@@ -124,7 +127,7 @@ class Dumper:
         history: list[int] = []
         while any(p.member.tracker for p in self._processes.values()) and another_micro_round(history):
             since_ns = time.monotonic_ns()
-            history.append(sum(map(self._micro_round, list(self._processes.values()))))
+            history.append(sum(self._while_running(p, p.micro_round) or 0 for p in list(self._processes.values())))
             self._emit(
                 MicroRound(
                     pid=self._tree.root.pid,
@@ -134,15 +137,18 @@ class Dumper:
             )
             if not all(process.staging.fits for process in self._processes.values()):
                 break
+        for process in list(self._processes.values()):
+            self._while_running(process, process.look)  # as the micro-rounds left it: what is left to look at is less
         return len(history)
 
-    def _micro_round(self, process: ProcessDump) -> int:
+    def _while_running(self, process: ProcessDump, action: Callable[[], T]) -> T | None:
+        """What `action` returns; None for a process that ended or called exec, which is prepared anew."""
         try:
-            return process.micro_round()
+            return action()
         except LOST_ERRORS:
             if self._lost(process.member):
                 self._prepare(process.member)
-            return 0
+            return None
 
     # ---- in the freeze -----------------------------------------------------------------------------------------
 
@@ -190,46 +196,49 @@ class Dumper:
             self._were_stopped.add(member.pid)
 
     def _capture(self, freeze: Freeze, figures: Figures) -> None:
-        """Everything that only the freeze can tell."""
+        """Everything that only the freeze can tell.
+
+        State comes before memory: asking a thread writes to its memory (its stack, and what the kernel keeps there for
+        rseq(2)).
+        """
         self._contents.clocks = _clocks()
+        self._contents.zombies = [describe.zombie(pid) for pid in freeze.zombies]
         for stopped in freeze.processes:
-            figures.pages_copied_frozen += self._copy(stopped)
-        stopped_pids = {stopped.target.pid for stopped in freeze.processes}
+            self._settle(stopped)
         for process in list(self._processes.values()):
-            if process.member.pid not in stopped_pids:  # it left the tree before the freeze
-                del self._processes[process.member.pid]
-                self._tree.remove(process.member)
+            if process.stopped is None:  # it left the tree before the freeze
+                self._forget(process)
         since_ns = time.monotonic_ns()
-        for stopped in freeze.processes:
-            asked = self._processes.get(stopped.target.pid)
-            if asked:
-                self._ask(asked, stopped)
+        self._each(ProcessDump.ask)
         self._descriptors.read([process.member.target for process in self._processes.values()])
         figures.state_ns = time.monotonic_ns() - since_ns
+        self._each(lambda process: process.copy(self._objects))
         for content in self._descriptors.contents():
             self._objects.add_content(content.fd, content.kind, content.path)
         self._objects.capture()
-        self._contents.zombies = [describe.zombie(pid) for pid in freeze.zombies]
+        figures.pages_copied_frozen = sum(process.copied_pages for process in self._processes.values())
 
-    def _copy(self, stopped: StoppedProcess) -> int:
+    def _settle(self, stopped: StoppedProcess) -> None:
+        """Gets to know a process as it stands still: it may be new, or have called exec right before."""
         pid = stopped.target.pid
         for _ in range(MAX_ATTEMPTS):
             member = self._tree.member(pid)
             process = self._processes.get(pid) or (member and self._prepare(member, stands_still=True))
             if not process:
-                break
+                return
             try:
                 process.settle(stopped)
-                return process.copy(self._objects)
-            except LOST_ERRORS:  # it called exec right before the freeze, or was killed in it
+                return
+            except LOST_ERRORS:
                 self._lost(process.member)
-        return 0
 
-    def _ask(self, process: ProcessDump, stopped: StoppedProcess) -> None:
-        try:
-            process.ask(stopped)
-        except LOST_ERRORS:
-            self._forget(process)
+    def _each(self, action: Callable[[ProcessDump], None]) -> None:
+        """Does it for each process; one that was killed in the freeze is not part of the dump."""
+        for process in list(self._processes.values()):
+            try:
+                action(process)
+            except LOST_ERRORS:
+                self._forget(process)
 
     def _forget(self, process: ProcessDump) -> None:
         """A process was killed in the freeze. Raises TargetGone if it is the root."""

@@ -7,29 +7,24 @@ from types import TracebackType
 from typing import Self
 
 from dumper.errors import PermissionDenied, TargetGone, TargetUntraceable
-from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, StopError, ThreadSet, children
+from dumper.kernel.ptrace import StopError, ThreadSet, children
 from dumper.proc.stat import read_stat
 from dumper.proc.status import read_status
 from dumper.target import Target, gone, not_permitted
 
 STOP_TIMEOUT_NS = 500_000_000  # for each process
-TREE_TIMEOUT_NS = 2_000_000_000  # for all of them: a tree that forks faster than it can be stopped is given up
+TREE_TIMEOUT_NS = 1_000_000_000  # for all of them: a tree that forks faster than it can be stopped is given up
 MAX_PASSES = 100
 SPARE_THREADS = 1024  # may be born while the others are being stopped
 
 
 class StoppedProcess:
-    """One process of a freeze: `threads` stand still. `seccomp_suspended`: its filters do not see injected calls."""
+    """One process of a freeze: its `threads` stand still."""
 
     def __init__(self, target: Target, *, options: int) -> None:
         self.target = target
         self.options = options
         self.threads = ThreadSet(target.pid, target.thread_count() + SPARE_THREADS)
-
-    @property
-    def seccomp_suspended(self) -> bool:
-        """Whether seccomp filters of the process are out of force while it is traced."""
-        return bool(self.options & O_SUSPEND_SECCOMP)
 
     def stop(self, timeout_ns: int) -> None:
         """Raises TargetGone, PermissionDenied, TargetUntraceable; what was stopped until then stays so."""

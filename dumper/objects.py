@@ -25,10 +25,10 @@ from formats.closing import Closing
 from formats.layout import PAGE_BYTES
 
 MEMFD = "/memfd:"
-ANONYMOUS = ("/dev/zero", "/SYSV")
 F_GET_SEALS = 1034  # fcntl(2), include/uapi/linux/fcntl.h
 
 Key = tuple[int, int]  # st_dev, st_ino
+SYSV_DEVICE = -1  # a System V segment has its id for an inode number, which other files of its device may have as well
 
 
 def page_ceiling(n_bytes: int) -> int:
@@ -40,13 +40,13 @@ class MappedFiles(Closing):
     """Open files behind mappings. Read there, memory of the target is not mapped into its page tables."""
 
     def __init__(self) -> None:
-        self._fds: dict[tuple[str, int], int] = {}
+        self._fds: dict[tuple[str, int, bool], int] = {}
 
-    def fd(self, pid: int, mapping: Mapping) -> int:
-        """A descriptor of the mapped file, or -1 if it may not be opened (CAP_CHECKPOINT_RESTORE)."""
-        key = (mapping.device, mapping.inode)
+    def fd(self, tid: int, mapping: Mapping) -> int:
+        """A descriptor of the file that a live thread maps, or -1 if it may not be opened (CAP_CHECKPOINT_RESTORE)."""
+        key = (mapping.device, mapping.inode, mapping.is_sysv)
         if key not in self._fds:
-            path = Path(f"/proc/{pid}/map_files/{mapping.start_addr:x}-{mapping.end_addr:x}")
+            path = Path(f"/proc/{tid}/map_files/{mapping.start_addr:x}-{mapping.end_addr:x}")
             fd = -1
             with contextlib.suppress(OSError):
                 if stat.S_ISREG(path.stat().st_mode):  # opening a device might do something
@@ -145,7 +145,9 @@ class ObjectSet:
     def _add_mapping(self, vma: Vma, fd: int) -> SharedObject:
         mapping, kind = vma.mapping, _kind(vma)
         nameless = mapping.path.endswith(DELETED)
-        one = self._add(fd, kind, mapping.path.removesuffix(DELETED), whole=nameless)
+        status = os.fstat(fd)
+        device = SYSV_DEVICE if mapping.is_sysv else status.st_dev
+        one = self._add((device, status.st_ino), status, fd, kind, mapping.path.removesuffix(DELETED), whole=nameless)
         if not nameless and kind != "file":
             start = mapping.offset_bytes
             end = min(start + mapping.end_addr - mapping.start_addr, page_ceiling(one.size_bytes))
@@ -154,11 +156,10 @@ class ObjectSet:
 
     def add_content(self, fd: int, kind: str, path: str) -> SharedObject:
         """An open file that nobody needs to have mapped; all of it."""
-        return self._add(fd, kind, path, whole=True)
-
-    def _add(self, fd: int, kind: str, path: str, *, whole: bool) -> SharedObject:
         status = os.fstat(fd)
-        key = (status.st_dev, status.st_ino)
+        return self._add((status.st_dev, status.st_ino), status, fd, kind, path, whole=True)
+
+    def _add(self, key: Key, status: os.stat_result, fd: int, kind: str, path: str, *, whole: bool) -> SharedObject:
         one = self._by_key.get(key)
         if one is None:
             staging = Staging(self._scanner, RunList(1), self._memory)

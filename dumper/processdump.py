@@ -36,9 +36,10 @@ def read_vm_flags(tid: int) -> VmFlags:
 
 
 class ProcessDump:
-    """`look` and `micro_round` while it runs; `settle`, `copy` and `ask` in the freeze; `part` after it.
+    """`look` and `micro_round` while it runs; `settle`, `ask` and `copy` in the freeze; `part` after it.
 
-    staging: its pages; vmas, objects: its mappings, and the memory objects behind them.
+    staging: its pages; vmas, objects: its mappings, and the memory objects behind them; stopped: it in the freeze;
+    copied_pages: in the freeze; output: where its pages are written.
     """
 
     def __init__(self, member: Member, memory: PageBuffer, files: MappedFiles, hint: InjectionSite | None) -> None:
@@ -54,6 +55,8 @@ class ProcessDump:
         self._flags: VmFlags = {}
         self._flags_are_exact = False
         self.output: ImageOutput | None = None
+        self.stopped: StoppedProcess | None = None
+        self.copied_pages = 0
         self.look()
         self.identity = describe.identify(member.target)
         self.capture = ProcessCapture(member.target, [vma.mapping for vma in self.vmas], hint)
@@ -62,7 +65,7 @@ class ProcessDump:
         """Reads the mappings and decides how each is looked at. Raises TargetGone."""
         member = self.member
         self.vmas = member.space.read()
-        self._shared = [(v, self._files.fd(member.pid, v.mapping)) for v in self.vmas if is_object(v)]
+        self._shared = [(v, self._files.fd(member.target.tid, v.mapping)) for v in self.vmas if is_object(v)]
         only_changes = self.staging.has_picture and member.scanner.can_scan_changes
         mapped = {vma.mapping for vma, fd in self._shared if fd >= 0}
         self._spans = SpanTable(spans_while_frozen(self.vmas, mapped, only_changes=only_changes))
@@ -83,23 +86,27 @@ class ProcessDump:
 
     # ---- in the freeze -----------------------------------------------------------------------------------------
 
-    def settle(self, process: StoppedProcess) -> None:
-        """Lets threads finish what they do in the vdso: it cannot be taken up again on another kernel."""
+    def settle(self, stopped: StoppedProcess) -> None:
+        """Lets threads finish what they do in the vdso: it cannot be taken up again on another kernel.
+
+        Raises one of tree.LOST_ERRORS.
+        """
+        self.member.scanner.check_memory()
+        self.stopped = stopped
         vdso = next((vma.mapping for vma in self.vmas if vma.mapping.path == "[vdso]"), None)
         if vdso:
-            for tid in leave_vdso(process.threads, vdso.start_addr, vdso.end_addr):
+            for tid in leave_vdso(stopped.threads, vdso.start_addr, vdso.end_addr):
                 self.missing.append(Missing(what=f"thread {tid}", reason="it stands inside the vdso"))
 
-    def copy(self, objects: ObjectSet) -> int:
-        """Copies what is left; returns the number of pages. Raises one of tree.LOST_ERRORS."""
+    def copy(self, objects: ObjectSet) -> None:
+        """Copies what is left. Raises one of tree.LOST_ERRORS."""
         member = self.member
         if member.space.has_changed():
             self.look()
-        copied_pages = self.staging.final_round(self._spans, self.source())
+        self.copied_pages = self.staging.final_round(self._spans, self.source())
         self.objects = objects.add_mappings([(vma, fd) for vma, fd in self._shared if fd >= 0])
         objects.add_mapped_pages(member.scanner, self.objects)
         self._find_guards()
-        return copied_pages
 
     def source(self) -> Source:
         """Where its pages come from while it stands still."""
@@ -123,9 +130,10 @@ class ProcessDump:
             for start, end in scanner.ranges(mapping.start_addr, mapping.end_addr, PAGE_IS_GUARD)
         ]
 
-    def ask(self, process: StoppedProcess) -> None:
+    def ask(self) -> None:
         """Reads its state. Raises one of tree.LOST_ERRORS."""
-        self.capture.read(process.threads, seccomp_suspended=process.seccomp_suspended)
+        assert self.stopped is not None
+        self.capture.read(self.stopped.threads)
         self.identity = replace(self.identity, ppid=read_stat(self.member.pid).ppid)
 
     # ---- after it ----------------------------------------------------------------------------------------------

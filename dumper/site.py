@@ -13,6 +13,8 @@ from formats.layout import PAGE_BYTES
 
 SYSCALL_RET = b"\x0f\x05\xc3"
 RESTORER = b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05"  # mov $15, %rax; syscall: what sigaction(2) callers register
+POP_RAX_RET, POP_RDI_RET, POP_RSI_RET = b"\x58\xc3", b"\x5f\xc3", b"\x5e\xc3"
+PATTERNS = (SYSCALL_RET, RESTORER, POP_RAX_RET, POP_RDI_RET, POP_RSI_RET)
 SEARCH_PIECE_BYTES = 4 << 20
 SCRATCH_PAGES = 4  # two signal frames and the largest XSAVE area
 SCRATCH_BYTES = SCRATCH_PAGES * PAGE_BYTES
@@ -66,17 +68,20 @@ def find_site(target: Target, mappings: list[Mapping]) -> InjectionSite:
     code = [m for m in mappings if _is_constant_code(m)]
     for mapping in sorted(code, key=lambda m: "libc" not in m.path):
         for addr, text in _pieces(target, mapping):
-            for pattern in (SYSCALL_RET, RESTORER):
+            for pattern in PATTERNS:
                 at = -1 if pattern in found else text.find(pattern)
                 if at >= 0:
                     found[pattern] = addr + at
-        if len(found) == 2 and stack:
+        if SYSCALL_RET in found and RESTORER in found and stack:
             return InjectionSite(
                 syscall_ret_addr=found[SYSCALL_RET],
                 restorer_addr=found[RESTORER],
                 stack_start_addr=stack.start_addr,
                 stack_end_addr=stack.end_addr,
                 scratch_end_addr=_scratch_end(target, stack),
+                pop_rax_addr=found.get(POP_RAX_RET, 0),
+                pop_rdi_addr=found.get(POP_RDI_RET, 0),
+                pop_rsi_addr=found.get(POP_RSI_RET, 0),
             )
     raise TargetUntraceable(
         f"process {target.pid} offers no safe place to inject a system call (no stack, or no code that returns "

@@ -26,7 +26,7 @@ from formats.layout import (
     pagemap_name,
     pages_name,
 )
-from formats.manifest import FileEntry, MemoryObject, Process
+from formats.manifest import FileEntry, Manifest, MemoryObject, Process
 from formats.pagemap import Pagemap
 from formats.pages import PageStore
 from formats.rounddirs import is_committed, list_round_paths
@@ -129,7 +129,7 @@ class _Verifier:
 
     def _check_sums(self, info: RoundInfo) -> None:
         manifest = info.manifest
-        owners = [*manifest.processes, *manifest.objects]
+        owners = _owners_of(manifest)
         for name, claimed, summed in (
             ("data", manifest.stats.pages_data, sum(item.pages_data for item in owners)),
             ("zero", manifest.stats.pages_zero, sum(item.pages_zero for item in owners)),
@@ -302,9 +302,14 @@ class _Verifier:
             self._on_progress(self._done_bytes, self._total_bytes)
 
 
+def _owners_of(manifest: Manifest) -> list[Process | MemoryObject]:
+    """All that has pages in a round."""
+    return [*manifest.processes, *manifest.objects]
+
+
 def _bytes_to_check(info: RoundInfo) -> int:
     stored_bytes = sum(entry.stored_bytes for entry in info.manifest.files)
-    data_pages = sum(owner.pages_data for owner in (*info.manifest.processes, *info.manifest.objects))
+    data_pages = sum(owner.pages_data for owner in _owners_of(info.manifest))
     return stored_bytes + data_pages * PAGE_BYTES
 
 

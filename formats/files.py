@@ -95,6 +95,21 @@ def write_all(fd: int, buffers: Sequence[Buffer], path: Path) -> None:
             pending[first] = pending[first][written_bytes:]
 
 
+def write_at(fd: int, buffer: Buffer, offset_bytes: int, path: Path) -> None:
+    """Write all of a buffer at an offset, whatever the file's position; raises StorageError.
+
+    Safe in several threads at once.
+    """
+    pending = memoryview(buffer)
+    while pending:
+        try:
+            written_bytes = os.pwrite(fd, pending, offset_bytes)
+        except OSError as error:
+            raise StorageError.from_os_error("write", path, error) from error
+        pending = pending[written_bytes:]
+        offset_bytes += written_bytes
+
+
 def sync_and_close(fd: int, path: Path) -> None:
     """Make a written file durable and close it, even on failure; raises StorageError."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import threading
 from array import array
 from bisect import bisect_right
 from itertools import accumulate
@@ -18,10 +19,21 @@ from formats.files import close_quietly, open_regular, read_exactly
 from formats.manifest import FileEntry
 
 
-class FrameReader(Closing):
-    """One file of frames, open for reading; a context manager, not for two threads at once.
+class _Decompressors(threading.local):
+    """One decompressor per thread, because a decompressor is not thread-safe."""
 
-    `stored_bytes` is the file's size, `content_bytes` the sum of what its frames hold.
+    def __init__(self) -> None:
+        self.own = zstandard.ZstdDecompressor()
+
+
+_decompressors = _Decompressors()
+
+
+class FrameReader(Closing):
+    """One file of frames, open for reading; a context manager.
+
+    Several threads may read at once, but not while one opens or closes it. `stored_bytes` is the
+    file's size, `content_bytes` the sum of what its frames hold.
     """
 
     def __init__(
@@ -41,7 +53,6 @@ class FrameReader(Closing):
         self.path = path
         self._max_frame_bytes = max_frame_bytes
         self._content_unit_bytes = content_unit_bytes
-        self._decompressor = zstandard.ZstdDecompressor()
         self._fd, self.stored_bytes = open_regular(path)
         try:
             self._load_seek_table(entry)
@@ -74,7 +85,10 @@ class FrameReader(Closing):
         return bisect_right(self._content_offsets, content_offset_bytes) - 1
 
     def read_frame(self, index: int) -> bytes:
-        """The content of a frame, every byte of it checked; raises ImageCorrupt, StorageError."""
+        """The content of a frame, every byte of it checked; raises ImageCorrupt, StorageError.
+
+        The GIL is released while it is read and decompressed.
+        """
         offset_bytes = self._stored_offsets[index]
         stored_bytes = self._stored_offsets[index + 1] - offset_bytes
         start, end = self.frame_content_range(index)
@@ -85,7 +99,7 @@ class FrameReader(Closing):
         try:
             self._check_header(index, zstandard.get_frame_parameters(frame), end - start)
             # zstd sees to it that the content has the size that the header declares.
-            return self._decompressor.decompress(frame, allow_extra_data=False)
+            return _decompressors.own.decompress(frame, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise self._corrupt(f"frame {index} does not decompress ({error})") from error
 

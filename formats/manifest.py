@@ -16,7 +16,7 @@ from formats.threadstate import Thread
 ANONYMOUS_VMA_KINDS = frozenset({"anon", "heap", "stack"})
 """Kinds of VMA whose absent pages are zeros."""
 SPARSE_OBJECT_KINDS = frozenset({"shmem", "memfd", "hugetlb", "deleted"})
-"""Kinds of memory object whose absent pages are zeros: the round holds all of their bytes."""
+"""Kinds of memory object whose absent pages are zeros: the round holds all that is mapped of them."""
 OBJECT_KINDS = SPARSE_OBJECT_KINDS | {"file"}
 
 

@@ -60,7 +60,7 @@ def intersect(ranges: Iterable[Range], others: Iterable[Range]) -> Iterator[Rang
 def overlapping(ranges: Sequence[Range], start: int, end: int) -> Iterator[Range]:
     """Those of `ranges` that share an address with `[start, end)`, whole; found by bisection."""
     for position in range(bisect_right(ranges, start, key=lambda item: item[1]), len(ranges)):
-        if ranges[position][0] >= end:
+        if max(ranges[position][0], start) >= end:
             return
         yield ranges[position]
 

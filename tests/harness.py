@@ -149,15 +149,21 @@ class Target:
         """The `ready ...` line."""
 
     @classmethod
-    def spawn(cls, program: str, *args: object) -> Target:
-        """Start tests/targets/bin/PROGRAM (or a program given by its path) and wait for `ready`."""
+    def spawn(
+        cls, program: str, *args: object, namespaces: tuple[str, ...] = (), env: Mapping[str, str] | None = None
+    ) -> Target:
+        """Start tests/targets/bin/PROGRAM (or a program given by its path) and wait for `ready`.
+
+        `namespaces` are options of unshare(1) for namespaces of its own; `env` is added to the environment.
+        """
         path = Path(program) if "/" in program else TARGETS / "bin" / program
         log = tempfile.TemporaryFile()  # noqa: SIM115 -- closed in __exit__
         process = subprocess.Popen(
-            [str(path), *map(str, args)],
+            [*(("unshare", *namespaces) if namespaces else ()), str(path), *map(str, args)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
+            env={**os.environ, **(env or {})},
             bufsize=0,
         )
         target = cls(process, log)

@@ -14,12 +14,13 @@ SOURCES = [
     "inject.c",
     "state.c",
     "calls.c",
+    "chain.c",
     "ask.c",
     "vdso.c",
     "files.c",
     "probes.c",
 ]
-HEADERS = ["predump.h", "cdef.h", "compat.h", "runs.h", "stops.h", "frames.h", "calls.h"]
+HEADERS = ["predump.h", "cdef.h", "compat.h", "runs.h", "stops.h", "frames.h", "calls.h", "chain.h"]
 
 ffibuilder = FFI()
 ffibuilder.cdef((CSRC / "cdef.h").read_text(encoding="ascii"))

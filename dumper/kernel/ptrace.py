@@ -50,16 +50,6 @@ class StopError(OSError):
         self.tid = tid
 
 
-@dataclass(frozen=True, slots=True)
-class ThreadRegisters:
-    """Registers of one thread: general ones by name, NT_PRFPREG and NT_X86_XSTATE as the kernel gives them."""
-
-    tid: int
-    general: dict[str, int]
-    fpregs: bytes
-    xstate: bytes
-
-
 class ThreadSet:
     """The threads of one process, stopped together and resumed together."""
 
@@ -67,8 +57,6 @@ class ThreadSet:
         self._pid = pid
         self._threads = new_array("struct pd_thread", capacity)
         self._list = ffi.new("struct pd_thread_list *", {"threads": self._threads, "capacity": capacity})
-        self._registers: Any = None
-        self._registers_capacity = 0
         self.seccomp_suspended = False
         """Whether the threads were stopped with O_SUSPEND_SECCOMP."""
 
@@ -99,35 +87,6 @@ class ThreadSet:
         threads = self._threads[0 : self._list.n_threads]
         return [int(t.tid) for t in threads if t.flags & lib.PD_THREAD_STOPPED]
 
-    def reserve_registers(self, count: int) -> None:
-        """Makes room for the registers of `count` threads, so that `read_registers` need not."""
-        if count > self._registers_capacity:
-            self._registers = new_array("struct pd_registers", count)
-            ffi.memmove(self._registers, bytes(ffi.sizeof(self._registers)), ffi.sizeof(self._registers))
-            self._registers_capacity = count
-
-    def read_registers(self) -> None:
-        """Reads the registers of all stopped threads; `registers` gives them later."""
-        self.reserve_registers(int(self._list.n_threads))
-        checked(lib.pd_read_registers(self._list, self._registers, self._registers_capacity))
-
-    def registers(self) -> list[ThreadRegisters]:
-        """What `read_registers` read, sorted by thread id."""
-        found = []
-        for i in range(int(self._list.n_threads)):
-            r = self._registers[i]
-            if r.tid:
-                words = ffi.cast("uint64_t *", r.gp)
-                found.append(
-                    ThreadRegisters(
-                        tid=int(r.tid),
-                        general={name: int(words[k]) for k, name in enumerate(REGISTER_NAMES)},
-                        fpregs=bytes(r.fp),
-                        xstate=bytes(ffi.buffer(r.xstate, r.xstate_bytes)),
-                    )
-                )
-        return sorted(found, key=lambda registers: registers.tid)
-
 
 def children(pid: int) -> list[int]:
     """Children of all threads of a process, sure to be all of them only while it stands still: proc_pid_task(5).
@@ -152,6 +111,9 @@ class InjectionSite:
     stack_start_addr: int
     stack_end_addr: int
     scratch_end_addr: int = 0
+    pop_rax_addr: int = 0
+    pop_rdi_addr: int = 0
+    pop_rsi_addr: int = 0
 
 
 def native_site(site: InjectionSite) -> Any:
@@ -163,6 +125,9 @@ def native_site(site: InjectionSite) -> Any:
             site.restorer_addr,
             site.stack_start_addr,
             site.stack_end_addr,
+            site.pop_rax_addr,
+            site.pop_rdi_addr,
+            site.pop_rsi_addr,
             site.scratch_end_addr,
         ),
     )

@@ -57,7 +57,7 @@ class RawThread:
     """A thread as it was stopped, before anything was injected.
 
     `pending` holds a siginfo_t each, `seccomp_filters` struct sock_filter arrays, oldest first (None: they may not be
-    read), `robust_list` address and bytes. The last four are None where nothing could be injected.
+    read), `robust_list` address and bytes. The last four may be None where nothing could be injected.
     """
 
     tid: int
@@ -232,7 +232,7 @@ class StateReader:
             signal_stack=stack if is_asked else None,
             clear_child_tid_addr=int(state.clear_child_tid_addr) if state.clear_child_tid_known else None,
             parent_death_signal=int(state.parent_death_signal) if is_asked else None,
-            timer_slack_ns=int(state.timer_slack_ns) if is_asked else None,
+            timer_slack_ns=int(state.timer_slack_ns) if state.timer_slack_ns >= 0 else None,
         )
 
     def process(self) -> RawProcess:

@@ -36,7 +36,12 @@ class Mapping:
     @property
     def has_file(self) -> bool:
         """A file (of a disk or of memory) is behind it; anonymous and special VMAs have no inode."""
-        return self.inode != 0
+        return self.inode != 0 or self.is_sysv
+
+    @property
+    def is_sysv(self) -> bool:
+        """System V shared memory: its inode number is its id, which begins with 0 (newseg in ipc/shm.c)."""
+        return self.path.startswith("/SYSV")
 
 
 def parse_line(line: bytes) -> Mapping:

@@ -20,14 +20,18 @@ from formats.manifestfile import read_manifest
 from formats.roundwriter import RoundWriter, remove_unfinished
 from tests.format.images import (
     PID,
+    ImageObject,
     ImageRound,
     addr_of,
     fill_round,
     manifest_of,
+    object_vma,
     page_of,
     process_of,
     round_path,
+    tree_manifest,
     write_chain,
+    write_pages,
     write_round,
 )
 
@@ -280,6 +284,57 @@ def test_the_pages_file_goes_when_the_pagemap_cannot_be_made(tmp_path: Path) -> 
     assert list(writer.path.iterdir()) == [obstacle]
 
 
+class TestDiscard:
+    """What is taken back is no part of the round; the rest of the round goes on."""
+
+    def test_a_process_that_vanished(self, tmp_path: Path) -> None:
+        writer = RoundWriter(tmp_path / "checkpoint", 1)
+        fill_round(writer, FIRST)
+        writers = writer.open_process(PID + 1)
+        write_pages(writers, {0: page_of(5)})
+        writer.discard(writers)
+        manifest, _ = writer.commit(manifest_of(1, process_of(FIRST), None))
+        assert {entry.name for entry in manifest.files} == {f"pages-{PID}.zst", f"pagemap-{PID}.zst"}
+        assert len(list(writer.path.iterdir())) == 3
+        assert verify(Checkpoint.open(tmp_path / "checkpoint")).findings == []
+
+    def test_an_object_then_the_same_again(self, tmp_path: Path) -> None:
+        writer = RoundWriter(tmp_path / "checkpoint", 1)
+        image = ImageRound({}, (object_vma(0, 1, 0),))
+        held = ImageObject(0, {0: page_of(6)})
+        fill_round(writer, image)
+        first = writer.open_object(0)
+        write_pages(first, {3: page_of(5)}, base_addr=0)
+        writer.discard(first)
+        write_pages(writer.open_object(0), held.pages, base_addr=0)
+        writer.commit(tree_manifest(1, {PID: image}, [held], None))
+        with MemoryView(Checkpoint.open(tmp_path / "checkpoint")) as view:
+            assert view.read(addr_of(0), 4096) == page_of(6)
+
+    def test_abandon_after_discard(self, tmp_path: Path) -> None:
+        writer = RoundWriter(tmp_path / "checkpoint", 1)
+        fill_round(writer, FIRST)
+        writer.open_object(3)
+        writer.discard(writer.open_process(PID + 1))
+        writer.abandon()
+        assert not writer.path.exists()
+
+    def test_a_file_that_cannot_be_removed(self, tmp_path: Path) -> None:
+        writer = RoundWriter(tmp_path / "checkpoint", 1)
+        writers = writer.open_process(PID)
+        writers[0].path.unlink()
+        with pytest.raises(StorageError) as caught:
+            writer.discard(writers)
+        assert caught.value.fields["errno"] == errno.ENOENT
+        writer.abandon()
+        assert not writer.path.exists()
+
+    def test_only_what_this_round_opened(self, tmp_path: Path) -> None:
+        writers = RoundWriter(tmp_path / "one", 1).open_process(PID)
+        with pytest.raises(ValueError, match="not in list"):
+            RoundWriter(tmp_path / "two", 1).discard(writers)
+
+
 class TestRemoveUnfinished:
     def test_nothing_to_do(self, tmp_path: Path) -> None:
         assert remove_unfinished(tmp_path / "missing") == []
@@ -288,7 +343,9 @@ class TestRemoveUnfinished:
     def test_only_unfinished_rounds_go(self, tmp_path: Path) -> None:
         checkpoint = write_chain(tmp_path / "checkpoint", FIRST)
         for number in (2, 12345):
-            RoundWriter(checkpoint, number).open_process(PID)
+            writer = RoundWriter(checkpoint, number)
+            writer.open_process(PID)
+            writer.open_object(0)
         (checkpoint / "0012x").mkdir()
         (checkpoint / "0000").mkdir()
         assert remove_unfinished(checkpoint) == [2, 12345]

@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,15 @@ def test_abort_closes_once(tmp_path: Path) -> None:
     writer.abort()
     os.fstat(other_fd)
     os.close(other_fd)
+
+
+def test_several_threads_read_one_file(tmp_path: Path) -> None:
+    content = mixed_content(400_000)
+    entry = write_frames(tmp_path / "f.zst", content, 4000)
+    with (
+        FrameReader(tmp_path / "f.zst", max_frame_bytes=4000, entry=entry) as reader,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        indexes = [index for index in range(reader.frame_count) for _ in range(4)]
+        for index, found in zip(indexes, pool.map(reader.read_frame, indexes), strict=True):
+            assert found == content[4000 * index : 4000 * (index + 1)]

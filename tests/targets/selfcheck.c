@@ -3,6 +3,9 @@
  * Nothing here expects to be interrupted: every signal is blocked in every thread but the one that
  * handles it, so any EINTR, wrong value or early return was brought in from outside.
  *
+ * SIGURG, which is ignored by default, is blocked nowhere, unless the last argument is `all-blocked`.
+ * The argument `interruptible` lets calls fail with EINTR: so does one that a tracer had stopped when it was killed.
+ *
  * Commands (one line each, answered by one line):
  *   status     waits until each check went round once more (its result is then newer than the
  *              command), then `ok checks=N iterations=N errors=0 first= last=` or `bad ...`
@@ -46,6 +49,7 @@ struct check {
 static struct check checks[MAX_CHECKS];
 static size_t n_checks;
 static char first_error[200], last_error[200];
+static bool is_interruptible;
 static pthread_mutex_t error_lock = PTHREAD_MUTEX_INITIALIZER;
 
 __attribute__((format(printf, 2, 3))) static void fail(struct check *check, const char *format, ...)
@@ -58,6 +62,10 @@ __attribute__((format(printf, 2, 3))) static void fail(struct check *check, cons
 	va_start(args, format);
 	vsnprintf(last_error + used, sizeof(last_error) - (size_t)used, format, args);
 	va_end(args);
+	if (is_interruptible && strstr(last_error, strerror(EINTR)) != NULL) {
+		pthread_mutex_unlock(&error_lock);
+		return;
+	}
 	if (first_error[0] == '\0')
 		memcpy(first_error, last_error, sizeof(first_error));
 	pthread_mutex_unlock(&error_lock);
@@ -205,7 +213,7 @@ static void check_registers_asleep(struct check *check)
 
 	hold_registers(check, &held, true);
 	if (held.result != 0)
-		fail(check, "nanosleep returned %ld", held.result);
+		fail(check, "nanosleep: %s", strerror((int)-held.result));
 }
 
 /* ---- sleeping ---- */
@@ -726,12 +734,14 @@ static void set_up_waiting(void)
 	sem_id = make_semaphore();
 }
 
-static void set_up_signals(void)
+static void set_up_signals(bool blocks_all)
 {
 	struct sigaction timer = {.sa_sigaction = handle_timer, .sa_flags = SA_SIGINFO};
 	sigset_t all;
 
 	sigfillset(&all);
+	if (!blocks_all)
+		sigdelset(&all, SIGURG);
 	pthread_sigmask(SIG_BLOCK, &all, NULL);
 	sigfillset(&timer.sa_mask);
 	if (sigaction(SIG_TIMER, &timer, NULL) < 0)
@@ -763,14 +773,15 @@ static void start_checks(struct peer_targets *targets)
 	start_thread(run_peer, targets);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	static struct peer_targets targets;
 	unsigned long n;
 	char line[256];
 
 	die_with_parent();
-	set_up_signals();
+	is_interruptible = argc > 1 && strcmp(argv[1], "interruptible") == 0;
+	set_up_signals(strcmp(argv[argc - 1], "all-blocked") == 0);
 	set_up_waiting();
 	list_fds(true, NULL, 0);
 	start_checks(&targets);

@@ -6,7 +6,8 @@
  *
  * Commands: `spawn` one more child: `ok PID`; `nest` one more, by a child of the root's first child: `ok PID`;
  * `end PID` that child is killed and reaped; `zombie PID` killed and not reaped; `counts` how often each has written;
- * `storm N` N short-lived children one after another, each ending at once, until the next command; `quit`.
+ * `storm 1` short-lived children one after another, each ending at once, until `storm 0`; `chain 1` a child that forks and
+ * ends, whose child forks and ends, and so on, all inherited by the root, until `chain 0`; `quit`.
  */
 #include "target.h"
 
@@ -28,6 +29,7 @@ struct board {
 	volatile int n_processes;
 	volatile int nest; /* a request to child 1 */
 	volatile int storm;
+	volatile int chain;
 };
 
 static struct board *board;
@@ -151,6 +153,19 @@ static void say_counts(void)
 	fflush(stdout);
 }
 
+/* Each link of the chain lives as long as a fork takes. */
+static void start_chain(void)
+{
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	signal(SIGCHLD, SIG_IGN); /* nobody waits for them */
+	if (fork() != 0)
+		return;
+	while (board->chain)
+		if (fork() > 0)
+			_exit(0);
+	_exit(0);
+}
+
 static void obey(const char *line)
 {
 	int slot = board->n_processes, pid;
@@ -175,6 +190,11 @@ static void obey(const char *line)
 		answer("ok");
 	} else if (sscanf(line, "storm %d", &pid) == 1) {
 		board->storm = pid;
+		answer("ok");
+	} else if (sscanf(line, "chain %d", &pid) == 1) {
+		board->chain = pid;
+		if (pid)
+			start_chain();
 		answer("ok");
 	} else if (!strcmp(line, "counts")) {
 		say_counts();

@@ -60,6 +60,13 @@ def test_merge_is_set_union_without_touching_ranges(sized: list[tuple[int, int]]
 
 
 @untimed
+@given(sorted_ranges(), st.integers(0, 40), st.integers(0, 40))
+def test_overlapping_are_those_that_share_a_point(ranges: list[Range], start: int, end: int) -> None:
+    wanted = [item for item in ranges if points_of([item]) & set(range(start, end))]
+    assert list(runs.overlapping(ranges, start, end)) == wanted
+
+
+@untimed
 @given(sorted_ranges())
 def test_total_counts_points(ranges: list[Range]) -> None:
     assert runs.total(ranges) == len(points_of(ranges))

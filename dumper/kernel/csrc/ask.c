@@ -23,9 +23,7 @@ static int may_be_asked(const struct pd_thread_state *state, const struct pd_ask
 {
 	if (state->seccomp_mode && !asking->seccomp_suspended)
 		return -EPERM; /* its filter might kill it for the call */
-	if (state->shadow_stack)
-		return -ENOEXEC;
-	return pd_check_site(asking->site, asking->mem_fd, registers_of(state));
+	return state->shadow_stack || registers_of(state)->cs != PD_USER_CS64 ? -ENOEXEC : 0;
 }
 
 /* ---- threads ---- */
@@ -36,9 +34,11 @@ static const struct pd_call thread_calls[] = {
 	{SYS_sigaltstack, {0, PD_ANSWER}, SIGNAL_STACK},
 	{SYS_prctl, {PR_GET_TID_ADDRESS, PD_ANSWER}, TID_ADDRESS},
 	{SYS_prctl, {PR_GET_PDEATHSIG, PD_ANSWER}, DEATH_SIGNAL},
-	{SYS_prctl, {PR_GET_TIMERSLACK}, 0},
 };
+static const struct pd_call get_timer_slack = {SYS_prctl, {PR_GET_TIMERSLACK}, 0};
 #define N_THREAD_CALLS (sizeof(thread_calls) / sizeof(thread_calls[0]))
+static const struct pd_chain thread_chain = {N_THREAD_CALLS, thread_calls};
+_Static_assert(N_THREAD_CALLS < PD_MAX_CHAIN, "there is room for them and a tkill");
 
 /* What the threads of the set answered; only the address may be unknown (CONFIG_CHECKPOINT_RESTORE). */
 static void take_thread_answers(const struct pd_callers *set, struct pd_thread_state *const *states)
@@ -54,9 +54,24 @@ static void take_thread_answers(const struct pd_callers *set, struct pd_thread_s
 		memcpy(&state->signal_stack_flags, caller->answers[SIGNAL_STACK] + 8, 4);
 		memcpy(&state->signal_stack_bytes, caller->answers[SIGNAL_STACK] + 16, 8);
 		memcpy(&state->clear_child_tid_addr, caller->answers[TID_ADDRESS], 8);
+		state->clear_child_tid_known = ~state->clear_child_tid_addr != 0;
 		memcpy(&state->parent_death_signal, caller->answers[DEATH_SIGNAL], 4);
-		state->timer_slack_ns = caller->result;
 	}
+}
+
+/* Only where /proc did not tell it: its reading needs CAP_SYS_NICE. */
+static void ask_timer_slack(struct pd_callers *set, struct pd_thread_state *const *states)
+{
+	int n_unknown = 0;
+
+	for (int i = 0; i < set->n_callers; i++)
+		n_unknown += !set->callers[i].error && states[i]->timer_slack_ns < 0;
+	if (!n_unknown)
+		return;
+	pd_callers_call(set, &get_timer_slack);
+	for (int i = 0; i < set->n_callers; i++)
+		if (!set->callers[i].error)
+			states[i]->timer_slack_ns = set->callers[i].result;
 }
 
 /* Lets the threads of the set, in the order of `states`, answer, and empties it. -ETIMEDOUT: one of them did not run. */
@@ -65,13 +80,12 @@ static int ask_set(struct pd_callers *set, struct pd_thread_state *const *states
 	const int n_callers = set->n_callers;
 	int error = 0;
 
-	pd_callers_start(set);
-	for (size_t k = 0; k < N_THREAD_CALLS; k++) {
+	pd_callers_run_chains(set, &thread_chain);
+	for (size_t k = 0; k < N_THREAD_CALLS; k++)
 		pd_callers_call(set, thread_calls + k);
-		for (int i = 0; i < n_callers; i++)
-			if (thread_calls[k].args[0] == PR_GET_TID_ADDRESS)
-				states[i]->clear_child_tid_known = set->callers[i].result == 0;
-	}
+	for (int i = 0; i < n_callers; i++)
+		set->callers[i].has_answered = 0;
+	ask_timer_slack(set, states);
 	pd_callers_read(set);
 	take_thread_answers(set, states);
 	pd_callers_end(set);
@@ -99,7 +113,7 @@ static uint64_t scratch_start(const struct pd_thread_state *states, uint64_t n_s
 /* A thread on [stack] has room below its stack pointer, and goes alone. */
 static int ask_on_stack(struct pd_callers *set, struct pd_thread_state *state, uint64_t end_addr)
 {
-	state->asked = pd_callers_add(set, state, set->asking->site->stack_start_addr, end_addr, 0);
+	state->asked = pd_callers_add(set, state, set->asking->site->stack_start_addr, end_addr, 0, &thread_chain);
 	return state->asked ? 0 : ask_set(set, &state);
 }
 
@@ -112,7 +126,7 @@ static int ask_in_scratch(struct pd_callers *set, struct pd_thread_state *const 
 
 	for (*n_asked = 0; *n_asked < n_waiting; first = 0) {
 		struct pd_thread_state *state = waiting[*n_asked];
-		int error = pd_callers_add(set, state, start_addr, end_addr, 1);
+		int error = pd_callers_add(set, state, start_addr, end_addr, 1, &thread_chain);
 
 		if (error && !first)
 			break;
@@ -167,9 +181,14 @@ static struct pd_callers callers; /* one thread of ours at a time: ptrace's rule
 
 int pd_ask_threads(struct pd_thread_state *states, uint64_t n_states, struct pd_asking *asking)
 {
+	int error = pd_check_site(asking->site, asking->mem_fd);
+
 	callers.asking = asking;
 	callers.n_callers = 0;
-	ask_all(&callers, states, n_states);
+	if (!error)
+		ask_all(&callers, states, n_states);
+	for (uint64_t i = 0; error && i < n_states; i++)
+		states[i].asked = error;
 	return 0;
 }
 
@@ -286,9 +305,9 @@ int pd_ask_process(const struct pd_thread_state *states, uint64_t n_states, stru
 	callers.n_callers = 0;
 	end_addr = pd_own_frames_end(site, registers_of(state)->rsp);
 	start_addr = end_addr ? site->stack_start_addr : scratch_start(states, n_states, site);
-	error = pd_callers_add(&callers, state, start_addr, end_addr ? end_addr : site->scratch_end_addr, !end_addr);
+	error = pd_callers_add(&callers, state, start_addr, end_addr ? end_addr : site->scratch_end_addr, !end_addr,
+			       NULL);
 	if (!error) {
-		pd_callers_start(&callers);
 		ask_settings(&callers, process);
 		ask_dispositions(&callers, signals, process);
 		ask_interval_timers(&callers, process);

@@ -19,81 +19,87 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 
-#include "calls.h"
+#include "chain.h"
 #include "stops.h"
 
 #define MAX_TRIES 10
 #define LATE_STOP_NS 1000000000LL
 
-static void step(const struct pd_callers *set, int number)
+void pd_callers_step(const struct pd_callers *set, int number)
 {
 	if (set->asking->die_at == number)
 		kill(set->asking->victim, SIGKILL);
 }
 
 int pd_callers_add(struct pd_callers *set, const struct pd_thread_state *thread, uint64_t start_addr,
-		   uint64_t end_addr, int must_be_free)
+		   uint64_t end_addr, int must_be_free, const struct pd_chain *chain)
 {
 	struct pd_caller *caller = set->callers + set->n_callers;
+	struct pd_home *home = &caller->home;
+	uint8_t below[sizeof(caller->answers) + PD_CHAIN_BYTES + 32];
 	int error;
 
 	if (set->n_callers == PD_MAX_CALLERS)
 		return -ENOSPC;
-	caller->error = caller->is_set = 0;
-	caller->home.tid = thread->tid;
-	memcpy(&caller->home.saved, thread->gp, sizeof(caller->home.saved));
+	caller->error = caller->is_set = caller->has_answered = 0;
+	caller->ns_tid = thread->ns_tid;
+	caller->stop_signal = chain ? pd_chain_signal(set->asking->site, thread) : 0;
+	home->tid = thread->tid;
+	memcpy(&home->saved, thread->gp, sizeof(home->saved));
 	if (thread->rseq_abort_addr)
-		caller->home.saved.rip = thread->rseq_abort_addr;
-	caller->home.saved_mask = thread->signal_mask;
-	error = pd_write_home(&caller->home, set->asking->site, thread->xstate, thread->xstate_bytes, start_addr, end_addr,
-			      sizeof(caller->answers), must_be_free);
-	if (!error)
-		set->n_callers++;
-	return error;
+		home->saved.rip = thread->rseq_abort_addr;
+	home->saved_mask = thread->signal_mask;
+	error = pd_place_home(home, thread->xstate, thread->xstate_bytes, start_addr, end_addr,
+			      sizeof(caller->answers) + (caller->stop_signal ? PD_CHAIN_BYTES : 0));
+	if (error)
+		return error;
+	memset(below, 0xff, sizeof(below));
+	if (caller->stop_signal)
+		pd_write_chain(caller, set->asking->site, chain, below);
+	error = pd_write_home(home, set->asking->site, thread->xstate, below, must_be_free);
+	if (error)
+		return error;
+	set->n_callers++;
+	pd_callers_step(set, PD_ASK_STEP_FRAMES);
+	return 0;
 }
 
-void pd_callers_start(struct pd_callers *set)
+int pd_callers_wait(struct pd_callers *set, const struct pd_caller *caller, int *status)
 {
-	set->deadline_ns = pd_now_ns() + set->asking->timeout_ns;
-	step(set, PD_ASK_STEP_FRAMES);
-	for (int i = 0; i < set->n_callers; i++) {
-		struct pd_caller *caller = set->callers + i;
-		struct user_regs_struct regs = pd_call_registers(&caller->home, set->asking->site, SYS_getpid,
-								 caller->home.back_frame_addr);
+	const int tid = caller->home.tid;
+	int error = pd_wait_stop(tid, set->deadline_ns, status);
 
-		caller->error = pd_set_registers(caller->home.tid, &regs);
-		if (caller->error)
-			continue;
-		caller->is_set = 1;
-		step(set, PD_ASK_STEP_SET);
-		/* A pending signal would run its handler instead of the call, and be lost with it. */
-		caller->error = pd_set_mask(caller->home.tid, ~0UL);
-		step(set, PD_ASK_STEP_MASKED);
+	if (error == -ETIMEDOUT) { /* a frozen cgroup: it must stand still before its registers are put back */
+		ptrace(PTRACE_INTERRUPT, tid, 0, 0);
+		pd_wait_stop(tid, pd_now_ns() + LATE_STOP_NS, status);
+		return -ETIMEDOUT;
 	}
+	if (error || !WIFSTOPPED(*status))
+		return -ESRCH;
+	set->asking->n_stops++;
+	return 0;
 }
 
 /* Waits for the system call stop of a thread that was let go; a group stop, reported once more, is passed over. */
 static int wait_syscall_stop(struct pd_callers *set, const struct pd_caller *caller)
 {
-	const int tid = caller->home.tid;
-
 	for (int i = 0; i < MAX_TRIES; i++) {
-		int status, error = pd_wait_stop(tid, set->deadline_ns, &status);
+		int status, error = pd_callers_wait(set, caller, &status);
 
-		if (error == -ETIMEDOUT) { /* a frozen cgroup: it must stand still before its registers are put back */
-			ptrace(PTRACE_INTERRUPT, tid, 0, 0);
-			pd_wait_stop(tid, pd_now_ns() + LATE_STOP_NS, &status);
-			return -ETIMEDOUT;
-		}
-		if (error || !WIFSTOPPED(status))
-			return -ESRCH;
-		set->asking->n_stops++;
+		if (error)
+			return error;
 		if (status >> 8 == (SIGTRAP | 0x80))
 			return 0;
-		if (ptrace(PTRACE_SYSCALL, tid, 0, 0))
+		/* A SIGSTOP cannot be blocked: it is passed on. */
+		if (ptrace(PTRACE_SYSCALL, caller->home.tid, 0, status >> 16 ? 0 : WSTOPSIG(status)))
 			return -errno;
 	}
 	return -ETIMEDOUT;
+}
+
+static int takes_part(const struct pd_caller *caller)
+{
+	return !caller->error && !caller->has_answered;
 }
 
 static void run_to_syscall_stop(struct pd_callers *set)
@@ -101,66 +107,83 @@ static void run_to_syscall_stop(struct pd_callers *set)
 	for (int i = 0; i < set->n_callers; i++) {
 		struct pd_caller *caller = set->callers + i;
 
-		if (!caller->error && ptrace(PTRACE_SYSCALL, caller->home.tid, 0, 0))
+		if (takes_part(caller) && ptrace(PTRACE_SYSCALL, caller->home.tid, 0, 0))
 			caller->error = -errno;
 	}
 	for (int i = 0; i < set->n_callers; i++) {
 		struct pd_caller *caller = set->callers + i;
 
-		if (!caller->error)
+		if (takes_part(caller))
 			caller->error = wait_syscall_stop(set, caller);
 	}
 }
 
-static int set_call(struct pd_callers *set, const struct pd_caller *caller, const struct pd_call *call)
+uint64_t pd_argument(const struct pd_caller *caller, const struct pd_call *call, int i)
+{
+	if (call->args[i] == PD_ANSWER)
+		return caller->home.below_addr + (uint64_t)call->answer * PD_ANSWER_BYTES;
+	return (uint64_t)call->args[i];
+}
+
+static int set_call(struct pd_callers *set, const struct pd_caller *caller, const struct pd_call *call,
+		    uint64_t return_addr)
 {
 	const struct pd_home *home = &caller->home;
-	struct user_regs_struct regs = pd_call_registers(home, set->asking->site, call->nr, home->back_frame_addr);
-	unsigned long long args[4];
+	struct user_regs_struct regs = pd_call_registers(home, set->asking->site, call->nr, return_addr);
 
-	for (int i = 0; i < 4; i++)
-		args[i] = call->args[i] == PD_ANSWER
-				  ? home->below_addr + (uint64_t)call->answer * PD_ANSWER_BYTES
-				  : (unsigned long long)call->args[i];
-	regs.rdi = args[0];
-	regs.rsi = args[1];
-	regs.rdx = args[2];
-	regs.r10 = args[3];
+	regs.rdi = pd_argument(caller, call, 0);
+	regs.rsi = pd_argument(caller, call, 1);
+	regs.rdx = pd_argument(caller, call, 2);
+	regs.r10 = pd_argument(caller, call, 3);
 	return pd_set_registers(home->tid, &regs);
 }
 
-/* What the call returned. Anything but a thread behind its call means that something else moved it. */
-static int take_result(struct pd_callers *set, struct pd_caller *caller, const struct pd_call *call)
+static int take_result(struct pd_callers *set, struct pd_caller *caller)
 {
-	struct user_regs_struct regs;
-
-	if (ptrace(PTRACE_GETREGS, caller->home.tid, 0, &regs))
-		return -errno;
-	if (regs.rip != set->asking->site->syscall_ret_addr + 2 || (long)regs.orig_rax != call->nr)
-		return -ENOEXEC;
-	caller->result = (long)regs.rax;
+	errno = 0;
+	caller->result = ptrace(PTRACE_PEEKUSER, caller->home.tid, offsetof(struct user_regs_struct, rax), 0);
 	set->asking->n_calls++;
-	return 0;
+	return caller->result == -1 ? -errno : 0;
+}
+
+int pd_callers_set_first(struct pd_callers *set, struct pd_caller *caller, const struct pd_call *call,
+			 uint64_t return_addr, uint64_t mask)
+{
+	int error = set_call(set, caller, call, return_addr);
+
+	if (error)
+		return error;
+	caller->is_set = 1;
+	pd_callers_step(set, PD_ASK_STEP_SET);
+	/* A pending signal would run its handler instead of the call, and be lost with it. */
+	error = pd_set_mask(caller->home.tid, mask);
+	pd_callers_step(set, PD_ASK_STEP_MASKED);
+	return error;
 }
 
 void pd_callers_call(struct pd_callers *set, const struct pd_call *call)
 {
+	set->deadline_ns = pd_now_ns() + set->asking->timeout_ns;
 	for (int i = 0; i < set->n_callers; i++) {
 		struct pd_caller *caller = set->callers + i;
 
-		if (!caller->error)
-			caller->error = set_call(set, caller, call);
+		if (!takes_part(caller))
+			continue;
+		caller->error = caller->is_set
+					? set_call(set, caller, call, caller->home.back_frame_addr)
+					: pd_callers_set_first(set, caller, call, caller->home.back_frame_addr, ~0UL);
+		if (caller->is_set)
+			pd_callers_step(set, PD_ASK_STEP_AGAIN);
 	}
-	step(set, PD_ASK_STEP_AGAIN);
 	run_to_syscall_stop(set);
-	step(set, PD_ASK_STEP_ENTERED);
+	pd_callers_step(set, PD_ASK_STEP_ENTERED);
 	run_to_syscall_stop(set);
-	step(set, PD_ASK_STEP_RETURNED);
+	pd_callers_step(set, PD_ASK_STEP_RETURNED);
 	for (int i = 0; i < set->n_callers; i++) {
 		struct pd_caller *caller = set->callers + i;
 
-		if (!caller->error)
-			caller->error = take_result(set, caller, call);
+		if (takes_part(caller))
+			caller->error = take_result(set, caller);
 		if (caller->error)
 			caller->result = caller->error;
 	}
@@ -188,9 +211,9 @@ void pd_callers_end(struct pd_callers *set)
 		if (caller->is_set) {
 			/* The mask first: with the registers still at the frame, dying in between is harmless. */
 			error = pd_set_mask(caller->home.tid, caller->home.saved_mask);
-			step(set, PD_ASK_STEP_UNMASKED);
+			pd_callers_step(set, PD_ASK_STEP_UNMASKED);
 			error |= pd_set_registers(caller->home.tid, &caller->home.saved);
-			step(set, i ? PD_ASK_STEP_PARTLY : PD_ASK_STEP_REGISTERS);
+			pd_callers_step(set, i ? PD_ASK_STEP_PARTLY : PD_ASK_STEP_REGISTERS);
 		}
 		if (error)
 			caller->error = -ESRCH;

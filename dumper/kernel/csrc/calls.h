@@ -19,6 +19,9 @@ struct pd_call {
 struct pd_caller {
 	struct pd_home home;
 	int error, is_set; /* -errno: takes no part any more; is_set: its registers are not its own */
+	int stop_signal;   /* that ends its chain; 0: it has none */
+	int has_answered;  /* its chain has run: it makes no calls until the caller clears this */
+	int ns_tid;
 	long result;       /* of the last call, or -errno */
 	uint8_t answers[PD_ANSWERS][PD_ANSWER_BYTES];
 };
@@ -31,13 +34,38 @@ struct pd_callers {
 	struct pd_caller callers[PD_MAX_CALLERS];
 };
 
-/* Adds a thread whose frames end at or below `end_addr`; its registers stay as they are. 0 or -errno of pd_write_home. */
+/*
+ * A chain: all calls but the first stand on the stack, below the frame, as return addresses and words for `pop`. The
+ * thread makes all of them without a stop in between, and at last sends itself a signal.
+ */
+#define PD_MAX_CHAIN 4
+#define PD_WORDS_PER_CALL 7
+#define PD_CHAIN_BYTES (PD_MAX_CHAIN * PD_WORDS_PER_CALL * 8)
+struct pd_chain {
+	int n_calls; /* at most PD_MAX_CHAIN - 1; all have two arguments */
+	const struct pd_call *calls;
+};
+
+/*
+ * Adds a thread whose frames end at or below `end_addr`; its registers stay as they are. 0 or -errno of pd_write_home.
+ * Where the thread can make a `chain` (not NULL), it is written.
+ */
 int pd_callers_add(struct pd_callers *set, const struct pd_thread_state *thread, uint64_t start_addr,
-		   uint64_t end_addr, int must_be_free);
-/* Brings the registers and signal masks of the threads to where they can make calls. */
-void pd_callers_start(struct pd_callers *set);
-/* Each thread makes the call; see `result` of each. */
+		   uint64_t end_addr, int must_be_free, const struct pd_chain *chain);
+/*
+ * Runs the chains of those threads that have one, and sets `has_answered`; if another signal comes first, the calls are to
+ * be made one by one instead. Either way answers are full of ones where a call failed.
+ */
+void pd_callers_run_chains(struct pd_callers *set, const struct pd_chain *chain);
+/* Each thread that has not answered makes the call; see `result` of each. */
 void pd_callers_call(struct pd_callers *set, const struct pd_call *call);
+/* Waits for the next stop of a thread of the set: 0 and its status, or -errno; one that did not run was interrupted. */
+int pd_callers_wait(struct pd_callers *set, const struct pd_caller *caller, int *status);
+/* Brings a thread, with its first call, to where it leads home through the frame; `mask` blocks signals meanwhile. */
+int pd_callers_set_first(struct pd_callers *set, struct pd_caller *caller, const struct pd_call *call,
+			 uint64_t return_addr, uint64_t mask);
+/* At step `number` of PD_ASK_STEP_*: the death that a test wants. */
+void pd_callers_step(const struct pd_callers *set, int number);
 /* Reads the answers that the calls wrote. */
 void pd_callers_read(struct pd_callers *set);
 /* Puts everything back and empties the set; a thread for which that failed is gone (`error`). */

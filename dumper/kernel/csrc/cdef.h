@@ -193,16 +193,6 @@ int64_t pd_children(int pid, int32_t *children, uint64_t capacity);
  */
 int pd_resume_threads(struct pd_thread_list *list);
 
-struct pd_registers {
-	int32_t tid;
-	uint32_t xstate_bytes;
-	uint8_t gp[216]; /* user_regs_struct */
-	uint8_t fp[512]; /* FXSAVE image */
-	uint8_t xstate[16384];
-};
-/* Registers of the stopped threads, in the order of the list; gone threads get tid 0. */
-int pd_read_registers(const struct pd_thread_list *list, struct pd_registers *registers, uint64_t capacity);
-
 /* ---- inject.c: system calls inside the target --------------------------------------------------------------- */
 
 /* So many bytes before a site's scratch_end_addr must hold nothing. */
@@ -212,6 +202,9 @@ struct pd_site {
 	uint64_t restorer_addr;    /* `mov $15, %rax; syscall` */
 	uint64_t stack_start_addr; /* the [stack] VMA, in whose dead part the frames are built */
 	uint64_t stack_end_addr;
+	uint64_t pop_rax_addr;     /* `pop rax; ret` and so on: several calls at a stop; 0: one by one */
+	uint64_t pop_rdi_addr;
+	uint64_t pop_rsi_addr;
 	uint64_t scratch_end_addr; /* frames end here where the thread's stack pointer is not in [stack]; 0: no such place */
 };
 
@@ -256,16 +249,17 @@ struct pd_thread_state {
 	int32_t n_filters; /* oldest first in the arena, each behind its length (uint32_t); -1: not to be read */
 	int32_t seccomp_mode, shadow_stack;
 	int32_t asked, clear_child_tid_known;
+	int32_t ns_tid; /* its id in its own pid namespace */
 	uint32_t status_bytes, sched_attr_bytes, cpus_bytes, xstate_bytes;
 	uint64_t pending_at, filters_at, status_at; /* offsets in the arena */
-	uint64_t signal_mask;
+	uint64_t signal_mask, caught_signals;
 	uint64_t robust_list_addr, robust_list_bytes;
 	uint64_t rseq_addr; /* 0: not registered */
 	uint64_t rseq_section_addr, rseq_abort_addr;
 	uint32_t rseq_bytes, rseq_signature, rseq_flags;
 	int32_t signal_stack_flags, parent_death_signal;
 	uint64_t signal_stack_addr, signal_stack_bytes, clear_child_tid_addr;
-	int64_t timer_slack_ns;
+	int64_t timer_slack_ns; /* -1: unknown */
 	uint8_t gp[216];        /* user_regs_struct */
 	uint8_t fp[512];        /* FXSAVE image */
 	uint8_t sched_attr[64]; /* as sched_getattr(2) gives it */
@@ -329,6 +323,8 @@ int pd_read_threads(int pid, const struct pd_thread_list *list, int mem_fd, stru
 #define PD_ASK_STEP_UNMASKED 7  /* signals as before */
 #define PD_ASK_STEP_REGISTERS 8 /* registers as before */
 #define PD_ASK_STEP_PARTLY 9    /* one of several threads is back, the others are not */
+#define PD_ASK_STEP_CHAIN 10    /* a chain of calls runs */
+#define PD_ASK_STEP_CHAINED 11  /* and is over */
 
 struct pd_asking {
 	const struct pd_site *site;

@@ -10,7 +10,6 @@
 
 #include "frames.h"
 
-#define USER_CS64 0x33
 #define RED_ZONE_BYTES 128
 #define XFEATURE_TILE_DATA (1UL << 18)
 
@@ -120,10 +119,13 @@ static int at_site(int mem_fd, uint64_t addr, const char *bytes, size_t n)
 	return pread(mem_fd, found, n, (off_t)addr) == (ssize_t)n && !memcmp(found, bytes, n);
 }
 
-int pd_check_site(const struct pd_site *site, int mem_fd, const struct user_regs_struct *regs)
+int pd_check_site(const struct pd_site *site, int mem_fd)
 {
-	if (regs->cs != USER_CS64 || !at_site(mem_fd, site->syscall_ret_addr, "\x0f\x05\xc3", 3) ||
-	    !at_site(mem_fd, site->restorer_addr, "\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05", 9))
+	if (!at_site(mem_fd, site->syscall_ret_addr, "\x0f\x05\xc3", 3) ||
+	    !at_site(mem_fd, site->restorer_addr, "\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05", 9) ||
+	    (site->pop_rax_addr && !at_site(mem_fd, site->pop_rax_addr, "\x58\xc3", 2)) ||
+	    (site->pop_rdi_addr && !at_site(mem_fd, site->pop_rdi_addr, "\x5f\xc3", 2)) ||
+	    (site->pop_rsi_addr && !at_site(mem_fd, site->pop_rsi_addr, "\x5e\xc3", 2)))
 		return -ENOEXEC;
 	return 0;
 }
@@ -138,16 +140,26 @@ uint64_t pd_own_frames_end(const struct pd_site *site, uint64_t stack_pointer)
 /* What the roundings of addresses take at most: 64 for the state, 16 for each of two frames, and their return addresses. */
 #define ROUNDING_BYTES (64 + 2 * (16 + 8))
 
-size_t pd_frame_bytes(const uint8_t *xstate, size_t xstate_bytes, size_t below_bytes)
+int pd_place_home(struct pd_home *home, const uint8_t *xstate, size_t xstate_bytes, uint64_t start_addr,
+		  uint64_t end_addr, size_t below_bytes)
 {
 	struct fx_sw_bytes sw;
+	size_t room_bytes;
 
 	if (xstate_bytes < 576)
-		return 0;
+		return -ENOEXEC;
 	sw = software_bytes(xstate);
-	if (sw.xstate_size > xstate_bytes || sw.extended_size > PD_XSTATE_MAX_BYTES)
-		return 0;
-	return sw.extended_size + sizeof(struct pd_signal_frame) + below_bytes + ROUNDING_BYTES;
+	if (sw.xstate_size > xstate_bytes)
+		return -ENOEXEC;
+	room_bytes = sw.extended_size + sizeof(struct pd_signal_frame) + below_bytes + ROUNDING_BYTES;
+	if (room_bytes > PD_FRAME_MAX_BYTES || end_addr < room_bytes || end_addr - room_bytes < start_addr)
+		return -ENOSPC;
+	/* Lowest first: the caller's, BACK, floating point state. A handler's stack is 16-byte aligned plus a return address. */
+	home->fpstate_addr = (end_addr - sw.extended_size) & ~63UL;
+	home->back_frame_addr = ((home->fpstate_addr - sizeof(struct pd_signal_frame)) & ~15UL) - 8;
+	home->below_addr = ((home->back_frame_addr - below_bytes) & ~15UL) - 8;
+	home->stack_bytes = home->fpstate_addr + sw.extended_size - home->below_addr;
+	return 0;
 }
 
 typedef ssize_t vm_call(pid_t, const struct iovec *, unsigned long, const struct iovec *, unsigned long, unsigned long);
@@ -170,41 +182,28 @@ static int is_free(const uint8_t *bytes, size_t n_bytes)
 	       memmem(bytes, n_bytes, PD_FRAME_MARK, strlen(PD_FRAME_MARK));
 }
 
-int pd_write_home(struct pd_home *home, const struct pd_site *site, const uint8_t *xstate, size_t xstate_bytes,
-		  uint64_t start_addr, uint64_t end_addr, size_t below_bytes, int must_be_free)
+int pd_write_home(struct pd_home *home, const struct pd_site *site, const uint8_t *xstate, const void *below,
+		  int must_be_free)
 {
 	static uint8_t image[PD_FRAME_MAX_BYTES];
-	const size_t room_bytes = pd_frame_bytes(xstate, xstate_bytes, below_bytes);
 	const uint32_t magic2 = FP_XSTATE_MAGIC2;
+	const struct fx_sw_bytes sw = software_bytes(xstate);
 	struct pd_signal_frame back = {.restorer = site->restorer_addr, .siginfo = PD_FRAME_MARK};
-	struct fx_sw_bytes sw;
-	uint64_t fpstate_addr;
-	uint8_t *fpstate;
-	int error;
+	uint8_t *fpstate = image + (home->fpstate_addr - home->below_addr);
+	int error = move_stack(home->tid, home->stack, home->below_addr, home->stack_bytes, process_vm_readv);
 
-	if (!room_bytes)
-		return -ENOEXEC;
-	if (room_bytes > PD_FRAME_MAX_BYTES || end_addr < room_bytes || end_addr - room_bytes < start_addr)
-		return -ENOSPC;
-	/* Lowest first: the caller's, BACK, floating point state. A handler's stack is 16-byte aligned plus a return address. */
-	sw = software_bytes(xstate);
-	fpstate_addr = (end_addr - sw.extended_size) & ~63UL;
-	home->back_frame_addr = ((fpstate_addr - sizeof(back)) & ~15UL) - 8;
-	home->below_addr = ((home->back_frame_addr - below_bytes) & ~15UL) - 8;
-	home->stack_bytes = fpstate_addr + sw.extended_size - home->below_addr;
-	error = move_stack(home->tid, home->stack, home->below_addr, home->stack_bytes, process_vm_readv);
 	if (error)
 		return error;
 	if (must_be_free && !is_free(home->stack, home->stack_bytes))
 		return -ENOSPC;
-
 	back.uc_flags = PD_UC_FP_XSTATE | PD_UC_SIGCONTEXT_SS | PD_UC_STRICT_RESTORE_SS;
 	back.context = context_of(&home->saved);
-	back.context.fpstate = fpstate_addr;
+	back.context.fpstate = home->fpstate_addr;
 	back.mask = home->saved_mask;
-	memset(image, 0, fpstate_addr - home->below_addr);
+	memset(image, 0, home->fpstate_addr - home->below_addr);
+	if (below)
+		memcpy(image, below, home->back_frame_addr - home->below_addr);
 	memcpy(image + (home->back_frame_addr - home->below_addr), &back, sizeof(back));
-	fpstate = image + (fpstate_addr - home->below_addr);
 	memcpy(fpstate, xstate, sw.xstate_size);
 	memcpy(fpstate + FX_SW_OFFSET, &sw, sizeof(sw));
 	memcpy(fpstate + sw.xstate_size, &magic2, sizeof(magic2));

@@ -42,22 +42,28 @@ struct pd_home {
 	struct user_regs_struct saved;
 	uint64_t saved_mask;
 	uint64_t below_addr, back_frame_addr;
+	uint64_t fpstate_addr;
 	size_t stack_bytes;                /* from below_addr on */
 	uint8_t stack[PD_FRAME_MAX_BYTES]; /* what was there */
 };
 
-/* Whether [site] holds the instructions it should and the thread runs 64-bit code: 0 or -ENOEXEC. */
-int pd_check_site(const struct pd_site *site, int mem_fd, const struct user_regs_struct *regs);
+#define PD_USER_CS64 0x33 /* 64-bit code */
+/* Whether the site holds the instructions it should: 0 or -ENOEXEC. */
+int pd_check_site(const struct pd_site *site, int mem_fd);
 /* Where frames of a thread may end: below the red zone of a stack pointer within [stack]; 0 if it is elsewhere. */
 uint64_t pd_own_frames_end(const struct pd_site *site, uint64_t stack_pointer);
-/* Bytes of the frame, its floating point state and `below_bytes` of the caller's, rounding included; 0: no such state. */
-size_t pd_frame_bytes(const uint8_t *xstate, size_t xstate_bytes, size_t below_bytes);
 /*
- * Writes the frame, which must end at `end_addr` and not reach below `start_addr`, and saves what it covers. -ENOSPC: it
- * does not fit, there is no memory, or, if it `must_be_free`, somebody uses it; -ESRCH; -ENOEXEC: no XSAVE state that a frame could hold.
+ * Finds the place of the frame, which must end at `end_addr` and not reach below `start_addr`, with `below_bytes` of the
+ * caller's below it. -ENOSPC: it does not fit; -ENOEXEC: no XSAVE state that a frame could hold.
  */
-int pd_write_home(struct pd_home *home, const struct pd_site *site, const uint8_t *xstate, size_t xstate_bytes,
-		  uint64_t start_addr, uint64_t end_addr, size_t below_bytes, int must_be_free);
+int pd_place_home(struct pd_home *home, const uint8_t *xstate, size_t xstate_bytes, uint64_t start_addr,
+		  uint64_t end_addr, size_t below_bytes);
+/*
+ * Writes the frame there, and `below` (all from below_addr to back_frame_addr; NULL: zeros); saves what it covers.
+ * -ENOSPC: there is no memory, or, if it `must_be_free`, somebody uses it; -ESRCH.
+ */
+int pd_write_home(struct pd_home *home, const struct pd_site *site, const uint8_t *xstate, const void *below,
+		  int must_be_free);
 /* Registers at the call `nr`, from which death leads through the frame at `return_frame_addr`. */
 struct user_regs_struct pd_call_registers(const struct pd_home *home, const struct pd_site *site, long nr,
 					  uint64_t return_frame_addr);

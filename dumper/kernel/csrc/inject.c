@@ -52,8 +52,10 @@ static int write_frames(const struct injection *injection, int expected_fd)
 
 	if (ptrace(PTRACE_GETREGSET, injection->tid, NT_X86_XSTATE, &state))
 		return -errno;
-	error = pd_write_home(home, site, xstate, state.iov_len, site->stack_start_addr,
-			      end_addr ? end_addr : site->scratch_end_addr, sizeof(close_frame), !end_addr);
+	error = pd_place_home(home, xstate, state.iov_len, site->stack_start_addr,
+			      end_addr ? end_addr : site->scratch_end_addr, sizeof(close_frame));
+	if (!error)
+		error = pd_write_home(home, site, xstate, NULL, !end_addr);
 	if (error)
 		return error;
 	close_frame.uc_flags = PD_UC_SIGCONTEXT_SS | PD_UC_STRICT_RESTORE_SS;
@@ -172,7 +174,7 @@ int pd_inject_userfaultfd(int tid, int pidfd, int mem_fd, const struct pd_site *
 	if (ptrace(PTRACE_GETREGS, tid, 0, &home.saved) ||
 	    ptrace(PD_PTRACE_GETSIGMASK, tid, sizeof(home.saved_mask), &home.saved_mask))
 		return -errno;
-	error = pd_check_site(site, mem_fd, &home.saved);
+	error = home.saved.cs == PD_USER_CS64 ? pd_check_site(site, mem_fd) : -ENOEXEC;
 	if (error)
 		return error;
 	abort_addr = pd_read_rseq(tid, mem_fd, home.saved.rip, &rseq, &section_addr);

@@ -82,6 +82,21 @@ static const char *field(const char *text, size_t n_bytes, const char *name)
 	return found ? found + strlen(name) : NULL;
 }
 
+/* The last number of a line: of NSpid, the id in the innermost namespace. */
+static int last_number(const char *line)
+{
+	char *end;
+	long number = 0;
+
+	while (*line != '\n' && *line) {
+		number = strtol(line, &end, 10);
+		if (end == line)
+			return 0;
+		line = end;
+	}
+	return (int)number;
+}
+
 static int read_status(int pid, struct pd_thread_state *state, struct pd_arena *arena)
 {
 	char *text = (char *)arena->bytes + arena->used_bytes, path[64];
@@ -114,18 +129,37 @@ static int read_status(int pid, struct pd_thread_state *state, struct pd_arena *
 	text[n] = 0;
 	value = field(text, (size_t)n, "\nSeccomp:\t");
 	state->seccomp_mode = value ? atoi(value) : 0;
+	value = field(text, (size_t)n, "\nSigCgt:\t");
+	state->caught_signals = value ? strtoull(value, NULL, 16) : ~0UL;
+	value = field(text, (size_t)n, "\nNSpid:\t");
+	state->ns_tid = value ? last_number(value) : 0;
 	value = field(text, (size_t)n, "\nx86_Thread_features:\t");
 	end = value ? strchr(value, '\n') : NULL;
 	state->shadow_stack = end && memmem(value, (size_t)(end - value), "shstk", 5);
 	return 0;
 }
 
+/* /proc/TID/timerslack_ns, five times cheaper than an injected call; -1 where it may not be read. */
+static int64_t read_timer_slack(int tid)
+{
+	char text[32] = "", path[64];
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/timerslack_ns", tid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	return n > 0 ? atoll(text) : -1;
+}
+
 static int read_registers(struct pd_thread_state *state)
 {
-	struct iovec gp = {state->gp, sizeof(state->gp)}, fp = {state->fp, sizeof(state->fp)};
-	struct iovec xstate = {state->xstate, sizeof(state->xstate)};
+	struct iovec fp = {state->fp, sizeof(state->fp)}, xstate = {state->xstate, sizeof(state->xstate)};
 
-	if (ptrace(PTRACE_GETREGSET, state->tid, NT_PRSTATUS, &gp) ||
+	if (ptrace(PTRACE_GETREGS, state->tid, 0, state->gp) ||
 	    ptrace(PTRACE_GETREGSET, state->tid, NT_PRFPREG, &fp) ||
 	    ptrace(PD_PTRACE_GETSIGMASK, state->tid, sizeof(state->signal_mask), &state->signal_mask))
 		return -errno;
@@ -184,6 +218,7 @@ static int read_thread(int pid, const struct pd_thread *thread, int mem_fd, stru
 		return error;
 	read_user_pointers(state, mem_fd);
 	read_scheduling(state);
+	state->timer_slack_ns = read_timer_slack(state->tid);
 	state->n_pending = read_pending(state->tid, 0, arena, &state->pending_at);
 	if (state->n_pending < 0)
 		return state->n_pending;

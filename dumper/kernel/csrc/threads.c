@@ -1,7 +1,6 @@
 /* Stopping every thread of a process, reading its registers, letting it go. All of it from one thread: ptrace's rule. */
 #define _GNU_SOURCE
 #include <dirent.h>
-#include <elf.h>
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
@@ -10,7 +9,6 @@
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -216,7 +214,8 @@ int pd_stop_threads(int pid, int seize_options, int64_t timeout_ns, struct pd_th
 
 int pd_resume_threads(struct pd_thread_list *list)
 {
-	for (uint64_t i = 0; i < list->n_threads; i++) {
+	/* The leader last: of a process that was killed, it ends when all others have been waited for. */
+	for (uint64_t i = list->n_threads; i-- > 0;) {
 		struct pd_thread *thread = list->threads + i;
 		int status;
 
@@ -227,7 +226,7 @@ int pd_resume_threads(struct pd_thread_list *list)
 			continue;
 		/* ESRCH: killed meanwhile; its end must be waited for, or its leader stays. */
 		if (ptrace(PTRACE_DETACH, thread->tid, 0, 0) && errno == ESRCH)
-			waitpid(thread->tid, &status, __WALL | WNOHANG);
+			pd_wait_stop(thread->tid, pd_now_ns() + LATE_STOP_NS, &status);
 		thread->flags = PD_THREAD_GONE;
 	}
 	return 0;
@@ -271,28 +270,4 @@ int64_t pd_children(int pid, int32_t *children, uint64_t capacity)
 	}
 	closedir(dir);
 	return n;
-}
-
-int pd_read_registers(const struct pd_thread_list *list, struct pd_registers *registers, uint64_t capacity)
-{
-	if (list->n_threads > capacity)
-		return -ENOSPC;
-	for (uint64_t i = 0; i < list->n_threads; i++) {
-		const struct pd_thread *thread = list->threads + i;
-		struct pd_registers *to = registers + i;
-		struct iovec gp = {to->gp, sizeof(to->gp)}, fp = {to->fp, sizeof(to->fp)};
-		struct iovec xstate = {to->xstate, sizeof(to->xstate)};
-
-		to->tid = 0;
-		if (!(thread->flags & PD_THREAD_STOPPED))
-			continue;
-		if (ptrace(PTRACE_GETREGSET, thread->tid, NT_PRSTATUS, &gp) ||
-		    ptrace(PTRACE_GETREGSET, thread->tid, NT_PRFPREG, &fp))
-			continue; /* killed meanwhile */
-		if (ptrace(PTRACE_GETREGSET, thread->tid, NT_X86_XSTATE, &xstate))
-			xstate.iov_len = 0; /* a processor without XSAVE */
-		to->xstate_bytes = (uint32_t)xstate.iov_len;
-		to->tid = thread->tid;
-	}
-	return 0;
 }

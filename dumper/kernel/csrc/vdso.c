@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/ptrace.h>
 #include <sys/user.h>
 #include <sys/wait.h>
@@ -13,8 +14,10 @@
 #include "predump.h"
 #include "stops.h"
 
-#define FIRST_RUN_NS 10000
-#define LAST_RUN_NS 320000
+#define FIRST_RUN_NS 5000 /* long enough to leave, and each try is another chance to stop outside */
+#define LAST_RUN_NS 5000000
+#define LEAST_TRIES 16 /* in which it ran: on a busy machine each may take milliseconds, */
+#define MOST_NS 200000000LL /* but not for ever */
 #define LATE_STOP_NS 100000000LL
 
 struct vdso {
@@ -86,8 +89,8 @@ static int take_call_back(int tid, struct user_regs_struct *regs)
 static int leave(int tid, const struct vdso *vdso)
 {
 	int64_t run_ns = FIRST_RUN_NS;
-	int signal = 0, error, status;
-	struct user_regs_struct regs;
+	int tries = 0, signal = 0, error, status;
+	struct user_regs_struct regs, before = {0};
 
 	for (;;) {
 		if (ptrace(PTRACE_GETREGS, tid, 0, &regs))
@@ -97,9 +100,15 @@ static int leave(int tid, const struct vdso *vdso)
 				return take_call_back(tid, &regs);
 		} else if (!is_inside(vdso, regs.rip)) {
 			return 0;
-		} else if (pd_now_ns() > vdso->deadline_ns) {
+		} else if (pd_now_ns() > vdso->deadline_ns + (tries < LEAST_TRIES ? MOST_NS : 0)) {
 			return 1;
 		}
+		/* On a busy processor the interrupt may come before it ran at all. */
+		if (memcmp(&regs, &before, sizeof(regs)))
+			tries++;
+		else if (run_ns < LAST_RUN_NS)
+			run_ns *= 2;
+		before = regs;
 		if (ptrace(PTRACE_SYSCALL, tid, 0, 0))
 			return -errno;
 		error = wait_or_interrupt(tid, run_ns, &status);
@@ -111,7 +120,6 @@ static int leave(int tid, const struct vdso *vdso)
 			signal = WSTOPSIG(status);
 			break;
 		}
-		run_ns = run_ns < LAST_RUN_NS ? run_ns * 2 : FIRST_RUN_NS;
 	}
 	/* A signal on its way: it is delivered, and its handler is where the thread then stops. */
 	if (ptrace(PTRACE_INTERRUPT, tid, 0, 0) || ptrace(PTRACE_CONT, tid, 0, signal))

@@ -1,4 +1,4 @@
-"""A bar while images are verified."""
+"""A bar while a known number of bytes is worked through."""
 
 from types import TracebackType
 from typing import Self
@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 
-class VerifyProgress:
-    """Called with bytes done and bytes to do; shows a bar where `console` is a terminal."""
+class BytesBar:
+    """Called with bytes done and bytes to do; shows a bar where `console` is a terminal. `what` is going on."""
 
-    def __init__(self, console: Console, *, quiet: bool) -> None:
+    def __init__(self, console: Console, what: str, *, quiet: bool) -> None:
         self._bar = Progress(
-            TextColumn("verifying"),
+            TextColumn("{task.description}"),
             BarColumn(),
             DownloadColumn(binary_units=True),
             TimeRemainingColumn(),
@@ -20,7 +20,7 @@ class VerifyProgress:
             transient=True,
             disable=quiet or not console.is_terminal,
         )
-        self._task = self._bar.add_task("verifying", total=None)
+        self._task = self._bar.add_task(what, total=None)
 
     def __enter__(self) -> Self:
         self._bar.start()

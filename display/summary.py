@@ -1,0 +1,87 @@
+"""Of whom a checkpoint is, and its rounds."""
+
+import shlex
+from datetime import UTC, datetime
+
+from rich.console import RenderableType
+
+from display.listing import ROWS_MAX, Column, block, counted, listing, numbers
+from display.units import bytes_text, clip, duration_text, pages_cell, pages_text, ratio_text
+from formats.checkpoint import Checkpoint, RoundInfo
+from formats.manifest import Manifest, Process, RoundKind
+
+COMMAND_COLUMNS = 300
+_COMMAND_WORDS = 100
+
+
+def time_text(realtime_ns: int) -> str:
+    """A CLOCK_REALTIME in local time."""
+    try:
+        moment = datetime.fromtimestamp(realtime_ns // 10**9, UTC).astimezone()
+    except (OverflowError, ValueError, OSError):
+        return f"{realtime_ns} ns after 1970"  # an image may claim any number
+    return f"{moment:%Y-%m-%d %H:%M:%S %Z}"
+
+
+def _who(manifest: Manifest, process: Process) -> str:
+    text = f"{clip(process.name, 40)}, pid {process.pid}, {counted(len(process.threads), 'thread')}"
+    n_processes = len(manifest.processes)
+    if n_processes == 1:
+        return text
+    n_threads = sum(len(item.threads) for item in manifest.processes)
+    return f"{text}; root of {counted(n_processes, 'process', 'processes')} with {counted(n_threads, 'thread')}"
+
+
+def target_block(checkpoint: Checkpoint, info: RoundInfo) -> RenderableType | None:
+    """Whose memory it is, taken when, how long frozen, how big, in a few lines."""
+    manifest = info.manifest
+    process = info.process(manifest.root_pid) or manifest.processes[0]
+    rounds = checkpoint.rounds
+    stored_bytes = sum(r.manifest.stats.stored_bytes for r in rounds)
+    how = (
+        f"frozen for {duration_text(manifest.stats.frozen_ns)}"
+        if manifest.kind is RoundKind.DUMP
+        else "taken while it ran: pages may be torn until a dump, which also takes the state"
+    )
+    build_id = f" (build id {process.exe_build_id})" if process.exe_build_id else ""
+    host = manifest.host
+    values = (
+        ("process", _who(manifest, process)),
+        ("command", clip(shlex.join(process.cmdline[:_COMMAND_WORDS]), COMMAND_COLUMNS) or "-"),
+        ("executable", (clip(process.exe, COMMAND_COLUMNS) or "-") + build_id),
+        ("host", f"{host.hostname}, Linux {host.kernel_release} {host.machine}"),
+        ("round", f"{info.number} of {len(rounds)} ({manifest.kind.value}), {time_text(manifest.created_ns)}, {how}"),
+        (
+            "memory",
+            f"{pages_text(manifest.stats.pages_present)} present, {bytes_text(stored_bytes)} stored in all rounds",
+        ),
+    )
+    return block("", values)
+
+
+def rounds_table(checkpoint: Checkpoint) -> RenderableType | None:
+    """One line a round, the last ones where there are too many."""
+    figures = ("data", "parent", "stored", "ratio", "time", "frozen")
+    columns = (*numbers("round"), Column("kind"), *numbers(*figures), Column("note", wraps=True))
+    rounds = checkpoint.rounds
+    n_earlier = max(len(rounds) - ROWS_MAX, 0)
+    title = f"Rounds (after {counted(n_earlier, 'earlier one')})" if n_earlier else "Rounds"
+    rows = []
+    for info in rounds[n_earlier:]:
+        stats = info.manifest.stats
+        notes = [info.manifest.full_reason] if info.manifest.full else []
+        notes += ["streamed while frozen"] if info.manifest.streamed_while_frozen else []
+        rows.append(
+            (
+                str(info.number),
+                info.manifest.kind.value,
+                pages_cell(stats.pages_data),
+                pages_cell(stats.pages_parent),
+                bytes_text(stats.stored_bytes),
+                ratio_text(stats.raw_bytes, stats.stored_bytes),
+                duration_text(stats.duration_ns),
+                duration_text(stats.frozen_ns) if stats.frozen_ns else "-",
+                "; ".join(notes),
+            )
+        )
+    return listing(title, columns, rows, len(rows))

@@ -1,0 +1,250 @@
+"""An ELF core of one process as of a round: elf(5), fs/binfmt_elf.c.
+
+    ELF header | program headers | section header 0, if there are many | notes | memory, from a page boundary on
+
+The segments are gone through twice: once to count them, so that it is known where the memory begins, and once to write
+headers and memory side by side. Neither needs more memory for a bigger process.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from functools import cache
+from pathlib import Path
+
+from formats import elfnotes
+from formats.auxv import auxv_of
+from formats.chain import MemoryView
+from formats.checkpoint import Checkpoint
+from formats.coreloads import Load, loads
+from formats.errors import StorageError, UsageError
+from formats.files import write_at
+from formats.layout import PAGE_BYTES
+from formats.manifest import RoundKind
+from formats.pagecopy import PageCopier
+from formats.wholefile import whole_file
+
+Progress = Callable[[int, int], None]
+"""Called with bytes of page content written, and to be written."""
+
+_MACHINE = "x86_64"
+_PROGRESS_STEP_BYTES = 16 << 20
+_HEADERS_BUFFER_BYTES = 64 << 10
+
+
+class SegmentType(IntEnum):
+    """p_type."""
+
+    LOAD = 1
+    NOTE = 4
+
+
+class SegmentFlag(IntFlag):
+    """p_flags."""
+
+    X = 1
+    W = 2
+    R = 4
+
+
+EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
+"""Elf64_Ehdr: e_ident, e_type, e_machine, e_version, e_entry, e_phoff, e_shoff, e_flags, e_ehsize, e_phentsize,
+e_phnum, e_shentsize, e_shnum, e_shstrndx."""
+PHDR = struct.Struct("<IIQQQQQQ")
+"""Elf64_Phdr: p_type, p_flags, p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_align."""
+SHDR = struct.Struct("<IIQQQQIIQQ")
+"""Elf64_Shdr: sh_name, sh_type, sh_flags, sh_addr, sh_offset, sh_size, sh_link, sh_info, sh_addralign, sh_entsize."""
+
+_IDENT = b"\x7fELF" + bytes((2, 1, 1))  # 64 bits, little-endian, version 1, System V
+_ET_CORE = 4
+_EM_X86_64 = 62
+_EV_CURRENT = 1
+PN_XNUM = 0xFFFF
+"""e_phnum that says: the number of program headers is in sh_info of section header 0."""
+_NOTE_ALIGN_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreReport:
+    """What was written: `bytes` is the size of the file, holes included, `data_bytes` what of it was copied."""
+
+    pid: int
+    path: str
+    bytes: int
+    data_bytes: int
+    segments: int
+    threads: int
+    torn: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CoreOptions:
+    """`torn` permits a pre-dump round, `force` a file in the way; `threads` decompress."""
+
+    torn: bool = False
+    force: bool = False
+    threads: int = 1
+
+
+def write_core(
+    checkpoint: Checkpoint, number: int | None, pid: int | None, path: Path, options: CoreOptions, progress: Progress
+) -> CoreReport:
+    """Write a core of process `pid` (the root process) as of round `number` (the selected one) to `path`.
+
+    The file has another name until it is complete. Raises UsageError, also for a pre-dump round or a file in the way
+    without the option that permits it; ParentMissing, ImageCorrupt, ImageVersionUnsupported, StorageError.
+    """
+    torn = _is_torn(checkpoint, number, options)
+    with MemoryView(checkpoint, number, pid) as view:
+        if view.process.exit_code is not None:
+            raise UsageError(f"Process {view.process.pid} had ended: it has no memory.", pid=view.process.pid)
+        with (
+            whole_file(path, force=options.force) as file,
+            PageCopier(checkpoint, view.process.pid, file, options.threads) as copier,
+        ):
+            core = _Core(view, file, torn, progress)
+            core.write(copier)
+    return core.report(path)
+
+
+class _Core:
+    """The core of one process, written into an empty file."""
+
+    def __init__(self, view: MemoryView, file: tuple[int, Path], torn: bool, progress: Progress) -> None:
+        self._view = view
+        self._fd, self._path = file
+        self._torn = torn
+        self._progress = progress
+        self._auxv = auxv_of(view)
+        self._segments = 0
+        self._total_data_bytes = 0
+        self._data_bytes = 0
+        self._reported_bytes = 0
+        self._end = 0
+
+    def write(self, copier: PageCopier) -> None:
+        """Write all of it; raises ImageCorrupt, StorageError."""
+        for load in loads(self._view):
+            self._segments += 1
+            self._total_data_bytes += sum(piece.end_addr - piece.start_addr for piece in load.pieces if piece.data)
+        n_headers = self._segments + 1
+        has_section = n_headers >= PN_XNUM
+        sections_offset = EHDR.size + n_headers * PHDR.size
+        notes_offset = sections_offset + (SHDR.size if has_section else 0)
+        if has_section:
+            self._put(SHDR.pack(0, 0, 0, 0, 0, 1, 0, n_headers, 0, 0), sections_offset)
+        self._put(_elf_header(n_headers, sections_offset if has_section else 0), 0)
+        notes_end = self._write_notes(notes_offset)
+        note = PHDR.pack(SegmentType.NOTE, 0, notes_offset, 0, 0, notes_end - notes_offset, 0, _NOTE_ALIGN_BYTES)
+        self._put(note, EHDR.size)
+        self._end = notes_end + -notes_end % PAGE_BYTES
+        self._write_loads(EHDR.size + PHDR.size, copier)
+        copier.finish()
+        self._report_progress(self._data_bytes)
+        try:
+            os.ftruncate(self._fd, self._end)
+        except OSError as error:
+            raise StorageError.from_os_error("write", self._path, error) from error
+
+    def report(self, path: Path) -> CoreReport:
+        """What was written, which is at `path` now."""
+        threads = 0 if self._torn else len(elfnotes.threads_with_registers(self._view.process))
+        return CoreReport(
+            pid=self._view.process.pid,
+            path=str(path.absolute()),
+            bytes=self._end,
+            data_bytes=self._data_bytes,
+            segments=self._segments,
+            threads=threads,
+            torn=self._torn,
+        )
+
+    def _write_notes(self, offset: int) -> int:
+        """Returns where they end."""
+        for note in elfnotes.notes(self._view.process, self._auxv, torn=self._torn):
+            self._put(note, offset)
+            offset += len(note)
+        return offset
+
+    def _write_loads(self, headers_offset: int, copier: PageCopier) -> None:
+        headers = bytearray()
+        for load in loads(self._view):
+            headers += self._write_load(load, copier)
+            if len(headers) >= _HEADERS_BUFFER_BYTES:
+                self._put(headers, headers_offset)
+                headers_offset += len(headers)
+                headers = bytearray()
+        self._put(headers, headers_offset)
+
+    def _write_load(self, load: Load, copier: PageCopier) -> bytes:
+        """Have the memory of a segment copied to the end of the file; returns its program header."""
+        offset, start_addr, end_addr = self._end, -1, 0
+        for piece in load.pieces:
+            start_addr = piece.start_addr if start_addr < 0 else start_addr
+            end_addr = piece.end_addr
+            if piece.data is not None:
+                copier.copy(piece.data, offset + piece.start_addr - start_addr)
+                self._data_bytes += end_addr - piece.start_addr
+                if self._data_bytes - self._reported_bytes >= _PROGRESS_STEP_BYTES:
+                    self._report_progress(self._data_bytes)
+        memory_bytes = end_addr - start_addr
+        file_bytes = memory_bytes if load.in_file else 0
+        self._end += file_bytes
+        flags = _flags(load.vma.perms)
+        return PHDR.pack(SegmentType.LOAD, flags, offset, start_addr, 0, file_bytes, memory_bytes, PAGE_BYTES)
+
+    def _report_progress(self, done_bytes: int) -> None:
+        self._reported_bytes = done_bytes
+        self._progress(done_bytes, self._total_data_bytes)
+
+    def _put(self, content: bytes | bytearray, offset: int) -> None:
+        write_at(self._fd, content, offset, self._path)
+
+
+def _elf_header(n_headers: int, sections_offset: int) -> bytes:
+    """The ELF header; `sections_offset` is 0 where no section header is needed."""
+    return EHDR.pack(
+        _IDENT,
+        _ET_CORE,
+        _EM_X86_64,
+        _EV_CURRENT,
+        0,
+        EHDR.size,
+        sections_offset,
+        0,
+        EHDR.size,
+        PHDR.size,
+        min(n_headers, PN_XNUM),
+        SHDR.size if sections_offset else 0,
+        1 if sections_offset else 0,
+        0,
+    )
+
+
+@cache
+def _flags(perms: str) -> int:
+    """p_flags of permissions such as "rw-p"; a core may have hundreds of thousands of segments."""
+    letters = {"r": SegmentFlag.R, "w": SegmentFlag.W, "x": SegmentFlag.X}
+    return sum(flag for letter, flag in letters.items() if letter in perms)
+
+
+def _is_torn(checkpoint: Checkpoint, number: int | None, options: CoreOptions) -> bool:
+    """Whether the round is a pre-dump round; raises UsageError if that, or its machine, is not acceptable."""
+    info = checkpoint.round(number)
+    if info.manifest.host.machine != _MACHINE:
+        raise UsageError(
+            f"Round {info.number} of {checkpoint.path} is of a machine of type {info.manifest.host.machine}."
+        )
+    torn = info.manifest.kind is RoundKind.PRE_DUMP
+    if torn and not options.torn:
+        raise UsageError(
+            f"Round {info.number} of {checkpoint.path} is a pre-dump round: its pages are of different moments, and "
+            "it has no registers.",
+            hint="Name a dump round with --round N, or add --torn to have a core without registers.",
+            round=info.number,
+        )
+    return torn

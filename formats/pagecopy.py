@@ -1,0 +1,156 @@
+"""Copies pages out of the rounds of a checkpoint into a file, with several threads that decompress.
+
+Each frame is read once for all of its pages that are asked for next to one another:
+
+    frames of a round   |  a b c d  |  e f g h  |       a job: one frame, and where its pieces go
+    the file            ... a b . . c d e . . h ...     (a b), (c d)   then   (e), (h)
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from formats.chain import Segment
+from formats.checkpoint import Checkpoint
+from formats.closing import Closing
+from formats.errors import ImageCorrupt
+from formats.files import write_at
+from formats.framereader import FrameReader
+from formats.layout import PAGE_BYTES, PAGES_FRAME_BYTES, object_pages_name, pages_name
+
+_JOBS_PER_THREAD = 4
+_OPEN_OBJECTS = 8
+
+
+@dataclass(slots=True)
+class _Piece:
+    """Bytes of a frame's content and where they go."""
+
+    content_offset: int
+    n_bytes: int
+    file_offset: int
+
+
+@dataclass(slots=True)
+class _Store:
+    """A pages file that is being read: the frame whose pieces are gathered, -1 for none."""
+
+    reader: FrameReader
+    frame_index: int = -1
+    pieces: list[_Piece] = field(default_factory=list)
+
+    def add(self, content_offset: int, n_bytes: int, file_offset: int) -> None:
+        if self.pieces:
+            last = self.pieces[-1]
+            end = (last.content_offset + last.n_bytes, last.file_offset + last.n_bytes)
+            if end == (content_offset, file_offset):
+                last.n_bytes += n_bytes
+                return
+        self.pieces.append(_Piece(content_offset, n_bytes, file_offset))
+
+
+class PageCopier(Closing):
+    """Copies DATA segments of one process into an open file; a context manager, for one thread.
+
+    It holds a few frames per thread in memory, and the seek table of each pages file.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, pid: int, file: tuple[int, Path], threads: int) -> None:
+        """Copy into `file`, a descriptor and its path for messages, with so many threads."""
+        self._checkpoint = checkpoint
+        self._pid = pid
+        self._fd, self._path = file
+        self._stores: dict[tuple[int, int | None], _Store] = {}
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="predump-copy")
+        self._jobs: deque[Future[None]] = deque()
+        self._max_jobs = threads * _JOBS_PER_THREAD
+
+    def copy(self, segment: Segment, file_offset: int) -> None:
+        """Have a DATA segment written at `file_offset`; it may be written as late as in `finish`.
+
+        Raises ImageCorrupt and StorageError, also those of earlier segments.
+        """
+        store = self._store_of(segment)
+        for frame_index, content_offset, n_bytes in _in_frames(store.reader, segment):
+            if frame_index != store.frame_index:
+                self._submit(store)
+                store.frame_index = frame_index
+            store.add(content_offset, n_bytes, file_offset)
+            file_offset += n_bytes
+
+    def finish(self) -> None:
+        """Return once everything is written; raises ImageCorrupt, StorageError."""
+        for store in self._stores.values():
+            self._submit(store)
+        while self._jobs:
+            self._jobs.popleft().result()
+
+    def close(self) -> None:
+        """Let go of all files and threads; what is not written yet may never be. May be called again."""
+        self._pool.shutdown(cancel_futures=True)
+        for store in self._stores.values():
+            store.reader.close()
+
+    def _submit(self, store: _Store) -> None:
+        if not store.pieces:
+            return
+        if len(self._jobs) >= self._max_jobs:
+            self._jobs.popleft().result()
+        self._jobs.append(self._pool.submit(self._copy_frame, store.reader, store.frame_index, store.pieces))
+        store.frame_index = -1
+        store.pieces = []
+
+    def _copy_frame(self, reader: FrameReader, frame_index: int, pieces: list[_Piece]) -> None:
+        content = memoryview(reader.read_frame(frame_index))
+        for piece in pieces:
+            part = content[piece.content_offset : piece.content_offset + piece.n_bytes]
+            write_at(self._fd, part, piece.file_offset, self._path)
+
+    def _store_of(self, segment: Segment) -> _Store:
+        key = segment.round, segment.object
+        store = self._stores.get(key)
+        if store is None:
+            if segment.object is not None:
+                self._bound_objects()
+            info = self._checkpoint.round(segment.round)
+            name = pages_name(self._pid) if segment.object is None else object_pages_name(segment.object)
+            reader = FrameReader(
+                info.path / name,
+                max_frame_bytes=PAGES_FRAME_BYTES,
+                content_unit_bytes=PAGE_BYTES,
+                entry=info.manifest.file(name),
+            )
+            store = self._stores[key] = _Store(reader)
+        return store
+
+    def _bound_objects(self) -> None:
+        """Close the files of objects if many are open: a process may map thousands, one after the other."""
+        objects = [key for key in self._stores if key[1] is not None]
+        if len(objects) >= _OPEN_OBJECTS:
+            self.finish()
+            for key in objects:
+                self._stores.pop(key).reader.close()
+
+
+def _in_frames(reader: FrameReader, segment: Segment) -> Iterator[tuple[int, int, int]]:
+    """A DATA segment cut at frames: index of the frame, first byte in its content, number of bytes."""
+    position = segment.page_index * PAGE_BYTES
+    end = position + segment.end_addr - segment.start_addr
+    if end > reader.content_bytes:
+        raise ImageCorrupt(
+            f"{reader.path} has {reader.content_bytes // PAGE_BYTES} pages, but one at {end // PAGE_BYTES - 1} "
+            "is asked for.",
+            path=os.fspath(reader.path),
+        )
+    index = reader.index_of(position)
+    while position < end:
+        frame_start, frame_end = reader.frame_content_range(index)
+        n_bytes = min(end, frame_end) - position
+        yield index, position - frame_start, n_bytes
+        position += n_bytes
+        index += 1

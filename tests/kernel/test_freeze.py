@@ -1,0 +1,45 @@
+"""Stopping a whole tree ends, whatever the tree does."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from dumper import freeze
+from dumper.errors import TargetUntraceable
+from dumper.freeze import Freeze
+from dumper.target import Target
+from tests.harness import is_untouched
+from tests.kernel.child import Child
+
+
+def test_a_tree_that_forks_faster_than_it_can_be_stopped_is_given_up(
+    child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at the children shows another one, which has ended when it is its turn."""
+    pids = itertools.count(1 << 22)  # above the largest pid there is
+    monkeypatch.setattr(freeze, "children", lambda _: [next(pids)])
+    asked: list[int] = []
+    with (
+        Target(child.pid) as target,
+        pytest.raises(TargetUntraceable, match="faster than they can be stopped"),
+        Freeze(target, descendants=asked.append),  # type: ignore[func-returns-value]
+    ):
+        raise AssertionError("it was taken for stopped")
+    assert len(asked) == freeze.MAX_PASSES
+    assert is_untouched(child.pid)
+
+
+def test_time_bounds_the_passes_too(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(freeze, "TREE_TIMEOUT_NS", 0)
+    monkeypatch.setattr(freeze, "children", lambda _: range(1 << 22, (1 << 22) + 1000))
+    asked: list[int] = []
+    with (
+        Target(child.pid) as target,
+        pytest.raises(TargetUntraceable, match="faster than they can be stopped"),
+        Freeze(target, descendants=asked.append),  # type: ignore[func-returns-value]
+    ):
+        raise AssertionError("it was taken for stopped")
+    assert len(asked) < 1000
+    assert is_untouched(child.pid)
