@@ -1,7 +1,7 @@
 """The open files of all processes of a dump: gathered while everything stands still, made into records later.
 
-What processes share (offsets, flags, queues) is never changed: most is read from /proc, and where a copy of a descriptor
-is needed, it is asked and closed at once, since it would keep the file open.
+What processes share (offsets, flags, queues) is never changed: most is read from /proc, and where a copy of a
+descriptor is needed, it is asked and closed at once, since it would keep the file open.
 """
 
 import errno

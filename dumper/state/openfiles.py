@@ -94,7 +94,8 @@ def _locks(gathered: Gathered) -> dict[int, list[FileLock]]:
                 continue
             notes = gathered.notes[descriptor.pid]
             parse = partial(fdinfo.parse_locks, descriptor.fdinfo)
-            locks = notes.attempt(f"locks of {descriptor.label}", parse, [])
+            none: list[fdinfo.Lock] = []
+            locks = notes.attempt(f"locks of {descriptor.label}", parse, none)
             for lock in locks:
                 of_what = descriptor.key if lock.kind == "posix" else number
                 key = (descriptor.pid, of_what, lock)

@@ -9,68 +9,51 @@ from collections.abc import Callable, Mapping
 
 Option = tuple[int, int]  # level, name
 
-_ANY = {
+# Each costs a system call for each socket in the freeze: only those that mean something to the kind of socket.
+_ANY = {"so_sndbuf": 7, "so_rcvbuf": 8, "so_rcvlowat": 18, "so_rcvtimeo_us": 20, "so_sndtimeo_us": 21}
+_UNIX = {"so_passcred": 16, "so_passsec": 34, "so_peek_off": 42, "so_passpidfd": 76}
+_INET = {
     "so_reuseaddr": 2,
     "so_dontroute": 5,
-    "so_broadcast": 6,
-    "so_sndbuf": 7,
-    "so_rcvbuf": 8,
-    "so_keepalive": 9,
-    "so_oobinline": 10,
     "so_priority": 12,
-    "so_linger": 13,
     "so_reuseport": 15,
-    "so_passcred": 16,
-    "so_rcvlowat": 18,
-    "so_rcvtimeo_us": 20,
-    "so_sndtimeo_us": 21,
-    "so_timestamp": 29,
-    "so_passsec": 34,
-    "so_timestampns": 35,
     "so_mark": 36,
+    "so_bindtoifindex": 62,
+}
+_STREAM = {"so_keepalive": 9, "so_oobinline": 10, "so_linger": 13, "so_zerocopy": 60}
+_DATAGRAM = {
+    "so_broadcast": 6,
+    "so_timestamp": 29,
+    "so_timestampns": 35,
     "so_timestamping": 37,
     "so_rxq_ovfl": 40,
-    "so_peek_off": 42,
-    "so_lock_filter": 44,
-    "so_busy_poll": 46,
-    "so_max_pacing_rate": 47,
-    "so_zerocopy": 60,
-    "so_bindtoifindex": 62,
-    "so_passpidfd": 76,
 }
 _IP = {
     "ip_tos": 1,
     "ip_ttl": 2,
+    "ip_mtu_discover": 10,
+    "ip_freebind": 15,
+    "ip_transparent": 19,
+    "ip_bind_address_no_port": 24,
+}
+_IP_DATAGRAM = {
     "ip_hdrincl": 3,
     "ip_pktinfo": 8,
-    "ip_mtu_discover": 10,
     "ip_recverr": 11,
     "ip_recvttl": 12,
     "ip_recvtos": 13,
-    "ip_freebind": 15,
-    "ip_transparent": 19,
-    "ip_minttl": 21,
-    "ip_bind_address_no_port": 24,
     "ip_multicast_ttl": 33,
     "ip_multicast_loop": 34,
-    "ip_multicast_all": 49,
-    "ip_local_port_range": 51,
 }
-_IPV6 = {
-    "ipv6_unicast_hops": 16,
+_IPV6 = {"ipv6_unicast_hops": 16, "ipv6_v6only": 26, "ipv6_tclass": 67}
+_IPV6_DATAGRAM = {
     "ipv6_multicast_if": 17,
     "ipv6_multicast_hops": 18,
     "ipv6_multicast_loop": 19,
-    "ipv6_mtu_discover": 23,
     "ipv6_recverr": 25,
-    "ipv6_v6only": 26,
     "ipv6_recvpktinfo": 49,
     "ipv6_recvhoplimit": 51,
     "ipv6_recvtclass": 66,
-    "ipv6_tclass": 67,
-    "ipv6_minhopcount": 73,
-    "ipv6_transparent": 75,
-    "ipv6_freebind": 78,
 }
 _TCP = {
     "tcp_nodelay": 1,
@@ -82,11 +65,9 @@ _TCP = {
     "tcp_syncnt": 7,
     "tcp_linger2": 8,
     "tcp_defer_accept": 9,
-    "tcp_window_clamp": 10,
     "tcp_user_timeout": 18,
     "tcp_fastopen": 23,
     "tcp_notsent_lowat": 25,
-    "tcp_save_syn": 27,
 }
 _UDP = {"udp_cork": 1, "udp_encap": 100, "udp_segment": 103, "udp_gro": 104}
 
@@ -94,20 +75,17 @@ TCP_INFO: Option = (socket.IPPROTO_TCP, 11)
 TCP_CONGESTION: Option = (socket.IPPROTO_TCP, 13)
 TCP_ULP: Option = (socket.IPPROTO_TCP, 31)
 PEER_CREDENTIALS: Option = (socket.SOL_SOCKET, socket.SO_PEERCRED)
-PEEK_OFFSET: Option = (socket.SOL_SOCKET, _ANY["so_peek_off"])
-PASS_CREDENTIALS: Option = (socket.SOL_SOCKET, _ANY["so_passcred"])
+PEEK_OFFSET: Option = (socket.SOL_SOCKET, _UNIX["so_peek_off"])
+PASS_CREDENTIALS: Option = (socket.SOL_SOCKET, _UNIX["so_passcred"])
 
-_NAMES: dict[Option, str] = {
-    (level, number): name
-    for level, table in (
-        (socket.SOL_SOCKET, _ANY),
-        (socket.IPPROTO_IP, _IP),
-        (socket.IPPROTO_IPV6, _IPV6),
-        (socket.IPPROTO_TCP, _TCP),
-        (socket.IPPROTO_UDP, _UDP),
-    )
-    for name, number in table.items()
-}
+_TABLES = (
+    (socket.SOL_SOCKET, _ANY | _UNIX | _INET | _STREAM | _DATAGRAM),
+    (socket.IPPROTO_IP, _IP | _IP_DATAGRAM),
+    (socket.IPPROTO_IPV6, _IPV6 | _IPV6_DATAGRAM),
+    (socket.IPPROTO_TCP, _TCP),
+    (socket.IPPROTO_UDP, _UDP),
+)
+_NAMES: dict[Option, str] = {(level, number): name for level, table in _TABLES for name, number in table.items()}
 
 
 def _linger(value: bytes) -> int:
@@ -129,20 +107,24 @@ _DECODERS: dict[str, Callable[[bytes], int]] = {
 
 def wanted_options(domain: int, kind: int, protocol: int) -> list[Option]:
     """The options to read of a socket, by what socket(2) was told."""
-    levels = [socket.SOL_SOCKET]
-    extra: list[Option] = []
-    if domain in (socket.AF_INET, socket.AF_INET6):
-        levels.append(socket.IPPROTO_IP)
-    if domain == socket.AF_INET6:
-        levels.append(socket.IPPROTO_IPV6)
-    if domain in (socket.AF_INET, socket.AF_INET6) and protocol == socket.IPPROTO_TCP:
-        levels.append(socket.IPPROTO_TCP)
-        extra += [TCP_INFO, TCP_CONGESTION, TCP_ULP]
-    if domain in (socket.AF_INET, socket.AF_INET6) and kind == socket.SOCK_DGRAM and protocol == socket.IPPROTO_UDP:
-        levels.append(socket.IPPROTO_UDP)
+    is_datagram = kind != socket.SOCK_STREAM
+    wanted = _options(socket.SOL_SOCKET, _ANY, _DATAGRAM if is_datagram else _STREAM)
     if domain == socket.AF_UNIX:
-        extra.append(PEER_CREDENTIALS)
-    return [option for option in _NAMES if option[0] in levels] + extra
+        wanted += [*_options(socket.SOL_SOCKET, _UNIX), PEER_CREDENTIALS]
+    if domain in (socket.AF_INET, socket.AF_INET6):
+        wanted += _options(socket.SOL_SOCKET, _INET)
+        wanted += _options(socket.IPPROTO_IP, _IP, _IP_DATAGRAM if is_datagram else {})
+        if protocol == socket.IPPROTO_TCP:
+            wanted += [*_options(socket.IPPROTO_TCP, _TCP), TCP_INFO, TCP_CONGESTION, TCP_ULP]
+        if protocol == socket.IPPROTO_UDP:
+            wanted += _options(socket.IPPROTO_UDP, _UDP)
+    if domain == socket.AF_INET6:
+        wanted += _options(socket.IPPROTO_IPV6, _IPV6, _IPV6_DATAGRAM if is_datagram else {})
+    return wanted
+
+
+def _options(level: int, *tables: Mapping[str, int]) -> list[Option]:
+    return [(level, number) for table in tables for number in table.values()]
 
 
 def option_numbers(values: Mapping[Option, bytes]) -> dict[str, int]:
