@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
+import signal
 import socket
 import struct
+import sys
 import termios
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +19,9 @@ import pytest
 from dumper.freeze import Freeze
 from dumper.state.descriptors import DescriptorCapture
 from dumper.state.openfiles import DescriptorRecords
+from dumper.state.queries import FIONREAD, query_int
 from dumper.target import Target
+from formats.manifest import Missing
 from formats.openfiles import EpollWatch, Eventfd, OpenFile, OpenFileKind, Pipe, Socket
 from formats.processstate import Descriptor, FileLock
 from tests import harness
@@ -75,9 +80,9 @@ class Seen:
 def open_here() -> set[str]:
     """What this process has open, but for the directory that says so."""
     found = set()
-    for fd in os.listdir("/proc/self/fd"):
+    for entry in Path("/proc/self/fd").iterdir():
         try:
-            found.add(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
+            found.add(f"{entry.name} {entry.readlink()}")
         except FileNotFoundError:
             continue
     return found
@@ -173,7 +178,7 @@ def test_ids_count_from_one(seen: Seen) -> None:
 
 
 def test_every_descriptor_is_there(seen: Seen, target: harness.Target) -> None:
-    numbers = {int(name) for name in os.listdir(f"/proc/{target.pid}/fd")}
+    numbers = {int(entry.name) for entry in Path(f"/proc/{target.pid}/fd").iterdir()}
     assert [one.fd for one in seen.records.descriptors[seen.pid]] == sorted(numbers)
 
 
@@ -223,7 +228,7 @@ def test_other_things_with_a_path(seen: Seen, target: harness.Target) -> None:
 
 def test_things_without_a_path(seen: Seen, target: harness.Target) -> None:
     one = seen.file("namespace")
-    assert (one.kind, one.path) == (OpenFileKind.NAMESPACE, os.readlink(f"/proc/{target.pid}/ns/net"))
+    assert (one.kind, one.path) == (OpenFileKind.NAMESPACE, str(Path(f"/proc/{target.pid}/ns/net").readlink()))
     assert (seen.file("pidfd").kind, seen.file("pidfd").pid) == (OpenFileKind.PIDFD, target.pid)
 
 
@@ -261,13 +266,18 @@ def test_fifos(seen: Seen) -> None:
     assert (pipe.content, pipe.capacity_bytes) == (b"fifo", 8192)
 
 
-def test_only_the_end_for_writing_of_a_pipe_that_somebody_reads(tmp_path: Path) -> None:
+def test_the_end_for_writing_of_a_pipe_that_somebody_else_reads(tmp_path: Path) -> None:
     """The reader is this process, which is none of those that are captured."""
-    with harness.Target.spawn("idle") as running:
-        stdout = os.readlink(f"/proc/{running.pid}/fd/1")
+    with harness.Target.spawn("descriptors", tmp_path) as running:
+        running.send("info")
+        stdout = os.open(f"/proc/{running.pid}/fd/1", os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            harness.poll_until(lambda: query_int(stdout, FIONREAD) > 0, harness.COMMAND_S, "the answer")
+        finally:
+            os.close(stdout)
         found = capture(running.pid, [], {"stdout": 1})
-        assert found.file("stdout").path == stdout
-        assert found.pipe("stdout").content == b""
+        answer = running.answer("info")
+        assert found.pipe("stdout").content.decode() == answer + "\n"
         assert found.missing("stdout") == []
 
 
@@ -508,7 +518,7 @@ def test_what_is_opened_for_its_content_is_not_shared_with_the_target(seen: Seen
     assert "pos:\t5\n" in fdinfo
 
 
-def test_nothing_has_changed_in_the_target(seen: Seen, tmp_path: Path) -> None:
+def test_nothing_has_changed_in_the_target(tmp_path: Path) -> None:
     """Its own check takes out of every queue what is in it, so that this is a target of its own, captured twice."""
     with harness.Target.spawn("descriptors", tmp_path) as running:
         words = dict(word.split("=") for word in running.command("info").split()[1:-1])
@@ -532,10 +542,10 @@ def test_thousands_of_descriptors(tmp_path: Path) -> None:
         running.command(f"many {count}")
         words = dict(word.split("=") for word in running.command("info").split()[1:-1])
         found = capture(running.pid, [int(words.pop("child"))], {})
-        many = [one for one in found.records.open_files if Path(one.path).name.startswith("many-")]
+        many = [one for one in found.records.open_files if one.path.startswith(f"{tmp_path}/#") and not one.size_bytes]
         assert len(many) == count
         assert all(one.object is not None and one.deleted for one in many)
-        assert len({one.object for one in many}) == count
+        assert len({one.object for one in many}) == len(many)
         running.check()
 
 
@@ -555,9 +565,111 @@ def test_a_process_that_is_gone_has_none(tmp_path: Path) -> None:
 
 
 def test_seals_are_read_through_what_was_opened(tmp_path: Path) -> None:
-    with harness.Target.spawn("descriptors", tmp_path) as running, Target(running.pid) as process:
-        with DescriptorCapture() as descriptors:
-            with Freeze(process):
-                descriptors.read([process])
-                (memfd,) = [one for one in descriptors.contents() if one.kind == "memfd"]
-            assert fcntl.fcntl(memfd.fd, F_GET_SEALS) == F_SEAL_SHRINK | F_SEAL_GROW
+    with (
+        harness.Target.spawn("descriptors", tmp_path) as running,
+        Target(running.pid) as process,
+        DescriptorCapture() as descriptors,
+    ):
+        with Freeze(process):
+            descriptors.read([process])
+            (memfd,) = [one for one in descriptors.contents() if one.kind == "memfd"]
+        assert fcntl.fcntl(memfd.fd, F_GET_SEALS) == F_SEAL_SHRINK | F_SEAL_GROW
+
+
+def test_a_process_that_is_killed_in_the_freeze(tmp_path: Path) -> None:
+    with (
+        harness.Target.spawn("descriptors", tmp_path) as running,
+        Target(running.pid) as process,
+        DescriptorCapture() as descriptors,
+    ):
+        with Freeze(process):
+            os.kill(running.pid, signal.SIGKILL)
+            harness.poll_until(lambda: harness.proc_state(running.pid) in "ZX", harness.COMMAND_S, "its end")
+            descriptors.read([process])
+            assert descriptors.contents() == []
+        assert descriptors.records({}).open_files == []
+
+
+def test_tables_of_descriptors_that_are_not_one_for_one_process(tmp_path: Path) -> None:
+    with harness.Target.spawn("descriptors", tmp_path) as running:
+        tid = int(running.command("apart").split()[1])
+        pid = int(running.command("share").split()[1])
+        child = int(running.command("info").split()[1].removeprefix("child="))
+        try:
+            found = capture(running.pid, [child, pid], {})
+        finally:
+            os.kill(pid, signal.SIGKILL)
+    expected = Missing(what=f"descriptors of thread {tid}", reason="only those of the process are recorded")
+    assert expected in found.records.missing[running.pid]
+    (shared,) = found.records.missing[pid]
+    assert shared.what == "descriptor table"
+    assert str(running.pid) in shared.reason
+    assert found.records.descriptors[pid] == found.records.descriptors[running.pid]
+    assert found.records.missing[child] == []
+
+
+# ---- scripts with something unusual open -------------------------------------------------------------------------
+
+END = "; print('ready', flush=True); sys.stdin.read()"
+
+
+def scripted(code: str, *before: str) -> harness.Target:
+    """A Python process that has run `code`; `before`: the command that starts it."""
+    words = [*before, sys.executable, "-c", "import os, sys, socket, select, fcntl, termios; " + code + END]
+    return harness.Target.spawn(words[0], *words[1:])
+
+
+def test_unix_sockets_of_another_network_namespace() -> None:
+    unshare = shutil.which("unshare")
+    if unshare is None or os.geteuid():
+        pytest.skip("needs root and unshare(1)")
+    with scripted("a, b = socket.socketpair(); b.send(b'elsewhere')", unshare, "-n") as running:
+        records = capture(running.pid, [], {}).records
+    one, other = [item for item in records.open_files if item.kind is OpenFileKind.SOCKET]
+    assert one.socket is not None
+    assert (one.socket.queue, one.socket.peer_inode) == ([b"elsewhere"], other.inode)
+    assert records.missing[running.pid] == []
+
+
+def test_an_interest_list_longer_than_one_read() -> None:
+    count = 2000
+    code = (
+        "import resource; hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]; "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard)); epoll = select.epoll(); "
+        f"pipes = [os.pipe() for _ in range({count})]; [epoll.register(out, 1) for out, _ in pipes]"
+    )
+    with scripted(code) as running:
+        records = capture(running.pid, [], {}).records
+    (one,) = [item for item in records.open_files if item.kind is OpenFileKind.EPOLL]
+    assert one.epoll is not None
+    assert len({watch.fd for watch in one.epoll}) == count
+    assert records.missing[running.pid] == []
+
+
+def test_a_controlling_terminal() -> None:
+    code = (
+        "os.setsid(); master, slave = os.openpty(); fcntl.ioctl(slave, termios.TIOCSCTTY, 0); "
+        "tty = os.open('/dev/tty', os.O_RDWR); os.write(master, b'typed\\n')"
+    )
+    with scripted(code) as running:
+        records = capture(running.pid, [], {}).records
+    master, slave, tty = [item for item in records.open_files if item.kind is OpenFileKind.TERMINAL]
+    for one in (master, slave, tty):
+        assert one.terminal is not None
+        assert (one.terminal.session, one.terminal.foreground_group) == (running.pid, running.pid)
+        assert one.terminal.index == slave.terminal.index
+    assert tty.path == "/dev/tty"
+    waiting = {item.what.split(" (")[0]: item.reason for item in records.missing[running.pid]}
+    assert any(what.startswith("input waiting in descriptor") for what in waiting)
+
+
+def test_a_full_pipe_of_the_largest_usual_size() -> None:
+    code = (
+        "out, into = os.pipe(); size = fcntl.fcntl(into, 1031, 1 << 20); "
+        "os.set_blocking(into, False); assert os.write(into, bytes(range(256)) * 4096) == size"
+    )
+    with scripted(code) as running:
+        records = capture(running.pid, [], {}).records
+    (pipe,) = [item for item in records.pipes if item.content]
+    assert (pipe.capacity_bytes, pipe.content) == (1 << 20, bytes(range(256)) * 4096)
+    assert records.missing[running.pid] == []

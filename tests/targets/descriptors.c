@@ -2,7 +2,8 @@
  * A process that has one descriptor of each kind open, all with known values; what it cannot choose it tells.
  *
  * descriptors DIRECTORY: for its files; they are gone with it.
- * Commands: info (-> ok NAME=FD ... and child=PID, which shares some of them), many N (-> ok: N more of regular files),
+ * Commands: info (-> ok NAME=FD ... and child=PID, which shares some of them), many N (-> ok: N more, of
+ * deleted files), apart (-> ok TID: a thread with descriptors of its own), share (-> ok PID: a process with the same ones),
  * quit: checks that nothing has changed, which takes out of every queue what is in it; exit code 0 when all is as it was.
  */
 #include "target.h"
@@ -12,6 +13,8 @@
 #include <linux/io_uring.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <pthread.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
@@ -482,17 +485,52 @@ static void check_events(void)
 
 static void open_many(unsigned long n)
 {
-	char name[32];
 	struct rlimit limit;
 
 	must(getrlimit(RLIMIT_NOFILE, &limit), "getrlimit");
 	limit.rlim_cur = limit.rlim_max;
 	must(setrlimit(RLIMIT_NOFILE, &limit), "setrlimit");
-	for (unsigned long i = 0; i < n; i++) {
-		snprintf(name, sizeof(name), "many-%lu", i);
-		must(open(name, O_RDWR | O_CREAT, 0600), name);
-		must(unlink(name), name);
+	for (unsigned long i = 0; i < n; i++)
+		must(open(".", O_RDWR | O_TMPFILE, 0600), "O_TMPFILE");
+}
+
+/* ---- tables of descriptors ---- */
+
+static volatile pid_t apart;
+
+static void *live_apart(void *nothing)
+{
+	if (unshare(CLONE_FILES) < 0)
+		die("unshare");
+	apart = gettid();
+	for (;;)
+		pause();
+	return nothing;
+}
+
+static void make_thread_apart(void)
+{
+	pthread_t thread;
+
+	if ((errno = pthread_create(&thread, NULL, live_apart, NULL)) != 0)
+		die("pthread_create");
+	while (apart == 0)
+		usleep(1000);
+	answer("ok %d", apart);
+}
+
+static void make_process_that_shares(void)
+{
+	long pid = syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
+
+	if (pid < 0)
+		die("clone");
+	if (pid == 0) {
+		syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
+		for (;;)
+			syscall(SYS_pause);
 	}
+	answer("ok %ld", pid);
 }
 
 static void tell(void)
@@ -530,7 +568,11 @@ int main(int argc, char **argv)
 		else if (sscanf(line, "many %lu", &n) == 1) {
 			open_many(n);
 			answer("ok");
-		} else if (strcmp(line, "quit") == 0) {
+		} else if (strcmp(line, "apart") == 0)
+			make_thread_apart();
+		else if (strcmp(line, "share") == 0)
+			make_process_that_shares();
+		else if (strcmp(line, "quit") == 0) {
 			check_files();
 			check_events();
 			check_pipes();
