@@ -77,6 +77,7 @@ class Dumper:
         self._site: InjectionSite | None = None
         self._suspend_seccomp = handles_seccomp()
         self._contents = RoundContents()
+        self._opened = ExitStack()  # until the dump is over
         self._were_stopped: set[int] = set()
         self._object_outputs: dict[int, ImageOutput] = {}
 
@@ -85,12 +86,12 @@ class Dumper:
 
         Raises TargetGone, PermissionDenied, TargetUntraceable, StorageError; everything goes on in each case.
         """
-        with ExitStack() as stack:
-            round_ = stack.enter_context(
+        with self._opened:
+            round_ = self._opened.enter_context(
                 OpenRound(RoundKind.DUMP, self._tree, self._directory, self._pipeline, self._emit)
             )
-            self._files = stack.enter_context(MappedFiles())
-            self._descriptors = stack.enter_context(DescriptorCapture())
+            self._files = self._opened.enter_context(MappedFiles())
+            self._descriptors = self._opened.enter_context(DescriptorCapture())
             for member in self._tree.members:
                 self._prepare(member)
             round_.output.figures.micro_rounds = self._micro_rounds()
@@ -102,14 +103,13 @@ class Dumper:
         """Gets a process ready for the dump; None if it ended."""
         for _ in range(MAX_ATTEMPTS):
             try:
-                process = ProcessDump(member, self._memory, self._files, self._site)
-                process.look_at_flags(stands_still=stands_still)
+                process = ProcessDump(member, self._memory, self._files, self._site, stands_still=stands_still)
             except LOST_ERRORS:
                 if not self._lost(member):
                     return None
                 continue
             self._site = self._site or process.capture.site
-            self._processes[member.pid] = process
+            self._processes[member.pid] = self._opened.enter_context(process)
             return process
         raise TargetUntraceable(
             f"process {member.pid} calls exec all the time", hint="Try again when it has settled.", pid=member.pid

@@ -21,6 +21,7 @@ from dumper.staging import Staging
 from dumper.state.openfiles import DescriptorRecords
 from dumper.state.process import ProcessCapture
 from dumper.tree import Member
+from formats.closing import Closing
 from formats.manifest import Missing, PageRange
 
 OUR_FLAG = "uw"  # registered for write-protection: gone with the tracking
@@ -35,15 +36,26 @@ def read_vm_flags(tid: int) -> VmFlags:
     return {span: " ".join(flag for flag in text.split() if flag != OUR_FLAG) for span, text in flags.items()}
 
 
-class ProcessDump:
+class ProcessDump(Closing):
     """`look` and `micro_round` while it runs; `settle`, `ask` and `copy` in the freeze; `part` after it.
 
     staging: its pages; vmas, objects: its mappings, and the memory objects behind them; stopped: it in the freeze;
     copied_pages: in the freeze; output: where its pages are written.
     """
 
-    def __init__(self, member: Member, memory: PageBuffer, files: MappedFiles, hint: InjectionSite | None) -> None:
-        """`hint`: where calls can be injected into a process like it. Raises one of tree.LOST_ERRORS."""
+    def __init__(
+        self,
+        member: Member,
+        memory: PageBuffer,
+        files: MappedFiles,
+        hint: InjectionSite | None,
+        *,
+        stands_still: bool,
+    ) -> None:
+        """`hint`: where calls can be injected into a process like it; `stands_still`: it was found in the freeze.
+
+        Raises one of tree.LOST_ERRORS.
+        """
         self.member = member
         self.staging = Staging(member.scanner, member.base.covered, memory)
         self.objects: dict[Mapping, SharedObject] = {}
@@ -59,7 +71,9 @@ class ProcessDump:
         self.copied_pages = 0
         self.look()
         self.identity = describe.identify(member.target)
-        self.capture = ProcessCapture(member.target, [vma.mapping for vma in self.vmas], hint)
+        mappings = [vma.mapping for vma in self.vmas]
+        self.capture = ProcessCapture(member.target, mappings, hint, stands_still=stands_still)
+        self._look_at_flags(stands_still=stands_still)
 
     def look(self) -> None:
         """Reads the mappings and decides how each is looked at. Raises TargetGone."""
@@ -70,7 +84,11 @@ class ProcessDump:
         mapped = {vma.mapping for vma, fd in self._shared if fd >= 0}
         self._spans = SpanTable(spans_while_frozen(self.vmas, mapped, only_changes=only_changes))
 
-    def look_at_flags(self, *, stands_still: bool) -> None:
+    def close(self) -> None:
+        """Closes what was opened for the freeze."""
+        self.capture.close()
+
+    def _look_at_flags(self, *, stands_still: bool) -> None:
         """Reads the VmFlags: while it runs, they are those of the freeze only where they are so after it, too."""
         self._flags_are_exact = stands_still
         with contextlib.suppress(PermissionError):

@@ -16,8 +16,9 @@ RESTORER = b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05"  # mov $15, %rax; syscall: wh
 POP_RAX_RET, POP_RDI_RET, POP_RSI_RET = b"\x58\xc3", b"\x5f\xc3", b"\x5e\xc3"
 PATTERNS = (SYSCALL_RET, RESTORER, POP_RAX_RET, POP_RDI_RET, POP_RSI_RET)
 SEARCH_PIECE_BYTES = 4 << 20
-SCRATCH_PAGES = 4  # two signal frames and the largest XSAVE area
+SCRATCH_PAGES = 4  # of a block: two signal frames and the largest XSAVE area
 SCRATCH_BYTES = SCRATCH_PAGES * PAGE_BYTES
+MAX_SCRATCH_BLOCKS = 4  # frames of more threads side by side gain nothing
 SEARCHED_STACK_BYTES = 128 << 10  # a new process has so much below its stack pointer: setup_arg_pages in fs/exec.c
 FRAME_MARK = frame_mark()
 PAGEMAP_WORD_BYTES = 8
@@ -33,7 +34,7 @@ def _pieces(target: Target, mapping: Mapping) -> Iterator[tuple[int, bytes]]:
 
 
 def _is_free(target: Target, addr: int) -> bool:
-    """Whether the pages of one scratch were never touched, hold only zeros, or frames of an injection cut short."""
+    """Whether the pages of one block were never touched, hold only zeros, or frames of an injection cut short."""
     words = os.pread(target.pagemap_fd, PAGEMAP_WORD_BYTES * SCRATCH_PAGES, addr // PAGE_BYTES * PAGEMAP_WORD_BYTES)
     if len(words) == PAGEMAP_WORD_BYTES * SCRATCH_PAGES and not any(b & PRESENT_OR_SWAPPED for b in words[7::8]):
         return True
@@ -41,16 +42,20 @@ def _is_free(target: Target, addr: int) -> bool:
     return len(content) == SCRATCH_BYTES and (not any(content) or FRAME_MARK in content)
 
 
-def _scratch_end(target: Target, stack: Mapping) -> int:
-    """End of free pages near the low end of [stack], or 0: for threads that run on other stacks.
+def _scratch(target: Target, stack: Mapping) -> tuple[int, int]:
+    """Start and end of free pages near the low end of [stack], or (0, 0): for threads that run on other stacks.
 
     Of a stack in use, the low end is the part that is not reached yet.
     """
-    end_addr = min(stack.end_addr, stack.start_addr + SEARCHED_STACK_BYTES)
-    for addr in range(stack.start_addr, end_addr - SCRATCH_BYTES + 1, SCRATCH_BYTES):
+    start_addr = end_addr = 0
+    limit_addr = min(stack.end_addr, stack.start_addr + SEARCHED_STACK_BYTES)
+    for addr in range(stack.start_addr, limit_addr - SCRATCH_BYTES + 1, SCRATCH_BYTES):
         if _is_free(target, addr):
-            return addr + SCRATCH_BYTES
-    return 0
+            start_addr = start_addr or addr
+            end_addr = addr + SCRATCH_BYTES
+        if end_addr and (end_addr <= addr or end_addr - start_addr == MAX_SCRATCH_BLOCKS * SCRATCH_BYTES):
+            break
+    return start_addr, end_addr
 
 
 def _is_constant_code(mapping: Mapping) -> bool:
@@ -73,12 +78,14 @@ def find_site(target: Target, mappings: list[Mapping]) -> InjectionSite:
                 if at >= 0:
                     found[pattern] = addr + at
         if SYSCALL_RET in found and RESTORER in found and stack:
+            scratch_start_addr, scratch_end_addr = _scratch(target, stack)
             return InjectionSite(
                 syscall_ret_addr=found[SYSCALL_RET],
                 restorer_addr=found[RESTORER],
                 stack_start_addr=stack.start_addr,
                 stack_end_addr=stack.end_addr,
-                scratch_end_addr=_scratch_end(target, stack),
+                scratch_start_addr=scratch_start_addr,
+                scratch_end_addr=scratch_end_addr,
                 pop_rax_addr=found.get(POP_RAX_RET, 0),
                 pop_rdi_addr=found.get(POP_RDI_RET, 0),
                 pop_rsi_addr=found.get(POP_RSI_RET, 0),
@@ -103,9 +110,11 @@ def site_like(site: InjectionSite, target: Target, mappings: list[Mapping]) -> I
                 return None
         except OSError:
             return None
+    scratch_start_addr, scratch_end_addr = _scratch(target, stack)
     return replace(
         site,
         stack_start_addr=stack.start_addr,
         stack_end_addr=stack.end_addr,
-        scratch_end_addr=_scratch_end(target, stack),
+        scratch_start_addr=scratch_start_addr,
+        scratch_end_addr=scratch_end_addr,
     )

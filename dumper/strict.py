@@ -20,7 +20,8 @@ def foresee(tree: Tree) -> list[Missing]:
             try:
                 vmas = member.space.read()
                 missing += unreadable(vmas)
-                missing += ProcessCapture(member.target, [vma.mapping for vma in vmas]).foresee()
+                with ProcessCapture(member.target, [vma.mapping for vma in vmas]) as capture:
+                    missing += capture.foresee()
                 missing += descriptors.foresee(member.target)
             except LOST_ERRORS:
                 continue  # the dump will find out what became of it

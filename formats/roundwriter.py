@@ -75,7 +75,6 @@ class RoundWriter:
                 writer.path.unlink()
             except OSError as error:
                 raise StorageError.from_os_error("remove", writer.path, error) from error
-            self._paths.remove(writer.path)
 
     def commit(self, manifest_without_files: Manifest) -> tuple[Manifest, str]:
         """Make everything durable, then make the round exist.

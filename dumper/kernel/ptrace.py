@@ -110,6 +110,7 @@ class InjectionSite:
     restorer_addr: int
     stack_start_addr: int
     stack_end_addr: int
+    scratch_start_addr: int = 0
     scratch_end_addr: int = 0
     pop_rax_addr: int = 0
     pop_rdi_addr: int = 0
@@ -128,6 +129,7 @@ def native_site(site: InjectionSite) -> Any:
             site.pop_rax_addr,
             site.pop_rdi_addr,
             site.pop_rsi_addr,
+            site.scratch_start_addr,
             site.scratch_end_addr,
         ),
     )

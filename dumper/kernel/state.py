@@ -4,17 +4,21 @@ Inside the freeze `StateReader.read` only fills buffers that were there before; 
 """
 
 import errno
+import os
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from dumper.kernel.native import checked, ffi, lib, new_array
 from dumper.kernel.ptrace import REGISTER_NAMES, InjectionSite, StopError, ThreadSet, native_site
+from formats.closing import Closing
 
 SIGINFO_BYTES = 128
 ARENA_BYTES_PER_THREAD = 4096  # of /proc/PID/task/TID/status, and a few queued signals
 ARENA_SPARE_BYTES = 256 << 10
+FIRST_READ_BYTES = 4096
 MAX_POSIX_TIMERS = 256  # there is room for more, but not beforehand
 ASK_TIMEOUT_NS = 100_000_000
 LEAVE_VDSO_TIMEOUT_NS = 20_000_000
@@ -99,7 +103,7 @@ class RawProcess:
     refusal: str
 
 
-class StateReader:
+class StateReader(Closing):
     """Reads the state of all threads of a stopped process; one for many freezes.
 
     The buffers are allocated, and touched, for `capacity_threads` threads; with more of them the freeze gets longer.
@@ -116,6 +120,25 @@ class StateReader:
         self._reserve_arena(capacity_threads * ARENA_BYTES_PER_THREAD + ARENA_SPARE_BYTES)
         self._reserve_timers(MAX_POSIX_TIMERS)
         self._has_site = False
+        self._files: Any = ffi.NULL
+        self._file_count = 0
+
+    def open_files(self, pid: int) -> None:
+        """Opens files of the threads of a process ahead: in the freeze they need only be read. `close` closes them.
+
+        Raises OSError: ENOENT if the process is gone.
+        """
+        tids = sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
+        rows = [(tid, _opened(f"/proc/{pid}/task/{tid}/status"), _opened(f"/proc/{tid}/timerslack_ns")) for tid in tids]
+        self._files, self._file_count = ffi.new("struct pd_thread_files[]", rows), len(rows)
+
+    def close(self) -> None:
+        """Closes what `open_files` opened."""
+        for files in self._files[0 : self._file_count]:
+            for fd in (files.status_fd, files.timer_slack_fd):
+                if fd >= 0:
+                    os.close(fd)
+        self._files, self._file_count = ffi.NULL, 0
 
     def _reserve_threads(self, count: int) -> None:
         self._capacity = max(count, 1)
@@ -178,7 +201,15 @@ class StateReader:
             self._reserve_threads(self._count)
         while True:
             result = lib.pd_read_threads(
-                pid, thread_list, mem_fd, self._states, self._capacity, self._process, self._arena
+                pid,
+                thread_list,
+                mem_fd,
+                self._files,
+                self._file_count,
+                self._states,
+                self._capacity,
+                self._process,
+                self._arena,
             )
             if result != -errno.ENOSPC:
                 break
@@ -293,6 +324,17 @@ def leave_vdso(threads: ThreadSet, vdso_start_addr: int, vdso_end_addr: int) -> 
     if result < 0:
         raise StopError(-result, int(threads.native_list.failed_tid))
     return [int(tid) for tid in stuck[0:result]]
+
+
+def _opened(path: str) -> int:
+    """A descriptor that was read from once, so that the kernel has its buffer; -1 if it cannot be had."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    with suppress(OSError):
+        os.pread(fd, FIRST_READ_BYTES, 0)
+    return fd
 
 
 def _touched(item_type: str, count: int) -> Any:

@@ -10,12 +10,13 @@ from dumper.proc.maps import Mapping
 from dumper.proc.status import ThreadStatus, handled_signals, parse_thread_status, read_thread_status
 from dumper.proc.timers import timer_ids
 from dumper.site import find_site, site_like
-from dumper.state.files import ProcFiles, read_files
+from dumper.state.files import ProcFiles, ProcReader
 from dumper.state.notes import Notes
 from dumper.state.record import ProcessRecord
 from dumper.state.threads import FilterTable, note_silent_threads, thread_record
 from dumper.state.unshared import note_unshared
 from dumper.target import Target
+from formats.closing import Closing
 from formats.manifest import Missing
 from formats.processstate import ProcessState
 from formats.threadstate import Thread
@@ -32,29 +33,42 @@ def handles_seccomp() -> bool:
     return own.seccomp_mode == 0 and bool(own.caps[2] >> CAP_SYS_ADMIN & 1)
 
 
-class ProcessCapture:
+class ProcessCapture(Closing):
     """The state of one process: `read` is for the freeze, `records` for after it.
 
     site: where calls are injected; without one (None) what only the process can tell is missing.
     """
 
-    def __init__(self, target: Target, mappings: list[Mapping], hint: InjectionSite | None = None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        mappings: list[Mapping],
+        hint: InjectionSite | None = None,
+        *,
+        stands_still: bool = False,
+    ) -> None:
         """Searches the target's code for a site, unless `hint`, that of its parent, is one of its own as well.
 
-        Raises OSError: ENOENT or ESRCH if the process is gone; TargetGone.
+        What can be done before the freeze is done here; with `stands_still` no more than is needed. Raises OSError: ENOENT or ESRCH if the process is gone; TargetGone.
         """
         self._target = target
         self._mappings = mappings
         self._reader = StateReader(target.thread_count() + SPARE_THREADS)
+        self._proc = ProcReader(target)
         self._files = ProcFiles()
         self.injected_calls = 0
         """How many calls were injected; known after `records`."""
         self._silence = ""
         self.site = self._find_site(hint)
         self._notes = Notes()
-        if not hint:  # with one, the process stands still already: it was born a moment ago
+        if not stands_still:
             note_unshared(target, self._notes)
-            read_files(target)  # the kernel makes the entries of /proc when they are first asked for: not in the freeze
+            self._reader.open_files(target.pid)
+
+    def close(self) -> None:
+        """Closes what was opened for the freeze."""
+        self._proc.close()
+        self._reader.close()
 
     def _find_site(self, hint: InjectionSite | None) -> InjectionSite | None:
         if self._target.status.shadow_stack:
@@ -87,7 +101,7 @@ class ProcessCapture:
 
         Raises OSError: ENOENT or ESRCH if it was killed meanwhile.
         """
-        files = self._files = read_files(self._target)
+        files = self._files = self._proc.read()
         timers = files.contents["timers"]
         self._reader.read(
             threads,

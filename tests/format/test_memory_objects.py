@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from formats import sources
 from formats.chain import AddressAbsent, Checkpoint, MemoryView, Segment, SegmentKind
 from formats.check import verify
-from formats.layout import PAGE_BYTES, RunKind, object_pages_name
+from formats.layout import PAGE_BYTES, RUNS_PER_FRAME, RunKind, object_pages_name
 from formats.manifest import Gap, Vma
 from tests.format.images import (
     PID,
@@ -304,16 +303,22 @@ class TestManyObjects:
         view.close()
         assert set(opened) == set(closed)
 
-    def test_a_walk_goes_on_while_others_are_read(self, view: MemoryView) -> None:
-        with closing(view.segments(addr_of(0), addr_of(3))) as walk:
+    def test_a_walk_goes_on_while_others_are_read(self, tmp_path: Path) -> None:
+        """Also into frames of the pagemap that were not read before the others were."""
+        pages: dict[int, RunKind] = {2 * number: RunKind.ZERO for number in range(RUNS_PER_FRAME + 10)}
+        n_pages = max(pages) + 1
+        objects = [ImageObject(0, pages)]
+        objects += [ImageObject(number, {0: page_of(number)}) for number in range(1, self.N_OBJECTS)]
+        vmas = [object_vma(0, n_pages, 0)]
+        vmas += [object_vma(n_pages + number, n_pages + number + 1, number) for number in range(1, self.N_OBJECTS)]
+        write_tree(tmp_path / "checkpoint", 1, {PID: ImageRound({}, tuple(vmas))}, objects)
+        with MemoryView(Checkpoint.open(tmp_path / "checkpoint")) as view:
+            walk = view.segments(addr_of(0), addr_of(n_pages))
             first = next(walk)
             for number in range(1, self.N_OBJECTS):
-                view.read(addr_of(3 * number), PAGE_BYTES)
-            assert [first, *walk] == [
-                Segment(addr_of(0), addr_of(1), SegmentKind.DATA, 1, 0, 0),
-                Segment(addr_of(1), addr_of(2), SegmentKind.ZERO, 1, 0, 0),
-                Segment(addr_of(2), addr_of(3), SegmentKind.DATA, 1, 1, 0),
-            ]
+                assert view.read(addr_of(n_pages + number), PAGE_BYTES) == page_of(number)
+            walked = [first, *walk]
+        assert [segment.start_addr for segment in walked] == [addr_of(page) for page in range(n_pages)]
 
 
 def test_zstd_reads_the_files_of_an_object(path: Path) -> None:

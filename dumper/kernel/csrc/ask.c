@@ -107,7 +107,7 @@ static uint64_t scratch_start(const struct pd_thread_state *states, uint64_t n_s
 		if (end_addr && end_addr < site->scratch_end_addr)
 			return site->scratch_end_addr;
 	}
-	return site->scratch_end_addr - PD_SCRATCH_BYTES;
+	return site->scratch_start_addr;
 }
 
 /* A thread on [stack] has room below its stack pointer, and goes alone. */

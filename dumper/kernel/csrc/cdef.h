@@ -195,8 +195,6 @@ int pd_resume_threads(struct pd_thread_list *list);
 
 /* ---- inject.c: system calls inside the target --------------------------------------------------------------- */
 
-/* So many bytes before a site's scratch_end_addr must hold nothing. */
-#define PD_SCRATCH_BYTES 16384
 struct pd_site {
 	uint64_t syscall_ret_addr; /* `syscall; ret` */
 	uint64_t restorer_addr;    /* `mov $15, %rax; syscall` */
@@ -205,7 +203,8 @@ struct pd_site {
 	uint64_t pop_rax_addr;     /* `pop rax; ret` and so on: several calls at a stop; 0: one by one */
 	uint64_t pop_rdi_addr;
 	uint64_t pop_rsi_addr;
-	uint64_t scratch_end_addr; /* frames end here where the thread's stack pointer is not in [stack]; 0: no such place */
+	uint64_t scratch_start_addr; /* room for frames, where nothing is, for threads whose stack pointer is not in [stack] */
+	uint64_t scratch_end_addr;   /* 0: no such place */
 };
 
 /* Stands in every frame, in the part that sigreturn does not read: frames left by a death can be told apart. */
@@ -230,6 +229,14 @@ int pd_inject_userfaultfd(int tid, int pidfd, int mem_fd, const struct pd_site *
 			  int64_t timeout_ns, int die_at, int victim);
 
 /* ---- state.c: what can be read of stopped threads from outside ----------------------------------------------- */
+
+/*
+ * /proc/PID/task/TID/status and /proc/TID/timerslack_ns of a thread, open since before the freeze: to open them takes
+ * longer than to read them. -1 where it may not be opened.
+ */
+struct pd_thread_files {
+	int32_t tid, status_fd, timer_slack_fd;
+};
 
 /* Room for what has no fixed size: siginfo_t of 128 bytes, /proc text, seccomp filters. */
 struct pd_arena {
@@ -308,8 +315,9 @@ struct pd_process_state {
  * nothing in the target. A thread that is killed meanwhile gets tid 0. -ENOSPC: more threads than `capacity`, or the
  * arena is too small; it may simply be called again with more.
  */
-int pd_read_threads(int pid, const struct pd_thread_list *list, int mem_fd, struct pd_thread_state *states,
-		    uint64_t capacity, struct pd_process_state *process, struct pd_arena *arena);
+int pd_read_threads(int pid, const struct pd_thread_list *list, int mem_fd, const struct pd_thread_files *files,
+		    uint64_t n_files, struct pd_thread_state *states, uint64_t capacity,
+		    struct pd_process_state *process, struct pd_arena *arena);
 
 /* ---- ask.c: what only the threads themselves can tell ---------------------------------------------------------- */
 

@@ -97,31 +97,51 @@ static int last_number(const char *line)
 	return (int)number;
 }
 
-static int read_status(int pid, struct pd_thread_state *state, struct pd_arena *arena)
+/* Files are sorted by thread id; NULL if the thread is younger than they are. */
+static const struct pd_thread_files *files_of(const struct pd_thread_files *files, uint64_t n_files, int tid)
+{
+	uint64_t low = 0, high = n_files;
+
+	while (low < high) {
+		uint64_t middle = (low + high) / 2;
+
+		if (files[middle].tid < tid)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < n_files && files[low].tid == tid ? files + low : NULL;
+}
+
+/* A small file of /proc: through `fd` if it is open already (and still that of a live thread), else by its path. */
+static ssize_t read_small_file(int fd, const char *path, char *text, size_t n_bytes)
+{
+	ssize_t n = fd < 0 ? -1 : pread(fd, text, n_bytes, 0);
+
+	if (n > 0)
+		return n;
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	n = read(fd, text, n_bytes);
+	close(fd);
+	return n < 0 ? -errno : n;
+}
+
+static int read_status(int pid, const struct pd_thread_files *files, struct pd_thread_state *state,
+		       struct pd_arena *arena)
 {
 	char *text = (char *)arena->bytes + arena->used_bytes, path[64];
 	const char *value, *end;
-	ssize_t n = 0, got;
-	int fd;
+	ssize_t n;
 
 	if (room(arena) < STATUS_LEAST_BYTES)
 		return -ENOSPC;
 	snprintf(path, sizeof(path), "/proc/%d/task/%d/status", pid, state->tid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
+	n = read_small_file(files ? files->status_fd : -1, path, text, room(arena));
+	if (n <= 0)
 		return -ESRCH;
-	do {
-		const size_t asked_bytes = room(arena) - (size_t)n;
-
-		got = read(fd, text + n, asked_bytes);
-		n += got > 0 ? got : 0;
-		if (got >= 0 && (size_t)got < asked_bytes)
-			break; /* the kernel gives a status as a whole, if it fits */
-	} while (got > 0);
-	close(fd);
-	if (got < 0)
-		return -ESRCH;
-	if ((size_t)n == room(arena))
+	if ((size_t)n == room(arena)) /* the kernel gives a status as a whole, if it fits */
 		return -ENOSPC;
 	state->status_at = arena->used_bytes;
 	state->status_bytes = (uint32_t)n;
@@ -139,20 +159,13 @@ static int read_status(int pid, struct pd_thread_state *state, struct pd_arena *
 	return 0;
 }
 
-/* /proc/TID/timerslack_ns, five times cheaper than an injected call; -1 where it may not be read. */
-static int64_t read_timer_slack(int tid)
+/* Much cheaper than an injected call; -1 where it may not be read. */
+static int64_t read_timer_slack(int tid, const struct pd_thread_files *files)
 {
 	char text[32] = "", path[64];
-	ssize_t n;
-	int fd;
 
 	snprintf(path, sizeof(path), "/proc/%d/timerslack_ns", tid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -1;
-	n = read(fd, text, sizeof(text) - 1);
-	close(fd);
-	return n > 0 ? atoll(text) : -1;
+	return read_small_file(files ? files->timer_slack_fd : -1, path, text, sizeof(text) - 1) > 0 ? atoll(text) : -1;
 }
 
 static int read_registers(struct pd_thread_state *state)
@@ -200,8 +213,8 @@ static void read_user_pointers(struct pd_thread_state *state, int mem_fd)
 	state->robust_list_bytes = head ? n_bytes : 0;
 }
 
-static int read_thread(int pid, const struct pd_thread *thread, int mem_fd, struct pd_thread_state *state,
-		       struct pd_arena *arena)
+static int read_thread(int pid, const struct pd_thread *thread, int mem_fd, const struct pd_thread_files *files,
+		       struct pd_thread_state *state, struct pd_arena *arena)
 {
 	int error;
 
@@ -213,12 +226,12 @@ static int read_thread(int pid, const struct pd_thread *thread, int mem_fd, stru
 	state->asked = PD_NOT_ASKED;
 	error = read_registers(state);
 	if (!error)
-		error = read_status(pid, state, arena);
+		error = read_status(pid, files, state, arena);
 	if (error)
 		return error;
 	read_user_pointers(state, mem_fd);
 	read_scheduling(state);
-	state->timer_slack_ns = read_timer_slack(state->tid);
+	state->timer_slack_ns = read_timer_slack(state->tid, files);
 	state->n_pending = read_pending(state->tid, 0, arena, &state->pending_at);
 	if (state->n_pending < 0)
 		return state->n_pending;
@@ -227,8 +240,9 @@ static int read_thread(int pid, const struct pd_thread *thread, int mem_fd, stru
 	return state->n_filters < -1 ? state->n_filters : 0;
 }
 
-int pd_read_threads(int pid, const struct pd_thread_list *list, int mem_fd, struct pd_thread_state *states,
-		    uint64_t capacity, struct pd_process_state *process, struct pd_arena *arena)
+int pd_read_threads(int pid, const struct pd_thread_list *list, int mem_fd, const struct pd_thread_files *files,
+		    uint64_t n_files, struct pd_thread_state *states, uint64_t capacity,
+		    struct pd_process_state *process, struct pd_arena *arena)
 {
 	int has_shared = 0;
 
@@ -238,7 +252,8 @@ int pd_read_threads(int pid, const struct pd_thread_list *list, int mem_fd, stru
 	memset(process, 0, sizeof(*process));
 	for (uint64_t i = 0; i < list->n_threads; i++) {
 		struct pd_thread_state *state = states + i;
-		int n, error = read_thread(pid, list->threads + i, mem_fd, state, arena);
+		const struct pd_thread *thread = list->threads + i;
+		int n, error = read_thread(pid, thread, mem_fd, files_of(files, n_files, thread->tid), state, arena);
 
 		if (error == -ENOSPC)
 			return error;
