@@ -15,6 +15,7 @@ from pathlib import Path
 from dumper.filesystems import hugetlb_devices
 from dumper.kernel import files
 from dumper.kernel.probes import pidfd_getfd
+from dumper.proc.nettcp import read_connections
 from dumper.proc.ttydrivers import read_tty_drivers
 from dumper.state.contents import ContentFinder, OpenContent
 from dumper.state.filekinds import DELETED_BYTES, is_path_only, kind_of, known_problem
@@ -23,7 +24,7 @@ from dumper.state.notes import Notes
 from dumper.state.openfiles import DescriptorRecords, Gathered, make_records
 from dumper.state.pipes import PipeCapture
 from dumper.state.queries import FIONREAD, owner, query_int
-from dumper.state.sockets import SocketCapture
+from dumper.state.sockets import CONNECTION_PROBLEM, SocketCapture
 from dumper.state.terminals import read_terminal
 from dumper.target import Target
 from formats.closing import Closing
@@ -101,13 +102,21 @@ class DescriptorCapture(Closing):
     # ---- while the processes run -------------------------------------------------------------------------------
 
     def foresee(self, target: Target) -> list[Missing]:
-        """What of its open files will be missing, by their kind alone; nothing is touched.
+        """What of its open files will be missing, as far as that shows from outside; nothing is touched.
 
         Raises OSError: ENOENT, ESRCH if the process is gone.
         """
         notes = Notes()
-        for one in self._descriptors(target, notes):
-            problem = known_problem(kind_of(one.raw, one.link, self._terminals), one.raw, one.link, one.flags)
+        found = self._descriptors(target, notes)
+        connections: set[int] = set()
+        if any(one.link.startswith(b"socket:") for one in found):
+            with suppress(OSError, ValueError, IndexError):
+                connections = read_connections(target.tid)
+        for one in found:
+            kind = kind_of(one.raw, one.link, self._terminals)
+            problem = known_problem(kind, one.raw, one.link, one.flags)
+            if kind is OpenFileKind.SOCKET and one.raw.inode in connections:
+                problem = CONNECTION_PROBLEM
             if problem:
                 notes.add(one.label, problem)
         return notes.missing()
@@ -181,7 +190,7 @@ class DescriptorCapture(Closing):
         """What only the description itself can tell."""
         first = one.first
         flags = first.flags
-        if first.link.endswith(DELETED_BYTES):
+        if first.link.endswith(DELETED_BYTES):  # a FIFO
             one.deleted = _is_deleted(first)
         if is_path_only(flags):
             return

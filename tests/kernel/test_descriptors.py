@@ -451,7 +451,7 @@ def test_tcp_connections(seen: Seen) -> None:
     assert client.congestion_control
     ((what, reason),) = seen.missing("server")
     assert what == "it"
-    assert "6 received" in reason
+    assert "established; 6 bytes received" in reason
 
 
 def test_udp_sockets(seen: Seen) -> None:
@@ -500,7 +500,7 @@ def test_nothing_else_is_missing(seen: Seen) -> None:
 def test_what_can_be_foreseen(seen: Seen, target: harness.Target) -> None:
     with DescriptorCapture() as descriptors, Target(target.pid) as process:
         foreseen = descriptors.foresee(process)
-    names = ["io_uring"] if "io_uring" in seen.named else []
+    names = ["client", "server", "caller6", *(["io_uring"] if "io_uring" in seen.named else [])]
     assert [item.what.split(" (")[0] for item in foreseen] == [f"descriptor {seen.named[name]}" for name in names]
 
 

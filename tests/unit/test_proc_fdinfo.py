@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dumper.proc import fdinfo, mounts, ttydrivers
+from dumper.proc import fdinfo, mounts, nettcp, ttydrivers
 from dumper.state import unixdiag
 from dumper.state.socketnames import name_of
 
@@ -110,6 +110,16 @@ def test_tty_drivers() -> None:
         b"my serial            /dev/ttyS       4 64-95 serial\n"
     )
     assert ttydrivers.parse_tty_drivers(text) == ((5, 2, 2), (136, 0, 1048575), (4, 64, 95))
+
+
+def test_tcp_connections() -> None:
+    text = (
+        b"  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+        b"   0: 00000000:07E8 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1134 1 0000 100\n"
+        b"   1: 0100007F:8FAF 0100007F:9E5E 01 00000000:00000000 03:00000180 00000000     0        0 77 3 0000\n"
+        b"   2: 0100007F:8FAF 0100007F:9E5E 08 00000000:00000000 03:00000180 00000000     0        0 78 3 0000\n"
+    )
+    assert nettcp.parse_connections(text) == {77, 78}
 
 
 def test_mount_types() -> None:
