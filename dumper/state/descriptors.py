@@ -17,7 +17,7 @@ from dumper.kernel import files
 from dumper.kernel.probes import pidfd_getfd
 from dumper.proc.nettcp import read_connections
 from dumper.proc.ttydrivers import read_tty_drivers
-from dumper.state.contents import ContentFinder, OpenContent
+from dumper.state.contents import WITH_SERVERS, ContentFinder, MountTypes, OpenContent
 from dumper.state.filekinds import DELETED_BYTES, is_path_only, kind_of, known_problem
 from dumper.state.found import FoundDescriptor, FoundFile, Key
 from dumper.state.notes import Notes
@@ -93,7 +93,8 @@ class DescriptorCapture(Closing):
         self._terminals = read_tty_drivers()
         self._pipes = PipeCapture()
         self._sockets = SocketCapture()
-        self._contents = ContentFinder(hugetlb_devices(os.getpid()))
+        self._mount_types = MountTypes()
+        self._contents = ContentFinder(self._mount_types, hugetlb_devices(os.getpid()))
         self._gathered = Gathered(notes={}, files=[])
         self._targets: dict[int, Target] = {}
         if not files.tells_descriptions_apart():
@@ -157,7 +158,7 @@ class DescriptorCapture(Closing):
                 is_writer = one.kind in PIPE_KINDS and one.first.flags & os.O_ACCMODE == os.O_WRONLY
                 (writers.append if is_writer else self._ask)(one)
             elif one.first.link.endswith(DELETED_BYTES):
-                one.deleted = _is_deleted(one.first)
+                one.deleted = self._is_deleted(one.first)
         for one in writers:
             self._ask(one)
         self._sockets.ask_about_unix()
@@ -191,7 +192,7 @@ class DescriptorCapture(Closing):
         first = one.first
         flags = first.flags
         if first.link.endswith(DELETED_BYTES):  # a FIFO
-            one.deleted = _is_deleted(first)
+            one.deleted = self._is_deleted(first)
         if is_path_only(flags):
             return
         try:
@@ -202,7 +203,8 @@ class DescriptorCapture(Closing):
         try:
             one.owner = owner(copy_fd)
             if one.kind in PIPE_KINDS:
-                self._pipes.read(first.key, first.label, flags, copy_fd, f"/proc/{first.tid}/fd/{first.fd}")
+                path, has_name = f"/proc/{first.tid}/fd/{first.fd}", one.kind is OpenFileKind.FIFO
+                self._pipes.read(first.key, first.label, flags, copy_fd, path, has_name=has_name)
             elif one.kind is OpenFileKind.SOCKET:
                 self._sockets.read(first.raw.inode, copy_fd)
             elif one.kind is OpenFileKind.TERMINAL:
@@ -213,6 +215,15 @@ class DescriptorCapture(Closing):
             one.problem = f"does not tell what it is asked: {os.strerror(error.errno or 0)}"
         finally:
             os.close(copy_fd)
+
+    def _is_deleted(self, one: FoundDescriptor) -> bool:
+        """Whether the name is gone, or a file is called so."""
+        if not one.raw.n_links or self._mount_types.of(one).startswith(WITH_SERVERS):
+            return True
+        with suppress(OSError, ValueError):
+            named = os.lstat(f"/proc/{one.tid}/root".encode() + one.link)
+            return (named.st_dev, named.st_ino) != one.key
+        return True
 
     def _note_tables(self, targets: Sequence[Target]) -> None:
         """Notes tables of descriptors that are not one for one process: clone(2), unshare(2) CLONE_FILES."""
@@ -244,16 +255,6 @@ class DescriptorCapture(Closing):
         self._pipes.close()
         self._sockets.close()
         self._contents.close()
-
-
-def _is_deleted(one: FoundDescriptor) -> bool:
-    """Whether the name is gone, or a file is called so."""
-    if not one.raw.n_links:
-        return True
-    with suppress(OSError, ValueError):
-        named = os.lstat(f"/proc/{one.tid}/root".encode() + one.link)
-        return (named.st_dev, named.st_ino) != one.key
-    return True
 
 
 def _stat_text(target: Target) -> bytes:

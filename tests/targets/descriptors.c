@@ -150,6 +150,11 @@ static void open_pipes(void)
 	put("fifo", open("fifo", O_RDWR | O_NONBLOCK));
 	must(fcntl(fd_of("fifo"), F_SETPIPE_SZ, 8192), "F_SETPIPE_SZ");
 	put_in(fd_of("fifo"), "fifo");
+	must(mkfifo("unread_fifo", 0600), "mkfifo");
+	ends[0] = must(open("unread_fifo", O_RDONLY | O_NONBLOCK), "open");
+	put("unread_fifo", open("unread_fifo", O_WRONLY));
+	put_in(fd_of("unread_fifo"), "for nobody yet");
+	must(close(ends[0]), "close");
 }
 
 static void open_terminals(void)
@@ -439,6 +444,7 @@ static void check_pipes(void)
 	expect_text("fifo", "fifo");
 	signal(SIGPIPE, SIG_IGN);
 	expect(write(fd_of("unread_in"), "x", 1) < 0 && errno == EPIPE, "the end of unread_in");
+	expect(write(fd_of("unread_fifo"), "x", 1) < 0 && errno == EPIPE, "the end of unread_fifo");
 }
 
 static void check_sockets(void)
