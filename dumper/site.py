@@ -13,8 +13,9 @@ from formats.layout import PAGE_BYTES
 
 SYSCALL_RET = b"\x0f\x05\xc3"
 RESTORER = b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05"  # mov $15, %rax; syscall: what sigaction(2) callers register
-POP_RAX_RET, POP_RDI_RET, POP_RSI_RET = b"\x58\xc3", b"\x5f\xc3", b"\x5e\xc3"
-PATTERNS = (SYSCALL_RET, RESTORER, POP_RAX_RET, POP_RDI_RET, POP_RSI_RET)
+POP_RAX_RET, POP_RDI_RET, POP_RSI_RET, POP_RDX_RET = b"\x58\xc3", b"\x5f\xc3", b"\x5e\xc3", b"\x5a\xc3"
+STORE_RAX_RET = b"\x48\x89\x02\xc3"  # mov %rax, (%rdx); ret
+PATTERNS = (SYSCALL_RET, RESTORER, POP_RAX_RET, POP_RDI_RET, POP_RSI_RET, POP_RDX_RET, STORE_RAX_RET)
 SEARCH_PIECE_BYTES = 4 << 20
 SCRATCH_PAGES = 4  # of a block: two signal frames and the largest XSAVE area
 SCRATCH_BYTES = SCRATCH_PAGES * PAGE_BYTES
@@ -89,6 +90,8 @@ def find_site(target: Target, mappings: list[Mapping]) -> InjectionSite:
                 pop_rax_addr=found.get(POP_RAX_RET, 0),
                 pop_rdi_addr=found.get(POP_RDI_RET, 0),
                 pop_rsi_addr=found.get(POP_RSI_RET, 0),
+                pop_rdx_addr=found.get(POP_RDX_RET, 0),
+                store_rax_addr=found.get(STORE_RAX_RET, 0),
             )
     raise TargetUntraceable(
         f"process {target.pid} offers no safe place to inject a system call (no stack, or no code that returns "

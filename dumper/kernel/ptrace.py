@@ -115,6 +115,8 @@ class InjectionSite:
     pop_rax_addr: int = 0
     pop_rdi_addr: int = 0
     pop_rsi_addr: int = 0
+    pop_rdx_addr: int = 0
+    store_rax_addr: int = 0
 
 
 def native_site(site: InjectionSite) -> Any:
@@ -129,6 +131,8 @@ def native_site(site: InjectionSite) -> Any:
             site.pop_rax_addr,
             site.pop_rdi_addr,
             site.pop_rsi_addr,
+            site.pop_rdx_addr,
+            site.store_rax_addr,
             site.scratch_start_addr,
             site.scratch_end_addr,
         ),

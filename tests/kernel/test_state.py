@@ -33,6 +33,7 @@ STEPS = {name.removeprefix("PD_ASK_STEP_"): getattr(lib, name) for name in dir(l
 DEATHS = 20
 RANDOM_DEATHS = 150
 MASKS = ["urgent-unblocked", "all-blocked"]  # one stop for all calls of a thread, or two for each
+ONE_BY_ONE_STEPS = ("ENTERED", "RETURNED", "AGAIN")
 HUNDREDS = 300
 READ_AND_DIE = """
 import os, sys
@@ -289,7 +290,8 @@ def reader_process(pid: int, die_at: int) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.parametrize("step", [name for name in STEPS if name != "NONE"])
 def test_death_at_every_step_leaves_the_target_as_it_was(step: str) -> None:
-    with Target.spawn("selfcheck") as target:
+    blocked = "all-blocked" if step in ONE_BY_ONE_STEPS else "urgent-unblocked"
+    with Target.spawn("selfcheck", blocked) as target:
         for _ in range(DEATHS):
             with reader_process(target.pid, STEPS[step]) as process:
                 _, errors = process.communicate(timeout=COMMAND_S)

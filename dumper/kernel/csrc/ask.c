@@ -12,6 +12,8 @@
 #define USEC_PER_SEC 1000000LL
 #define NSEC_PER_SEC 1000000000LL
 #define SIGSET_BYTES 8
+#define N_INTERVAL_TIMERS 3
+_Static_assert(1 + PD_N_PRCTL + N_INTERVAL_TIMERS <= PD_MAX_CALLS, "they are asked together");
 
 static const struct user_regs_struct *registers_of(const struct pd_thread_state *state)
 {
@@ -37,8 +39,9 @@ static const struct pd_call thread_calls[] = {
 };
 static const struct pd_call get_timer_slack = {SYS_prctl, {PR_GET_TIMERSLACK}, 0};
 #define N_THREAD_CALLS (sizeof(thread_calls) / sizeof(thread_calls[0]))
-static const struct pd_chain thread_chain = {N_THREAD_CALLS, thread_calls};
-_Static_assert(N_THREAD_CALLS < PD_MAX_CHAIN, "there is room for them and a tkill");
+static const struct pd_chain thread_chain = {
+	.calls = thread_calls, .n_calls = N_THREAD_CALLS, .n_answers = N_THREAD_CALLS,
+};
 
 /* What the threads of the set answered; only the address may be unknown (CONFIG_CHECKPOINT_RESTORE). */
 static void take_thread_answers(const struct pd_callers *set, struct pd_thread_state *const *states)
@@ -194,99 +197,177 @@ int pd_ask_threads(struct pd_thread_state *states, uint64_t n_states, struct pd_
 
 /* ---- the process ---- */
 
-/* By PD_PRCTL_*: the call, and whether the answer is an int, or 8 bytes, in memory, or what the call returns. */
+/* By PD_PRCTL_*: the call and its option, and how many bytes the answer has in memory, 0 if the call returns it. */
 static const struct {
-	struct pd_call call;
+	long nr, option;
 	size_t answer_bytes;
 } settings[PD_N_PRCTL] = {
-	[PD_PRCTL_DUMPABLE] = {{SYS_prctl, {PR_GET_DUMPABLE}, 0}, 0},
-	[PD_PRCTL_KEEPCAPS] = {{SYS_prctl, {PR_GET_KEEPCAPS}, 0}, 0},
-	[PD_PRCTL_SECUREBITS] = {{SYS_prctl, {PR_GET_SECUREBITS}, 0}, 0},
-	[PD_PRCTL_CHILD_SUBREAPER] = {{SYS_prctl, {PR_GET_CHILD_SUBREAPER, PD_ANSWER}, 0}, 4},
-	[PD_PRCTL_TSC] = {{SYS_prctl, {PR_GET_TSC, PD_ANSWER}, 0}, 4},
-	[PD_PRCTL_MCE_KILL] = {{SYS_prctl, {PR_MCE_KILL_GET}, 0}, 0},
-	[PD_PRCTL_MDWE] = {{SYS_prctl, {PD_PR_GET_MDWE}, 0}, 0},
-	[PD_PRCTL_IO_FLUSHER] = {{SYS_prctl, {PR_GET_IO_FLUSHER}, 0}, 0},
-	[PD_PRCTL_MEMORY_MERGE] = {{SYS_prctl, {PD_PR_GET_MEMORY_MERGE}, 0}, 0},
-	[PD_PRCTL_CPUID] = {{SYS_arch_prctl, {PD_ARCH_GET_CPUID}, 0}, 0},
-	[PD_PRCTL_XCOMP_PERM] = {{SYS_arch_prctl, {PD_ARCH_GET_XCOMP_PERM, PD_ANSWER}, 0}, 8},
+	[PD_PRCTL_DUMPABLE] = {SYS_prctl, PR_GET_DUMPABLE, 0},
+	[PD_PRCTL_KEEPCAPS] = {SYS_prctl, PR_GET_KEEPCAPS, 0},
+	[PD_PRCTL_SECUREBITS] = {SYS_prctl, PR_GET_SECUREBITS, 0},
+	[PD_PRCTL_CHILD_SUBREAPER] = {SYS_prctl, PR_GET_CHILD_SUBREAPER, 4},
+	[PD_PRCTL_TSC] = {SYS_prctl, PR_GET_TSC, 4},
+	[PD_PRCTL_MCE_KILL] = {SYS_prctl, PR_MCE_KILL_GET, 0},
+	[PD_PRCTL_MDWE] = {SYS_prctl, PD_PR_GET_MDWE, 0},
+	[PD_PRCTL_IO_FLUSHER] = {SYS_prctl, PR_GET_IO_FLUSHER, 0},
+	[PD_PRCTL_MEMORY_MERGE] = {SYS_prctl, PD_PR_GET_MEMORY_MERGE, 0},
+	[PD_PRCTL_CPUID] = {SYS_arch_prctl, PD_ARCH_GET_CPUID, 0},
+	[PD_PRCTL_XCOMP_PERM] = {SYS_arch_prctl, PD_ARCH_GET_XCOMP_PERM, 8},
 };
 
-/* One call of the process's caller, with its answer: the result, or -errno. */
-static long ask_one(struct pd_callers *set, const struct pd_call *call, void *answer, size_t answer_bytes)
+/* Who answers for the process: a thread, and the room for its frames. */
+struct respondent {
+	struct pd_callers *set;
+	const struct pd_thread_state *thread;
+	uint64_t start_addr, end_addr;
+	int must_be_free;
+};
+
+/* Queries that are made together: what each returned (or -errno), and its answer in memory. */
+struct queries {
+	int n;
+	struct pd_call calls[PD_MAX_CALLS];
+	long results[PD_MAX_CALLS];
+	uint8_t answers[PD_MAX_CALLS][PD_ANSWER_BYTES];
+};
+
+/* Adds a query, as the first arguments of its call; `fourth` is the same for all that are made together. Returns which. */
+static int add_query(struct queries *queries, long nr, long first, long second, long third, long fourth)
 {
+	queries->calls[queries->n] = (struct pd_call){nr, {first, second, third, fourth}, queries->n};
+	return queries->n++;
+}
+
+/* Makes all of them, with a single stop if it can be. 0 or -errno, then nothing is known. */
+static int make_queries(const struct respondent *who, struct queries *queries)
+{
+	const int n = queries->n;
+	const struct pd_chain chain = {
+		.calls = queries->calls, .n_calls = n, .has_results = 1, .n_answers = n + (n + 3) / 4,
+	};
+	struct pd_callers *set = who->set;
 	struct pd_caller *caller = set->callers;
+	int error;
 
-	pd_callers_call(set, call);
-	if (caller->error || caller->result < 0 || !answer_bytes)
-		return caller->result;
+	error = pd_callers_add(set, who->thread, who->start_addr, who->end_addr, who->must_be_free, &chain);
+	if (error)
+		return error;
+	pd_callers_run_chains(set, &chain);
+	for (int i = 0; i < n && !caller->has_answered && !caller->error; i++) {
+		pd_callers_call(set, queries->calls + i);
+		queries->results[i] = caller->result;
+	}
 	pd_callers_read(set);
-	if (caller->error)
-		return caller->error;
-	memcpy(answer, caller->answers[call->answer], answer_bytes);
-	return caller->result;
+	if (caller->has_answered)
+		memcpy(queries->results, caller->answers[n], (size_t)n * sizeof(queries->results[0]));
+	memcpy(queries->answers, caller->answers, (size_t)n * PD_ANSWER_BYTES);
+	pd_callers_end(set);
+	return caller->error;
 }
 
-static void ask_settings(struct pd_callers *set, struct pd_process_state *process)
+static void take_setting(const struct queries *queries, int query, int setting, struct pd_process_state *process)
 {
-	const struct pd_call get_brk = {SYS_brk, {0}, 0};
-	long result = ask_one(set, &get_brk, NULL, 0);
+	uint64_t value = (uint64_t)queries->results[query];
 
-	if (result > 0)
-		process->brk_addr = (uint64_t)result;
-	for (int i = 0; i < PD_N_PRCTL; i++) {
-		uint64_t value = 0;
-
-		result = ask_one(set, &settings[i].call, &value, settings[i].answer_bytes);
-		if (result < 0)
-			continue;
-		process->prctl_values[i] = settings[i].answer_bytes ? value : (uint64_t)result;
-		process->prctl_known |= 1UL << i;
+	if (queries->results[query] < 0)
+		return;
+	if (settings[setting].answer_bytes) {
+		value = 0;
+		memcpy(&value, queries->answers[query], settings[setting].answer_bytes);
 	}
+	process->prctl_values[setting] = value;
+	process->prctl_known |= 1UL << setting;
 }
 
-static void ask_dispositions(struct pd_callers *set, uint64_t signals, struct pd_process_state *process)
+static void take_interval_timer(const struct queries *queries, int query, int which, struct pd_process_state *process)
 {
-	for (int i = 0; i < PD_N_SIGNALS; i++) {
-		const struct pd_call get_action = {SYS_rt_sigaction, {i + 1, 0, PD_ANSWER, SIGSET_BYTES}, 0};
+	struct pd_interval_timer *timer = process->interval_timers + which;
+	struct itimerval value;
 
-		if ((signals >> i & 1) &&
-		    ask_one(set, &get_action, process->dispositions + i, sizeof(process->dispositions[i])) >= 0)
-			process->signals_known |= 1UL << i;
-	}
+	if (queries->results[query] < 0)
+		return;
+	memcpy(&value, queries->answers[query], sizeof(value));
+	timer->interval_us = value.it_interval.tv_sec * USEC_PER_SEC + value.it_interval.tv_usec;
+	timer->remaining_us = value.it_value.tv_sec * USEC_PER_SEC + value.it_value.tv_usec;
+	process->interval_timers_known |= 1UL << which;
 }
 
-static void ask_interval_timers(struct pd_callers *set, struct pd_process_state *process)
+/* The program break, the settings, and the interval timers. */
+static int ask_settings(const struct respondent *who, struct pd_process_state *process)
 {
-	for (int which = 0; which < 3; which++) {
-		const struct pd_call get_timer = {SYS_getitimer, {which, PD_ANSWER}, 0};
-		struct pd_interval_timer *timer = process->interval_timers + which;
-		struct itimerval value = {0};
+	struct queries queries = {0};
+	const int brk = add_query(&queries, SYS_brk, 0, 0, 0, 0);
+	const int first_setting = queries.n, first_timer = first_setting + PD_N_PRCTL;
+	int error;
 
-		if (ask_one(set, &get_timer, &value, sizeof(value)) < 0)
-			continue;
-		timer->interval_us = value.it_interval.tv_sec * USEC_PER_SEC + value.it_interval.tv_usec;
-		timer->remaining_us = value.it_value.tv_sec * USEC_PER_SEC + value.it_value.tv_usec;
-		process->interval_timers_known |= 1UL << which;
-	}
+	for (int i = 0; i < PD_N_PRCTL; i++)
+		add_query(&queries, settings[i].nr, settings[i].option, settings[i].answer_bytes ? PD_ANSWER : 0, 0, 0);
+	for (int which = 0; which < N_INTERVAL_TIMERS; which++)
+		add_query(&queries, SYS_getitimer, which, PD_ANSWER, 0, 0);
+	error = make_queries(who, &queries);
+	if (error)
+		return error;
+	if (queries.results[brk] > 0)
+		process->brk_addr = (uint64_t)queries.results[brk];
+	for (int i = 0; i < PD_N_PRCTL; i++)
+		take_setting(&queries, first_setting + i, i, process);
+	for (int which = 0; which < N_INTERVAL_TIMERS; which++)
+		take_interval_timer(&queries, first_timer + which, which, process);
+	return 0;
 }
 
-static void ask_posix_timers(struct pd_callers *set, struct pd_posix_timer *timers, uint64_t n_timers)
+static int ask_dispositions(const struct respondent *who, uint64_t signals, struct pd_process_state *process)
 {
-	for (uint64_t i = 0; i < n_timers; i++) {
-		struct pd_posix_timer *timer = timers + i;
-		const struct pd_call get_time = {SYS_timer_gettime, {timer->id, PD_ANSWER}, 0};
-		const struct pd_call get_overrun = {SYS_timer_getoverrun, {timer->id}, 0};
-		struct itimerspec value = {0};
+	int i = 0, error = 0;
 
-		timer->known = 0;
-		if (ask_one(set, &get_time, &value, sizeof(value)) < 0)
-			continue;
-		timer->overruns = ask_one(set, &get_overrun, NULL, 0);
-		timer->interval_ns = value.it_interval.tv_sec * NSEC_PER_SEC + value.it_interval.tv_nsec;
-		timer->remaining_ns = value.it_value.tv_sec * NSEC_PER_SEC + value.it_value.tv_nsec;
-		timer->known = timer->overruns >= 0;
+	while (i < PD_N_SIGNALS && !error) {
+		struct queries queries = {0};
+		int asked[PD_MAX_CALLS];
+
+		for (; i < PD_N_SIGNALS && queries.n < PD_MAX_CALLS; i++)
+			if (signals >> i & 1)
+				asked[add_query(&queries, SYS_rt_sigaction, i + 1, 0, PD_ANSWER, SIGSET_BYTES)] = i;
+		error = queries.n ? make_queries(who, &queries) : 0;
+		for (int k = 0; k < queries.n && !error; k++) {
+			if (queries.results[k] < 0)
+				continue;
+			memcpy(process->dispositions + asked[k], queries.answers[k], sizeof(process->dispositions[0]));
+			process->signals_known |= 1UL << asked[k];
+		}
 	}
+	return error;
+}
+
+static int ask_posix_timers(const struct respondent *who, struct pd_posix_timer *timers, uint64_t n_timers)
+{
+	uint64_t i = 0;
+	int error = 0;
+
+	for (uint64_t k = 0; k < n_timers; k++)
+		timers[k].known = 0;
+	while (i < n_timers && !error) {
+		const uint64_t first = i;
+		struct queries queries = {0};
+
+		for (; i < n_timers && queries.n + 2 <= PD_MAX_CALLS; i++) {
+			add_query(&queries, SYS_timer_gettime, timers[i].id, PD_ANSWER, 0, 0);
+			add_query(&queries, SYS_timer_getoverrun, timers[i].id, 0, 0, 0);
+		}
+		error = make_queries(who, &queries);
+		for (int k = 0; k + 1 < queries.n && !error; k += 2) {
+			struct pd_posix_timer *timer = timers + first + k / 2;
+			struct itimerspec value;
+
+			if (queries.results[k] < 0)
+				continue;
+			memcpy(&value, queries.answers[k], sizeof(value));
+			timer->overruns = queries.results[k + 1];
+			timer->interval_ns = value.it_interval.tv_sec * NSEC_PER_SEC + value.it_interval.tv_nsec;
+			timer->remaining_ns = value.it_value.tv_sec * NSEC_PER_SEC + value.it_value.tv_nsec;
+			timer->known = timer->overruns >= 0;
+		}
+	}
+	return error;
 }
 
 int pd_ask_process(const struct pd_thread_state *states, uint64_t n_states, struct pd_asking *asking,
@@ -294,7 +375,8 @@ int pd_ask_process(const struct pd_thread_state *states, uint64_t n_states, stru
 {
 	const struct pd_site *site = asking->site;
 	const struct pd_thread_state *state = states;
-	uint64_t end_addr, start_addr;
+	struct respondent who;
+	uint64_t own_end_addr;
 	int error;
 
 	while (state < states + n_states && (!state->tid || state->asked != PD_ASKED))
@@ -303,18 +385,19 @@ int pd_ask_process(const struct pd_thread_state *states, uint64_t n_states, stru
 		return 0;
 	callers.asking = asking;
 	callers.n_callers = 0;
-	end_addr = pd_own_frames_end(site, registers_of(state)->rsp);
-	start_addr = end_addr ? site->stack_start_addr : scratch_start(states, n_states, site);
-	error = pd_callers_add(&callers, state, start_addr, end_addr ? end_addr : site->scratch_end_addr, !end_addr,
-			       NULL);
-	if (!error) {
-		ask_settings(&callers, process);
-		ask_dispositions(&callers, signals, process);
-		ask_interval_timers(&callers, process);
-		ask_posix_timers(&callers, timers, n_timers);
-		error = callers.callers[0].error;
-		pd_callers_end(&callers);
-	}
+	own_end_addr = pd_own_frames_end(site, registers_of(state)->rsp);
+	who = (struct respondent){
+		.set = &callers,
+		.thread = state,
+		.start_addr = own_end_addr ? site->stack_start_addr : scratch_start(states, n_states, site),
+		.end_addr = own_end_addr ? own_end_addr : site->scratch_end_addr,
+		.must_be_free = !own_end_addr,
+	};
+	error = ask_settings(&who, process);
+	if (!error)
+		error = ask_dispositions(&who, signals, process);
+	if (!error)
+		error = ask_posix_timers(&who, timers, n_timers);
 	process->asked = error ? error : PD_ASKED;
 	return 0;
 }

@@ -36,21 +36,23 @@ int pd_callers_add(struct pd_callers *set, const struct pd_thread_state *thread,
 {
 	struct pd_caller *caller = set->callers + set->n_callers;
 	struct pd_home *home = &caller->home;
-	uint8_t below[sizeof(caller->answers) + PD_CHAIN_BYTES + 32];
+	static uint8_t below[sizeof(caller->answers) + PD_MAX_CHAIN_BYTES + 32];
 	int error;
 
 	if (set->n_callers == PD_MAX_CALLERS)
 		return -ENOSPC;
 	caller->error = caller->is_set = caller->has_answered = 0;
 	caller->ns_tid = thread->ns_tid;
-	caller->stop_signal = chain ? pd_chain_signal(set->asking->site, thread) : 0;
+	caller->stop_signal = pd_chain_signal(set->asking->site, thread, chain);
+	caller->n_answers = chain->n_answers;
 	home->tid = thread->tid;
 	memcpy(&home->saved, thread->gp, sizeof(home->saved));
 	if (thread->rseq_abort_addr)
 		home->saved.rip = thread->rseq_abort_addr;
 	home->saved_mask = thread->signal_mask;
 	error = pd_place_home(home, thread->xstate, thread->xstate_bytes, start_addr, end_addr,
-			      sizeof(caller->answers) + (caller->stop_signal ? PD_CHAIN_BYTES : 0));
+			      (size_t)chain->n_answers * PD_ANSWER_BYTES +
+				      (caller->stop_signal ? pd_chain_bytes(chain) : 0));
 	if (error)
 		return error;
 	memset(below, 0xff, sizeof(below));
@@ -135,6 +137,7 @@ static int set_call(struct pd_callers *set, const struct pd_caller *caller, cons
 	regs.rsi = pd_argument(caller, call, 1);
 	regs.rdx = pd_argument(caller, call, 2);
 	regs.r10 = pd_argument(caller, call, 3);
+	regs.r8 = regs.r9 = 0; /* some queries want all other arguments to be 0 */
 	return pd_set_registers(home->tid, &regs);
 }
 
@@ -193,11 +196,11 @@ void pd_callers_read(struct pd_callers *set)
 {
 	for (int i = 0; i < set->n_callers; i++) {
 		struct pd_caller *caller = set->callers + i;
-		struct iovec here = {caller->answers, sizeof(caller->answers)};
-		struct iovec there = {(void *)(uintptr_t)caller->home.below_addr, sizeof(caller->answers)};
+		const size_t n_bytes = (size_t)caller->n_answers * PD_ANSWER_BYTES;
+		struct iovec here = {caller->answers, n_bytes};
+		struct iovec there = {(void *)(uintptr_t)caller->home.below_addr, n_bytes};
 
-		if (!caller->error &&
-		    process_vm_readv(caller->home.tid, &here, 1, &there, 1, 0) != (ssize_t)sizeof(caller->answers))
+		if (!caller->error && process_vm_readv(caller->home.tid, &here, 1, &there, 1, 0) != (ssize_t)n_bytes)
 			caller->error = -ESRCH;
 	}
 }

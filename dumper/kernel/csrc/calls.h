@@ -6,7 +6,8 @@
 
 #define PD_MAX_CALLERS 16
 #define PD_ANSWER_BYTES 32
-#define PD_ANSWERS 4
+#define PD_MAX_CALLS 24   /* of a chain */
+#define PD_MAX_ANSWERS 30 /* of PD_MAX_CALLS calls, and what they returned */
 #define PD_ANSWER -0x7fffffffL /* as an argument: the address of the answer */
 
 /* A query: whether it is made once or twice, nothing changes. */
@@ -23,7 +24,8 @@ struct pd_caller {
 	int has_answered;  /* its chain has run: it makes no calls until the caller clears this */
 	int ns_tid;
 	long result;       /* of the last call, or -errno */
-	uint8_t answers[PD_ANSWERS][PD_ANSWER_BYTES];
+	int n_answers;
+	uint8_t answers[PD_MAX_ANSWERS][PD_ANSWER_BYTES];
 };
 
 /* Threads that make the same calls at the same time. Their frames lie one below the other, first thread highest. */
@@ -36,19 +38,19 @@ struct pd_callers {
 
 /*
  * A chain: all calls but the first stand on the stack, below the frame, as return addresses and words for `pop`. The
- * thread makes all of them without a stop in between, and at last sends itself a signal.
+ * thread makes all of them without a stop in between, and at last sends itself a signal. All of its calls have two
+ * arguments. If it `has_results`, they have three, the fourth is that of the first call for all, and what call i returns
+ * is stored as number i of the 64-bit words from answer n_calls on.
  */
-#define PD_MAX_CHAIN 4
-#define PD_WORDS_PER_CALL 7
-#define PD_CHAIN_BYTES (PD_MAX_CHAIN * PD_WORDS_PER_CALL * 8)
 struct pd_chain {
-	int n_calls; /* at most PD_MAX_CHAIN - 1; all have two arguments */
 	const struct pd_call *calls;
+	int n_calls, has_results;
+	int n_answers;
 };
 
 /*
  * Adds a thread whose frames end at or below `end_addr`; its registers stay as they are. 0 or -errno of pd_write_home.
- * Where the thread can make a `chain` (not NULL), it is written.
+ * Where the thread can make the `chain` at a time, it is written.
  */
 int pd_callers_add(struct pd_callers *set, const struct pd_thread_state *thread, uint64_t start_addr,
 		   uint64_t end_addr, int must_be_free, const struct pd_chain *chain);

@@ -203,6 +203,8 @@ struct pd_site {
 	uint64_t pop_rax_addr;     /* `pop rax; ret` and so on: several calls at a stop; 0: one by one */
 	uint64_t pop_rdi_addr;
 	uint64_t pop_rsi_addr;
+	uint64_t pop_rdx_addr;
+	uint64_t store_rax_addr;   /* `mov rax, (rdx); ret` */
 	uint64_t scratch_start_addr; /* room for frames, where nothing is, for threads whose stack pointer is not in [stack] */
 	uint64_t scratch_end_addr;   /* 0: no such place */
 };

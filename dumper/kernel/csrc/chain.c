@@ -2,7 +2,8 @@
  * Several queries with a single stop: a stop costs two switches, and the thread need not stop between two calls.
  *
  * The first call is in the registers; each next one is a piece of the stack, `pop rax; ret`, `pop rdi; ret`,
- * `pop rsi; ret`, `syscall; ret`, and the last `ret` leads into frame BACK. The last call is tkill(2) of a signal to
+ * `pop rsi; ret`, `syscall; ret` (and `pop rdx; ret`, `mov rax, (rdx); ret` where what it returns is wanted), and the last
+ * `ret` leads into frame BACK. The last call is tkill(2) of a signal to
  * itself: a tracer that lives gets a stop out of it and drops it. If the tracer is dead, the kernel drops it: it is a
  * signal that the process ignores, by default or by choice, and that the thread does not block (so that a real one, too,
  * would have been dropped).
@@ -20,11 +21,22 @@
 
 #define MAX_STOPS 4
 
-int pd_chain_signal(const struct pd_site *site, const struct pd_thread_state *thread)
+size_t pd_chain_bytes(const struct pd_chain *chain)
+{
+	const size_t stored = chain->has_results ? PD_STORE_WORDS : 0, third = chain->has_results ? PD_THIRD_WORDS : 0;
+	/* The first call is made from the registers; the last is the signal. */
+	const size_t words = (size_t)(chain->n_calls - 1) * (PD_CALL_WORDS + third) + (size_t)chain->n_calls * stored;
+
+	return (words + PD_CALL_WORDS) * 8;
+}
+
+int pd_chain_signal(const struct pd_site *site, const struct pd_thread_state *thread, const struct pd_chain *chain)
 {
 	static const int ignored_by_default[] = {SIGURG, SIGWINCH, SIGCHLD};
 
 	if (!site->pop_rax_addr || !site->pop_rdi_addr || !site->pop_rsi_addr || !thread->ns_tid)
+		return 0;
+	if (chain->has_results && (!site->pop_rdx_addr || !site->store_rax_addr))
 		return 0;
 	for (size_t i = 0; i < sizeof(ignored_by_default) / sizeof(ignored_by_default[0]); i++) {
 		uint64_t bit = 1UL << (ignored_by_default[i] - 1);
@@ -35,34 +47,57 @@ int pd_chain_signal(const struct pd_site *site, const struct pd_thread_state *th
 	return 0;
 }
 
-static uint8_t *put_call(uint8_t *to, const struct pd_site *site, long nr, uint64_t first, uint64_t second)
+static uint64_t *put_call(uint64_t *to, const struct pd_site *site, long nr, uint64_t first, uint64_t second)
 {
-	const uint64_t words[PD_WORDS_PER_CALL] = {
+	const uint64_t words[PD_CALL_WORDS] = {
 		site->pop_rax_addr, (uint64_t)nr, site->pop_rdi_addr, first, site->pop_rsi_addr, second,
 		site->syscall_ret_addr,
 	};
 
 	memcpy(to, words, sizeof(words));
-	return to + sizeof(words);
+	return to + PD_CALL_WORDS;
 }
 
-/* The first call is made from the registers. */
+static uint64_t *put_third(uint64_t *to, const struct pd_site *site, uint64_t third)
+{
+	*to++ = site->pop_rdx_addr;
+	*to++ = third;
+	return to;
+}
+
+static uint64_t *put_store(uint64_t *to, const struct pd_site *site, const struct pd_caller *caller,
+			   const struct pd_chain *chain, int i)
+{
+	*to++ = site->pop_rdx_addr;
+	*to++ = caller->home.below_addr + (uint64_t)chain->n_calls * PD_ANSWER_BYTES + (uint64_t)i * 8;
+	*to++ = site->store_rax_addr;
+	return to;
+}
+
 static uint64_t chain_addr(const struct pd_caller *caller, const struct pd_chain *chain)
 {
-	return caller->home.back_frame_addr - (uint64_t)chain->n_calls * PD_WORDS_PER_CALL * 8;
+	return caller->home.back_frame_addr - pd_chain_bytes(chain);
 }
 
 void pd_write_chain(const struct pd_caller *caller, const struct pd_site *site, const struct pd_chain *chain,
 		    uint8_t *below)
 {
-	uint8_t *to = below + (chain_addr(caller, chain) - caller->home.below_addr);
+	static uint64_t words[PD_MAX_CHAIN_BYTES / 8];
+	uint64_t *to = words;
 
-	for (int i = 1; i < chain->n_calls; i++) {
+	for (int i = 0; i < chain->n_calls; i++) {
 		const struct pd_call *call = chain->calls + i;
 
-		to = put_call(to, site, call->nr, pd_argument(caller, call, 0), pd_argument(caller, call, 1));
+		if (i && chain->has_results)
+			to = put_third(to, site, pd_argument(caller, call, 2));
+		if (i)
+			to = put_call(to, site, call->nr, pd_argument(caller, call, 0), pd_argument(caller, call, 1));
+		if (chain->has_results)
+			to = put_store(to, site, caller, chain, i);
 	}
-	put_call(to, site, SYS_tkill, (uint64_t)caller->ns_tid, (uint64_t)caller->stop_signal);
+	to = put_call(to, site, SYS_tkill, (uint64_t)caller->ns_tid, (uint64_t)caller->stop_signal);
+	memcpy(below + (chain_addr(caller, chain) - caller->home.below_addr), words,
+	       (size_t)(to - words) * sizeof(*words));
 }
 
 /*

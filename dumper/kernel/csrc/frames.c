@@ -125,7 +125,9 @@ int pd_check_site(const struct pd_site *site, int mem_fd)
 	    !at_site(mem_fd, site->restorer_addr, "\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05", 9) ||
 	    (site->pop_rax_addr && !at_site(mem_fd, site->pop_rax_addr, "\x58\xc3", 2)) ||
 	    (site->pop_rdi_addr && !at_site(mem_fd, site->pop_rdi_addr, "\x5f\xc3", 2)) ||
-	    (site->pop_rsi_addr && !at_site(mem_fd, site->pop_rsi_addr, "\x5e\xc3", 2)))
+	    (site->pop_rsi_addr && !at_site(mem_fd, site->pop_rsi_addr, "\x5e\xc3", 2)) ||
+	    (site->pop_rdx_addr && !at_site(mem_fd, site->pop_rdx_addr, "\x5a\xc3", 2)) ||
+	    (site->store_rax_addr && !at_site(mem_fd, site->store_rax_addr, "\x48\x89\x02\xc3", 4)))
 		return -ENOEXEC;
 	return 0;
 }
