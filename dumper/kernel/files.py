@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from dumper.kernel.native import checked, ffi, lib, new_array
 
-_STATUS = struct.Struct("<iii8I4xQQ")
+_STATUS = struct.Struct("<iii6I4xQQ")
 _SOCKET = struct.Struct("<10iQ")
 _REF = struct.Struct("<iiII")
 _OPTION_HEADER = struct.Struct("<iiii")
@@ -27,8 +27,6 @@ class RawFile(NamedTuple):
     fdinfo_bytes: int
     stat_result: int
     mode: int
-    uid: int
-    gid: int
     n_links: int
     device_major: int
     device_minor: int

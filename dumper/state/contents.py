@@ -12,6 +12,8 @@ from dumper.state.found import FoundDescriptor, FoundFile, Key
 from formats.closing import Closing
 from formats.openfiles import OpenFileKind
 
+IN_USER_SPACE = "fuse"  # and what begins so: its server may be one of the processes that stand still
+WITH_SERVERS = (IN_USER_SPACE, "nfs", "cifs", "smb", "9p", "ceph", "afs")
 KIND_BY_FILE_SYSTEM = {"tmpfs": "shmem", "ramfs": "shmem", "hugetlbfs": "hugetlb"}
 
 
@@ -27,14 +29,32 @@ class OpenContent:
     path: str
 
 
+class MountTypes:
+    """File systems of open files, looked up in the freeze, where it must be known who might keep us waiting."""
+
+    def __init__(self) -> None:
+        self._types: dict[int, str] = {}
+
+    def of(self, one: FoundDescriptor) -> str:
+        """The type of file system ("ext4"), "" if it is mounted nowhere."""
+        mount_id = 0
+        with suppress(ValueError, KeyError):
+            mount_id = one.info.mount_id
+        if mount_id not in self._types:
+            for pid in (os.getpid(), one.tid):
+                with suppress(OSError, ValueError, IndexError):
+                    self._types |= read_mount_types(pid)
+        return self._types.setdefault(mount_id, "")
+
+
 class ContentFinder(Closing):
     """Opens them in the freeze, each once, anew: what is open here is no copy of a descriptor of a target."""
 
-    def __init__(self, hugetlb: Collection[str]) -> None:
+    def __init__(self, mount_types: MountTypes, hugetlb: Collection[str]) -> None:
         """`hugetlb`: devices of memfds of huge pages."""
+        self._mount_types = mount_types
         self._hugetlb = hugetlb
         self._fds: list[int] = []
-        self._mount_types: dict[int, str] | None = None
 
     def open(self, found: Sequence[FoundFile]) -> list[OpenContent]:
         """What could not be opened gets a `content_problem`."""
@@ -65,19 +85,8 @@ class ContentFinder(Closing):
         """ "": its file system is in user space, or unknown."""
         if one.kind is OpenFileKind.MEMFD:
             return "hugetlb" if device_name(one.first.key[0]) in self._hugetlb else "memfd"
-        if self._mount_types is None:
-            self._mount_types = {}
-        mount_id = 0
-        with suppress(ValueError, KeyError):
-            mount_id = one.first.info.mount_id
-        if mount_id not in self._mount_types:
-            for pid in (os.getpid(), one.first.tid):
-                with suppress(OSError, ValueError, IndexError):
-                    self._mount_types |= read_mount_types(pid)
-        file_system = self._mount_types.get(mount_id)
-        if file_system is None:
-            return "deleted" if one.first.raw.device_major else ""
-        if file_system.startswith("fuse"):
+        file_system = self._mount_types.of(one.first)
+        if file_system.startswith(IN_USER_SPACE) or not (file_system or one.first.raw.device_major):
             return ""
         return KIND_BY_FILE_SYSTEM.get(file_system, "deleted")
 

@@ -15,15 +15,16 @@ from pathlib import Path
 from dumper.filesystems import hugetlb_devices
 from dumper.kernel import files
 from dumper.kernel.probes import pidfd_getfd
+from dumper.proc.nettcp import read_connections
 from dumper.proc.ttydrivers import read_tty_drivers
-from dumper.state.contents import ContentFinder, OpenContent
+from dumper.state.contents import WITH_SERVERS, ContentFinder, MountTypes, OpenContent
 from dumper.state.filekinds import DELETED_BYTES, is_path_only, kind_of, known_problem
 from dumper.state.found import FoundDescriptor, FoundFile, Key
 from dumper.state.notes import Notes
 from dumper.state.openfiles import DescriptorRecords, Gathered, make_records
 from dumper.state.pipes import PipeCapture
 from dumper.state.queries import FIONREAD, owner, query_int
-from dumper.state.sockets import SocketCapture
+from dumper.state.sockets import CONNECTION_PROBLEM, SocketCapture
 from dumper.state.terminals import read_terminal
 from dumper.target import Target
 from formats.closing import Closing
@@ -92,7 +93,8 @@ class DescriptorCapture(Closing):
         self._terminals = read_tty_drivers()
         self._pipes = PipeCapture()
         self._sockets = SocketCapture()
-        self._contents = ContentFinder(hugetlb_devices(os.getpid()))
+        self._mount_types = MountTypes()
+        self._contents = ContentFinder(self._mount_types, hugetlb_devices(os.getpid()))
         self._gathered = Gathered(notes={}, files=[])
         self._targets: dict[int, Target] = {}
         if not files.tells_descriptions_apart():
@@ -101,13 +103,21 @@ class DescriptorCapture(Closing):
     # ---- while the processes run -------------------------------------------------------------------------------
 
     def foresee(self, target: Target) -> list[Missing]:
-        """What of its open files will be missing, by their kind alone; nothing is touched.
+        """What of its open files will be missing, as far as that shows from outside; nothing is touched.
 
         Raises OSError: ENOENT, ESRCH if the process is gone.
         """
         notes = Notes()
-        for one in self._descriptors(target, notes):
-            problem = known_problem(kind_of(one.raw, one.link, self._terminals), one.raw, one.link, one.flags)
+        found = self._descriptors(target, notes)
+        connections: set[int] = set()
+        if any(one.link.startswith(b"socket:") for one in found):
+            with suppress(OSError, ValueError, IndexError):
+                connections = read_connections(target.tid)
+        for one in found:
+            kind = kind_of(one.raw, one.link, self._terminals)
+            problem = known_problem(kind, one.raw, one.link, one.flags)
+            if kind is OpenFileKind.SOCKET and one.raw.inode in connections:
+                problem = CONNECTION_PROBLEM
             if problem:
                 notes.add(one.label, problem)
         return notes.missing()
@@ -148,7 +158,7 @@ class DescriptorCapture(Closing):
                 is_writer = one.kind in PIPE_KINDS and one.first.flags & os.O_ACCMODE == os.O_WRONLY
                 (writers.append if is_writer else self._ask)(one)
             elif one.first.link.endswith(DELETED_BYTES):
-                one.deleted = _is_deleted(one.first)
+                one.deleted = self._is_deleted(one.first)
         for one in writers:
             self._ask(one)
         self._sockets.ask_about_unix()
@@ -181,8 +191,8 @@ class DescriptorCapture(Closing):
         """What only the description itself can tell."""
         first = one.first
         flags = first.flags
-        if first.link.endswith(DELETED_BYTES):
-            one.deleted = _is_deleted(first)
+        if first.link.endswith(DELETED_BYTES):  # a FIFO
+            one.deleted = self._is_deleted(first)
         if is_path_only(flags):
             return
         try:
@@ -193,7 +203,8 @@ class DescriptorCapture(Closing):
         try:
             one.owner = owner(copy_fd)
             if one.kind in PIPE_KINDS:
-                self._pipes.read(first.key, first.label, flags, copy_fd, f"/proc/{first.tid}/fd/{first.fd}")
+                path, has_name = f"/proc/{first.tid}/fd/{first.fd}", one.kind is OpenFileKind.FIFO
+                self._pipes.read(first.key, first.label, flags, copy_fd, path, has_name=has_name)
             elif one.kind is OpenFileKind.SOCKET:
                 self._sockets.read(first.raw.inode, copy_fd)
             elif one.kind is OpenFileKind.TERMINAL:
@@ -204,6 +215,15 @@ class DescriptorCapture(Closing):
             one.problem = f"does not tell what it is asked: {os.strerror(error.errno or 0)}"
         finally:
             os.close(copy_fd)
+
+    def _is_deleted(self, one: FoundDescriptor) -> bool:
+        """Whether the name is gone, or a file is called so."""
+        if not one.raw.n_links or self._mount_types.of(one).startswith(WITH_SERVERS):
+            return True
+        with suppress(OSError, ValueError):
+            named = os.lstat(f"/proc/{one.tid}/root".encode() + one.link)
+            return (named.st_dev, named.st_ino) != one.key
+        return True
 
     def _note_tables(self, targets: Sequence[Target]) -> None:
         """Notes tables of descriptors that are not one for one process: clone(2), unshare(2) CLONE_FILES."""
@@ -235,16 +255,6 @@ class DescriptorCapture(Closing):
         self._pipes.close()
         self._sockets.close()
         self._contents.close()
-
-
-def _is_deleted(one: FoundDescriptor) -> bool:
-    """Whether the name is gone, or a file is called so."""
-    if not one.raw.n_links:
-        return True
-    with suppress(OSError, ValueError):
-        named = os.lstat(f"/proc/{one.tid}/root".encode() + one.link)
-        return (named.st_dev, named.st_ino) != one.key
-    return True
 
 
 def _stat_text(target: Target) -> bytes:

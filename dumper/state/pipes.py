@@ -55,8 +55,10 @@ class PipeCapture(Closing):
             fcntl.fcntl(self._ours[1], F_SETPIPE_SZ, capacity_bytes)
         self._our_bytes = fcntl.fcntl(self._ours[1], F_GETPIPE_SZ)
 
-    def read(self, key: Key, name: str, flags: int, copy_fd: int, path: str) -> None:
+    def read(self, key: Key, name: str, flags: int, copy_fd: int, path: str, *, has_name: bool) -> None:
         """In the freeze: `copy_fd` is a copy of the target's descriptor, which `path` in /proc stands for.
+
+        has_name: it is a FIFO.
 
         A pipe that has been read is not read again. Raises OSError only if the process is gone.
         """
@@ -74,17 +76,19 @@ class PipeCapture(Closing):
             elif may_read:
                 self._double(pipe, copy_fd)
             else:
-                self._read_through(pipe, copy_fd, path)
+                self._read_through(pipe, copy_fd, path, has_name=has_name)
         except OSError as error:
             pipe.problem = f"could not be read: {os.strerror(error.errno or 0)}"
 
-    def _read_through(self, pipe: FoundPipe, copy_fd: int, path: str) -> None:
+    def _read_through(self, pipe: FoundPipe, copy_fd: int, path: str, *, has_name: bool) -> None:
         """Only the end for writing is at hand: its other end is opened for a moment, if there is one."""
         poller = select.poll()
         poller.register(copy_fd, 0)
         if any(events & select.POLLERR for _, events in poller.poll(0)):
-            # A first reader would change what writers see: none gets EPIPE, and one that waits for it goes on.
-            pipe.problem = "nobody has it open for reading, and to open it would be noticed"
+            # A first reader would change what writers see: none gets EPIPE, and one that waits for it goes on. What
+            # lies in a pipe without a name is lost to everybody.
+            pipe.is_read = not has_name
+            pipe.problem = "nobody has it open for reading, and to open it would be noticed" if has_name else ""
             return
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:

@@ -108,11 +108,11 @@ _DECODERS: dict[str, Callable[[bytes], int]] = {
 def wanted_options(domain: int, kind: int, protocol: int) -> list[Option]:
     """The options to read of a socket, by what socket(2) was told."""
     is_datagram = kind != socket.SOCK_STREAM
-    wanted = _options(socket.SOL_SOCKET, _ANY, _DATAGRAM if is_datagram else _STREAM)
+    wanted = _options(socket.SOL_SOCKET, _ANY, _DATAGRAM if is_datagram else {})
     if domain == socket.AF_UNIX:
         wanted += [*_options(socket.SOL_SOCKET, _UNIX), PEER_CREDENTIALS]
     if domain in (socket.AF_INET, socket.AF_INET6):
-        wanted += _options(socket.SOL_SOCKET, _INET)
+        wanted += _options(socket.SOL_SOCKET, _INET, {} if is_datagram else _STREAM)
         wanted += _options(socket.IPPROTO_IP, _IP, _IP_DATAGRAM if is_datagram else {})
         if protocol == socket.IPPROTO_TCP:
             wanted += [*_options(socket.IPPROTO_TCP, _TCP), TCP_INFO, TCP_CONGESTION, TCP_ULP]

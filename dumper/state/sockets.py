@@ -21,6 +21,7 @@ from formats.openfiles import Socket
 ASK_ALL_FROM = 32
 QUEUE_BYTES = 1 << 18
 
+CONNECTION_PROBLEM = "sequence numbers and bytes in flight of TCP connections are not captured"
 SHUT_READ, SHUT_WRITE = 1, 2
 INET = (socket.AF_INET, socket.AF_INET6)
 LISTEN, UNCONNECTED = "listen", "unconnected"
@@ -200,11 +201,9 @@ def _note_inet(found: FoundSocket, values: Mapping[options.Option, bytes], state
     raw = found.raw
     if options.TCP_INFO in values:
         if state not in (LISTEN, UNCONNECTED):
-            notes.add(
-                "{}",
-                f"a TCP connection ({state}): its sequence numbers and the bytes in flight are not captured "
-                f"({max(0, raw.in_bytes)} received, {max(0, raw.out_bytes)} to be acknowledged)",
-            )
+            received, sent = max(0, raw.in_bytes), max(0, raw.out_bytes)
+            in_flight = f" ({state}; {received} bytes received, {sent} to be acknowledged)"
+            notes.add("{}", CONNECTION_PROBLEM + in_flight)
         if values.get(options.TCP_ULP, b"").rstrip(b"\0"):
             notes.add("upper layer of {}", "what the kernel does on top of TCP, as TLS, is not captured")
         return

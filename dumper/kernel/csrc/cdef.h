@@ -388,7 +388,7 @@ int pd_probe_zapped_huge_page(int uffd, int pagemap_fd);
 struct pd_open_file {
 	int32_t link_bytes, fdinfo_bytes;
 	int32_t stat_result; /* 0 or -errno: the rest has no meaning then */
-	uint32_t mode, uid, gid, n_links;
+	uint32_t mode, n_links;
 	uint32_t device_major, device_minor, special_major, special_minor, pad;
 	uint64_t inode, size_bytes;
 	uint8_t link[4096], fdinfo[65536];

@@ -8,6 +8,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,24 +38,46 @@ static int32_t read_whole(int dir_fd, const char *name, uint8_t *into, size_t ro
 	return (size_t)got == room ? -EOVERFLOW : got;
 }
 
-int pd_read_open_file(int fd_dir, int fdinfo_dir, int fd, struct pd_open_file *file)
+/*
+ * Files without a path of which all of one kind look alike. To look at them one by one costs as much as to read the
+ * link, so it is done once for each kind; `inode` 0: each has its own, which the link says.
+ */
+static struct {
+	const char *prefix;
+	bool is_known;
+	uint32_t mode, device_major, device_minor;
+	uint64_t inode;
+} alike[] = {
+	{.prefix = "socket:["},
+	{.prefix = "pipe:["},
+	{.prefix = "anon_inode:[eventfd]"},
+	{.prefix = "anon_inode:[eventpoll]"},
+	{.prefix = "anon_inode:[timerfd]"},
+	{.prefix = "anon_inode:[signalfd]"},
+	{.prefix = "anon_inode:inotify"},
+};
+#define N_ALIKE (sizeof(alike) / sizeof(alike[0]))
+
+static size_t find_alike(const struct pd_open_file *file)
+{
+	size_t i = N_ALIKE;
+
+	if (file->link_bytes > 0 && file->link[0] != '/')
+		for (i = 0; i < N_ALIKE; i++)
+			if (strncmp((const char *)file->link, alike[i].prefix, strlen(alike[i].prefix)) == 0)
+				break;
+	return i;
+}
+
+static void look_at(int fd_dir, const char *name, struct pd_open_file *file)
 {
 	struct statx status;
-	char name[16];
 
-	memset(file, 0, offsetof(struct pd_open_file, link));
-	snprintf(name, sizeof(name), "%d", fd);
-	file->link_bytes = result_of(readlinkat(fd_dir, name, (char *)file->link, sizeof(file->link)));
-	if (file->link_bytes == -ENOENT || file->link_bytes == -ESRCH)
-		return file->link_bytes;
-	file->fdinfo_bytes = read_whole(fdinfo_dir, name, file->fdinfo, sizeof(file->fdinfo));
 	/* What is cached will do: the server of a network file system, or one that is frozen itself, is not waited for. */
 	file->stat_result = result_of(statx(fd_dir, name, AT_STATX_DONT_SYNC, STATX_BASIC_STATS, &status));
 	if (file->stat_result < 0)
-		return 0;
+		return;
 	file->mode = status.stx_mode;
-	file->uid = status.stx_uid;
-	file->gid = status.stx_gid;
 	file->n_links = status.stx_nlink;
 	file->device_major = status.stx_dev_major;
 	file->device_minor = status.stx_dev_minor;
@@ -62,6 +85,39 @@ int pd_read_open_file(int fd_dir, int fdinfo_dir, int fd, struct pd_open_file *f
 	file->special_minor = status.stx_rdev_minor;
 	file->inode = status.stx_ino;
 	file->size_bytes = status.stx_size;
+}
+
+int pd_read_open_file(int fd_dir, int fdinfo_dir, int fd, struct pd_open_file *file)
+{
+	char name[16];
+	size_t kind;
+
+	memset(file, 0, offsetof(struct pd_open_file, link));
+	snprintf(name, sizeof(name), "%d", fd);
+	file->link_bytes = result_of(readlinkat(fd_dir, name, (char *)file->link, sizeof(file->link) - 1));
+	if (file->link_bytes == -ENOENT || file->link_bytes == -ESRCH)
+		return file->link_bytes;
+	file->link[file->link_bytes > 0 ? file->link_bytes : 0] = 0;
+	file->fdinfo_bytes = read_whole(fdinfo_dir, name, file->fdinfo, sizeof(file->fdinfo));
+	kind = find_alike(file);
+	if (kind == N_ALIKE || !alike[kind].is_known) {
+		look_at(fd_dir, name, file);
+		if (kind == N_ALIKE || file->stat_result < 0)
+			return 0;
+		alike[kind].mode = file->mode;
+		alike[kind].device_major = file->device_major;
+		alike[kind].device_minor = file->device_minor;
+		alike[kind].inode = S_ISSOCK(file->mode) || S_ISFIFO(file->mode) ? 0 : file->inode;
+		alike[kind].is_known = true;
+		return 0;
+	}
+	file->mode = alike[kind].mode;
+	file->n_links = 1;
+	file->device_major = alike[kind].device_major;
+	file->device_minor = alike[kind].device_minor;
+	file->inode = alike[kind].inode;
+	if (file->inode == 0)
+		file->inode = strtoull((const char *)file->link + strlen(alike[kind].prefix), NULL, 10);
 	return 0;
 }
 
