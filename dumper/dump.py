@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from enum import StrEnum
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ from dumper import describe, strict
 from dumper.checkpoint import CheckpointDirectory
 from dumper.convergence import another_micro_round
 from dumper.errors import TargetUntraceable
-from dumper.events import Emit, MicroRound, RoundFinished
+from dumper.events import Announcer, MicroRound, RoundFinished
 from dumper.freeze import Freeze, StoppedProcess
 from dumper.kernel.copy import FileMaps, PageBuffer, Source
 from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, InjectionSite
@@ -63,7 +63,7 @@ class Dumper:
     """Takes one dump of a tree. Used by one OS thread: it owns ptrace."""
 
     def __init__(
-        self, tree: Tree, directory: CheckpointDirectory, pipeline: PagePipeline, options: Options, emit: Emit
+        self, tree: Tree, directory: CheckpointDirectory, pipeline: PagePipeline, options: Options, emit: Announcer
     ) -> None:
         self._tree = tree
         self._directory = directory
@@ -77,6 +77,7 @@ class Dumper:
         self._contents = RoundContents()
         self._opened = ExitStack()  # until the dump is over
         self._were_stopped: set[int] = set()
+        self._left: list[Member] = []
         self._object_outputs: dict[int, ImageOutput] = {}
 
     def take(self, after: AfterDump) -> RoundFinished:
@@ -152,13 +153,15 @@ class Dumper:
 
     def _freeze_and_write(self, round_: OpenRound, after: AfterDump) -> RoundFinished:
         figures, root = round_.output.figures, self._tree.root
+        self._note_if_stopped(root)
         freeze = Freeze(
             root.target,
             descendants=self._target_of if self._tree.whole else None,
             optional=O_SUSPEND_SECCOMP,  # one thread alone may have a filter
         )
-        self._note_if_stopped(root)
         with ExitStack() as undo:
+            undo.callback(self._emit.release)
+            self._emit.hold()  # whoever listens may keep us waiting
             with _no_garbage_collection(), freeze:
                 self._capture(freeze, figures)
                 if not self._fits():
@@ -167,10 +170,14 @@ class Dumper:
                 if after is AfterDump.LEAVE_STOPPED:
                     self._stop_all(undo)
                 if after is AfterDump.KILL:
+                    self._emit.release()
                     finished = self._finish(round_, freeze, stands_still=True)
                     for process in self._processes.values():
                         signal.pidfd_send_signal(process.member.target.pidfd, signal.SIGKILL)
                     return finished
+            self._emit.release()
+            for member in self._left:
+                self._tree.remove(member)
             finished = self._finish(round_, freeze, stands_still=after is AfterDump.LEAVE_STOPPED)
             undo.pop_all()
         return finished
@@ -204,7 +211,7 @@ class Dumper:
         for stopped in freeze.processes:
             self._settle(stopped)
         for process in list(self._processes.values()):
-            if process.stopped is None:  # it left the tree before the freeze
+            if process.stopped is None:  # it left the tree before the freeze, and runs
                 self._forget(process)
         since_ns = time.monotonic_ns()
         self._each(ProcessDump.ask)
@@ -239,11 +246,11 @@ class Dumper:
                 self._forget(process)
 
     def _forget(self, process: ProcessDump) -> None:
-        """A process was killed in the freeze. Raises TargetGone if it is the root."""
+        """A process is not part of the dump; it is let go of after the freeze. Raises TargetGone if it is the root."""
         if process.member is self._tree.root:
             raise gone(process.member.pid)
         del self._processes[process.member.pid]
-        self._tree.remove(process.member)
+        self._left.append(process.member)
 
     def _stagings(self) -> list[Staging]:
         of_objects = [one.staging for one in self._objects]
@@ -257,7 +264,7 @@ class Dumper:
         for pid in self._processes:
             os.kill(pid, signal.SIGSTOP)
             if pid not in self._were_stopped:
-                undo.callback(os.kill, pid, signal.SIGCONT)  # no dump, no stop
+                undo.callback(_continue, pid)  # no dump, no stop
 
     # ---- after it ----------------------------------------------------------------------------------------------
 
@@ -302,6 +309,11 @@ def _write(output: ImageOutput, staging: Staging, source: Source) -> None:
     output.write(staging.picture, source)
     # Those of the freeze: what it takes to read the staging memory is none of them.
     output.figures.scan_ns, output.figures.copy_ns = staging.scan_ns, staging.copy_ns
+
+
+def _continue(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
 
 
 def _clocks() -> image.Clocks:

@@ -105,3 +105,30 @@ class Notice(Event):
 
 
 Emit = Callable[[Event], None]
+
+
+class Announcer:
+    """Passes events on; between `hold` and `release` it keeps them: whoever listens may be slow."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._held: list[Event] = []
+        self._is_holding = False
+
+    def __call__(self, event: Event) -> None:
+        """Passes it on, now or at `release`."""
+        if self._is_holding:
+            self._held.append(event)
+        else:
+            self._emit(event)
+
+    def hold(self) -> None:
+        """Keeps what comes from now on."""
+        self._is_holding = True
+
+    def release(self) -> None:
+        """Passes on what was kept; a second call does nothing."""
+        self._is_holding = False
+        held, self._held = self._held, []
+        for event in held:
+            self._emit(event)

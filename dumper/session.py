@@ -10,7 +10,7 @@ from dumper.checkpoint import CheckpointDirectory
 from dumper.convergence import Decision, Policy, RoundSample, Verdict
 from dumper.dump import AfterDump, Dumper
 from dumper.errors import TargetUntraceable
-from dumper.events import Emit, Notice, Predicted, RoundFinished
+from dumper.events import Announcer, Emit, Notice, Predicted, RoundFinished
 from dumper.kernel.runs import RunList
 from dumper.lease import ChainState, Key, Lease
 from dumper.pipeline import PagePipeline
@@ -39,7 +39,7 @@ class Session(Closing):
     def __init__(self, pid: int, directory: Path, options: Options, emit: Emit, *, tree: bool = False) -> None:
         """Raises TargetGone, PermissionDenied, TargetUntraceable, TargetBusy, StorageError, PredumpError."""
         self._options = options
-        self._emit = emit
+        self._emit = Announcer(emit)
         self._lease: Lease | None = None
         self._held: dict[Key, int] = {}  # userfaultfds that the keeper has, by process
         self._since_ns = 0  # when the written pages were last reset, CLOCK_MONOTONIC
@@ -50,7 +50,7 @@ class Session(Closing):
             self._pipeline = PagePipeline(level=options.level, compress_threads=options.compress_threads)
             opened.callback(self._pipeline.close)
             self._opened = opened.pop_all()
-        self._rounds = PreDumper(self._tree, self._directory, self._pipeline, emit, self._attach)
+        self._rounds = PreDumper(self._tree, self._directory, self._pipeline, self._emit, self._attach)
         for number in self._directory.removed:
             self._notice("unfinished-round", f"round {number} had not been finished and was removed", round=number)
 

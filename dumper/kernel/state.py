@@ -17,7 +17,7 @@ from formats.closing import Closing
 
 SIGINFO_BYTES = 128
 ARENA_BYTES_PER_THREAD = 4096  # of /proc/PID/task/TID/status, and a few queued signals
-ARENA_SPARE_BYTES = 256 << 10
+ARENA_SPARE_BYTES = 64 << 10
 FIRST_READ_BYTES = 4096
 MAX_POSIX_TIMERS = 256  # there is room for more, but not beforehand
 ASK_TIMEOUT_NS = 100_000_000
@@ -134,7 +134,8 @@ class StateReader(Closing):
 
     def close(self) -> None:
         """Closes what `open_files` opened."""
-        for files in self._files[0 : self._file_count]:
+        for k in range(self._file_count):
+            files = self._files[k]
             for fd in (files.status_fd, files.timer_slack_fd):
                 if fd >= 0:
                     os.close(fd)

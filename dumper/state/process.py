@@ -21,7 +21,7 @@ from formats.manifest import Missing
 from formats.processstate import ProcessState
 from formats.threadstate import Thread
 
-SPARE_THREADS = 16  # may be born until the freeze
+SPARE_THREADS = 4  # may be born until the freeze
 SIGCHLD_BIT = 1 << 16  # its default has a flag that matters: SA_NOCLDWAIT
 CAP_SYS_ADMIN = 21  # include/uapi/linux/capability.h
 NEEDS_CAP_SYS_ADMIN = "it needs CAP_SYS_ADMIN, and a predump without a filter of its own"

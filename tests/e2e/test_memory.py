@@ -318,3 +318,21 @@ def test_images_are_secrets(target: Target, checkpoint: Path) -> None:
     assert len(modes) > 6
     wrong = {str(p): oct(mode) for p, mode in modes.items() if mode != (0o700 if p.is_dir() else 0o600)}
     assert wrong == {}
+
+
+def test_strict_refuses_before_anything_is_touched(tmp_path: Path, checkpoint: Path) -> None:
+    with memory_target(tmp_path, "secret") as target:
+        for command in ("dump", "run"):
+            done = predump(command, "-p", target.pid, "-D", checkpoint, "--strict", "--json", check=False)
+            assert done.returncode == 1, str(done)
+            assert "memfd_secret" in done.stderr
+            assert [event["type"] for event in done.events] == ["error"], "no attach, no round"
+        assert not list(checkpoint.rglob("manifest.json"))
+        assert_unharmed(target)
+
+
+def test_strict_where_nothing_is_missing(target: Target, checkpoint: Path) -> None:
+    done = dump_stopped(target, checkpoint, "--strict")
+    assert number(done.result, "missing") == 0
+    assert_equal(target, checkpoint)
+    assert_unharmed(target)

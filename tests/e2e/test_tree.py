@@ -138,13 +138,13 @@ def test_shared_memory_is_stored_once(tree: Tree, checkpoint: Path) -> None:
     pids = tree.pids
     command("dump", tree, checkpoint, "--leave-stopped")
     objects = {one.id: one for one in manifest_of(checkpoint).objects}
-    kinds = sorted(one.kind for one in objects.values())
-    assert kinds == ["file", "memfd", "shmem", "shmem", "shmem"], "a file, a memfd, two anonymous ones, System V"
-    paths = {one.path: one for one in objects.values()}
-    assert paths["/memfd:tree"].size_bytes == SHARED_PAGES * 4096
-    for pid in pids:
-        mapped = {vma.object: vma for vma in process_of(checkpoint, pid).vmas if vma.object is not None}
-        assert set(mapped) == set(objects), "all processes refer to the same objects"
+    memfd = next(one for one in objects.values() if one.path == "/memfd:tree")
+    assert memfd.size_bytes == SHARED_PAGES * 4096
+    by_pid = {pid: {v.object: v for v in process_of(checkpoint, pid).vmas if v.object is not None} for pid in pids}
+    for mapped in by_pid.values():
+        assert set(mapped) == set(by_pid[tree.pid]), "all processes refer to the same objects"
+        kinds = sorted(objects[number].kind for number in mapped if number is not None)
+        assert kinds == ["file", "memfd", "shmem", "shmem", "shmem"], "a file, a memfd, two anonymous ones, System V"
         shared = [vma for vma in mapped.values() if vma.is_shared]
         assert all(vma.pages_data == vma.pages_zero == vma.pages_parent == 0 for vma in shared)
     assert_all_go_on(tree, pids)

@@ -381,6 +381,8 @@ int main(int argc, char **argv)
 	}
 	arguments = argv;
 	die_with_parent();
+	for (int number = 1; number < 32; number++)
+		signal(number, SIG_DFL); /* whoever runs the tests may ignore some, as nohup does */
 	block_signals();
 	set_handlers();
 	describe_thread(&leader);

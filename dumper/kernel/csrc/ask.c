@@ -221,6 +221,7 @@ struct respondent {
 	const struct pd_thread_state *thread;
 	uint64_t start_addr, end_addr;
 	int must_be_free;
+	int most_calls; /* that its stack has room for at a time */
 };
 
 /* Queries that are made together: what each returned (or -errno), and its answer in memory. */
@@ -231,38 +232,61 @@ struct queries {
 	uint8_t answers[PD_MAX_CALLS][PD_ANSWER_BYTES];
 };
 
-/* Adds a query, as the first arguments of its call; `fourth` is the same for all that are made together. Returns which. */
+/* Adds a query, as the arguments of its call; `fourth` is the same for all that are made together. Returns which. */
 static int add_query(struct queries *queries, long nr, long first, long second, long third, long fourth)
 {
-	queries->calls[queries->n] = (struct pd_call){nr, {first, second, third, fourth}, queries->n};
+	queries->calls[queries->n] = (struct pd_call){nr, {first, second, third, fourth}, 0};
 	return queries->n++;
 }
 
-/* Makes all of them, with a single stop if it can be. 0 or -errno, then nothing is known. */
-static int make_queries(const struct respondent *who, struct queries *queries)
+/* Makes `n` of them, from number `first` on, with a single stop if it can be. 0 or -errno, then nothing is known. */
+static int make_some(const struct respondent *who, struct queries *queries, int first, int n)
 {
-	const int n = queries->n;
+	struct pd_call calls[PD_MAX_CALLS];
 	const struct pd_chain chain = {
-		.calls = queries->calls, .n_calls = n, .has_results = 1, .n_answers = n + (n + 3) / 4,
+		.calls = calls, .n_calls = n, .has_results = 1, .n_answers = n + (n + 3) / 4,
 	};
 	struct pd_callers *set = who->set;
 	struct pd_caller *caller = set->callers;
 	int error;
 
+	for (int i = 0; i < n; i++) {
+		calls[i] = queries->calls[first + i];
+		calls[i].answer = i;
+	}
 	error = pd_callers_add(set, who->thread, who->start_addr, who->end_addr, who->must_be_free, &chain);
 	if (error)
 		return error;
 	pd_callers_end_chains(set, &chain);
 	for (int i = 0; i < n && !caller->has_answered && !caller->error; i++) {
-		pd_callers_call(set, queries->calls + i);
-		queries->results[i] = caller->result;
+		pd_callers_call(set, calls + i);
+		queries->results[first + i] = caller->result;
 	}
 	pd_callers_read(set);
 	if (caller->has_answered)
-		memcpy(queries->results, caller->answers[n], (size_t)n * sizeof(queries->results[0]));
-	memcpy(queries->answers, caller->answers, (size_t)n * PD_ANSWER_BYTES);
+		memcpy(queries->results + first, caller->answers[n], (size_t)n * sizeof(queries->results[0]));
+	memcpy(queries->answers[first], caller->answers, (size_t)n * PD_ANSWER_BYTES);
 	pd_callers_end(set);
 	return caller->error;
+}
+
+/* Makes all of them, in as few pieces as there is room for on the stack. 0 or -errno, then nothing is known. */
+static int make_queries(struct respondent *who, struct queries *queries)
+{
+	int first = 0;
+
+	while (first < queries->n) {
+		const int left = queries->n - first, n = left < who->most_calls ? left : who->most_calls;
+		const int error = make_some(who, queries, first, n);
+
+		if (error == -ENOSPC && who->most_calls > 1)
+			who->most_calls /= 2;
+		else if (error)
+			return error;
+		else
+			first += n;
+	}
+	return 0;
 }
 
 static void take_setting(const struct queries *queries, int query, int setting, struct pd_process_state *process)
@@ -293,7 +317,7 @@ static void take_interval_timer(const struct queries *queries, int query, int wh
 }
 
 /* The program break, the settings, and the interval timers. */
-static int ask_settings(const struct respondent *who, struct pd_process_state *process)
+static int ask_settings(struct respondent *who, struct pd_process_state *process)
 {
 	struct queries queries = {0};
 	const int brk = add_query(&queries, SYS_brk, 0, 0, 0, 0);
@@ -316,7 +340,7 @@ static int ask_settings(const struct respondent *who, struct pd_process_state *p
 	return 0;
 }
 
-static int ask_dispositions(const struct respondent *who, uint64_t signals, struct pd_process_state *process)
+static int ask_dispositions(struct respondent *who, uint64_t signals, struct pd_process_state *process)
 {
 	int i = 0, error = 0;
 
@@ -338,7 +362,7 @@ static int ask_dispositions(const struct respondent *who, uint64_t signals, stru
 	return error;
 }
 
-static int ask_posix_timers(const struct respondent *who, struct pd_posix_timer *timers, uint64_t n_timers)
+static int ask_posix_timers(struct respondent *who, struct pd_posix_timer *timers, uint64_t n_timers)
 {
 	uint64_t i = 0;
 	int error = 0;
@@ -392,6 +416,7 @@ int pd_ask_process(const struct pd_thread_state *states, uint64_t n_states, stru
 		.start_addr = own_end_addr ? site->stack_start_addr : scratch_start(states, n_states, site),
 		.end_addr = own_end_addr ? own_end_addr : site->scratch_end_addr,
 		.must_be_free = !own_end_addr,
+		.most_calls = PD_MAX_CALLS,
 	};
 	error = ask_settings(&who, process);
 	if (!error)
