@@ -30,7 +30,6 @@ from dumper.processdump import ProcessDump
 from dumper.rounds import OpenRound, Options, RoundContents, exec_notice
 from dumper.staging import Staging
 from dumper.state.descriptors import DescriptorCapture
-from dumper.state.process import handles_seccomp
 from dumper.target import Target, gone
 from dumper.tree import LOST_ERRORS, Member, Tree
 from formats import manifest as image
@@ -75,7 +74,6 @@ class Dumper:
         self._objects = ObjectSet(self._memory)
         self._processes: dict[int, ProcessDump] = {}
         self._site: InjectionSite | None = None
-        self._suspend_seccomp = handles_seccomp()
         self._contents = RoundContents()
         self._opened = ExitStack()  # until the dump is over
         self._were_stopped: set[int] = set()
@@ -157,7 +155,7 @@ class Dumper:
         freeze = Freeze(
             root.target,
             descendants=self._target_of if self._tree.whole else None,
-            options=lambda target: O_SUSPEND_SECCOMP if target.status.seccomp_mode and self._suspend_seccomp else 0,
+            optional=O_SUSPEND_SECCOMP,  # one thread alone may have a filter
         )
         self._note_if_stopped(root)
         with ExitStack() as undo:

@@ -21,17 +21,23 @@ SPARE_THREADS = 1024  # may be born while the others are being stopped
 class StoppedProcess:
     """One process of a freeze: its `threads` stand still."""
 
-    def __init__(self, target: Target, *, options: int) -> None:
+    def __init__(self, target: Target) -> None:
         self.target = target
-        self.options = options
         self.threads = ThreadSet(target.pid, target.thread_count() + SPARE_THREADS)
 
-    def stop(self, timeout_ns: int) -> None:
-        """Raises TargetGone, PermissionDenied, TargetUntraceable; what was stopped until then stays so."""
+    def stop(self, timeout_ns: int, options: int, optional: int) -> None:
+        """Raises TargetGone, PermissionDenied, TargetUntraceable; what was stopped until then stays so.
+
+        `options` are of ptrace(2); those in `optional` as well, but left out if the kernel refuses them.
+        """
         try:
-            self.threads.stop(timeout_ns, self.options)
+            self.threads.stop(timeout_ns, options | optional)
         except StopError as error:
-            raise self._explain(error, timeout_ns) from None
+            if not optional or error.errno not in (errno.EINVAL, errno.EPERM):
+                raise self._explain(error, timeout_ns) from None
+            self.threads.resume()
+            self.threads = ThreadSet(self.target.pid, self.target.thread_count() + SPARE_THREADS)
+            self.stop(timeout_ns, options, 0)
 
     def _explain(self, error: StopError, timeout_ns: int) -> Exception:
         pid, tid = self.target.pid, error.tid
@@ -76,7 +82,8 @@ class Freeze:
 
     With `descendants`, no thread of its descendants either: they are looked for until no new one turns up, and
     `descendants(pid)` says which Target stands for each (None to leave it out). `processes` are those that stand still,
-    parents before their children; `zombies` are pids of children that have ended and wait to be reaped.
+    parents before their children; `zombies` are pids of children that have ended and wait to be reaped. `options` and
+    `optional` are options of ptrace(2); the latter are left out where the kernel refuses them.
 
     All of it must happen in one OS thread (ptrace's rule). If this process is killed meanwhile, the kernel lets the
     targets go on.
@@ -87,12 +94,14 @@ class Freeze:
         target: Target,
         *,
         descendants: Callable[[int], Target | None] | None = None,
-        options: Callable[[Target], int] = lambda _: 0,
+        options: int = 0,
+        optional: int = 0,
         timeout_ns: int = STOP_TIMEOUT_NS,
     ) -> None:
         self._root = target
         self._descendants = descendants
         self._options = options
+        self._optional = optional
         self._timeout_ns = timeout_ns
         self._since_ns = 0
         self._frozen_ns = 0
@@ -140,9 +149,9 @@ class Freeze:
         return self.processes[0].threads.stopped_tids()
 
     def _stop(self, target: Target) -> None:
-        process = StoppedProcess(target, options=self._options(target))
+        process = StoppedProcess(target)
         self.processes.append(process)  # before the stop: what it stopped of a process is resumed whatever happens
-        process.stop(self._timeout_ns)
+        process.stop(self._timeout_ns, self._options, self._optional)
 
     def _stop_descendants(self, target_of: Callable[[int], Target | None]) -> None:
         """Passes over all children lists until none brings a new process.

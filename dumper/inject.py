@@ -78,7 +78,7 @@ def _explain(target: Target, error: OSError) -> Exception:
 def _inject(target: Target, site: InjectionSite, die_at: int, victim_pid: int) -> Injection:
     """Stops the target, makes the call, lets it go on. Raises OSError, and the errors of Freeze."""
     options = O_TRACESYSGOOD | (O_SUSPEND_SECCOMP if target.status.seccomp_mode else 0)
-    freeze = Freeze(target, options=lambda _: options)
+    freeze = Freeze(target, options=options)
     with freeze:
         tids = freeze.tids
         tid = target.pid if target.pid in tids else tids[0]

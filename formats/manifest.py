@@ -17,6 +17,8 @@ ANONYMOUS_VMA_KINDS = frozenset({"anon", "heap", "stack"})
 """Kinds of VMA whose absent pages are zeros."""
 SPARSE_OBJECT_KINDS = frozenset({"shmem", "memfd", "hugetlb", "deleted"})
 """Kinds of memory object whose absent pages are zeros: the round holds all that is mapped of them."""
+SYSV_PREFIX = "/SYSV"
+"""Of paths of System V segments: the inode number of one is its id, which another file of its device may have, too."""
 OBJECT_KINDS = SPARSE_OBJECT_KINDS | {"file"}
 
 

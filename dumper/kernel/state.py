@@ -128,7 +128,7 @@ class StateReader(Closing):
 
         Raises OSError: ENOENT if the process is gone.
         """
-        tids = sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
+        tids = sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))  # noqa: PTH208 - twice as fast
         rows = [(tid, _opened(f"/proc/{pid}/task/{tid}/status"), _opened(f"/proc/{tid}/timerslack_ns")) for tid in tids]
         self._files, self._file_count = ffi.new("struct pd_thread_files[]", rows), len(rows)
 

@@ -49,7 +49,9 @@ class ProcessCapture(Closing):
     ) -> None:
         """Searches the target's code for a site, unless `hint`, that of its parent, is one of its own as well.
 
-        What can be done before the freeze is done here; with `stands_still` no more than is needed. Raises OSError: ENOENT or ESRCH if the process is gone; TargetGone.
+        What can be done before the freeze is done here; with `stands_still` no more than is needed.
+
+        Raises OSError: ENOENT or ESRCH if the process is gone; TargetGone.
         """
         self._target = target
         self._mappings = mappings

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import struct
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,15 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from dumper.freeze import Freeze
-from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, O_TRACESYSGOOD
-from dumper.proc.maps import MapsParser, read_maps
-from dumper.state.process import ProcessCapture
-from dumper.target import Target as LiveTarget
+from formats.checkpoint import Checkpoint
 from formats.manifest import Missing
 from formats.processstate import Disposition, IntervalTimer, Limit, ProcessState
 from formats.threadstate import PendingSignal, Restart, Thread
-from tests.harness import Target, poll_until
+from tests.harness import Target, poll_until, predump
 
 pytestmark = pytest.mark.usefixtures("targets")
 
@@ -59,14 +56,13 @@ class Captured:
 
 
 def capture(pid: int) -> tuple[ProcessState, list[Thread], list[Missing]]:
-    """The state of a process; it runs on afterwards."""
-    with LiveTarget(pid) as target:
-        state = ProcessCapture(target, MapsParser().parse(read_maps(pid)))
-        assert state.foresee() == []
-        with Freeze(target, options=lambda _: O_TRACESYSGOOD | O_SUSPEND_SECCOMP) as freeze:
-            (stopped,) = freeze.processes
-            state.read(stopped.threads)
-        return state.records()
+    """The state of a process as a dump has it; it runs on afterwards."""
+    with tempfile.TemporaryDirectory(prefix="predump-test-") as directory:
+        checkpoint = Path(directory) / "checkpoint"
+        predump("dump", "-p", pid, "-D", checkpoint, "--no-pre-dump")
+        (process,) = Checkpoint.open(checkpoint).round().manifest.processes
+    assert process.state is not None
+    return process.state, process.threads, process.missing
 
 
 def waits_in(pid: int, tid: int, call: int) -> bool:

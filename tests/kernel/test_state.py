@@ -33,6 +33,7 @@ STEPS = {name.removeprefix("PD_ASK_STEP_"): getattr(lib, name) for name in dir(l
 DEATHS = 20
 RANDOM_DEATHS = 150
 MASKS = ["urgent-unblocked", "all-blocked"]  # one stop for all calls of a thread, or two for each
+PAUSE = 34  # pause(2)
 ONE_BY_ONE_STEPS = ("ENTERED", "RETURNED", "AGAIN")
 HUNDREDS = 300
 READ_AND_DIE = """
@@ -95,12 +96,18 @@ def signal_numbers(siginfos: list[bytes]) -> list[tuple[int, int]]:
     return [(*struct.unpack_from("=i", info), *struct.unpack_from("=i", info, 24)) for info in siginfos]
 
 
+def is_pausing(pid: int, tid: int) -> bool:
+    """Whether the thread waits in pause(2): proc_pid_syscall(5)."""
+    return Path(f"/proc/{pid}/task/{tid}/syscall").read_text().startswith(f"{PAUSE} ")
+
+
 def test_threads_tell_what_they_set_up() -> None:
     with Target.spawn("state-threads") as target:
-        threads, process = read_state(target.pid)
         told = facts_of(target)["threads"]
+        assert isinstance(told, list)
+        poll_until(lambda: all(is_pausing(target.pid, one["tid"]) for one in told), COMMAND_S, "all threads to pause")
+        threads, process = read_state(target.pid)
     assert process.refusal == ""
-    assert isinstance(told, list)
     assert len(threads) == len(told) + 1
     by_tid = {thread.tid: thread for thread in threads}
     for k, facts in enumerate(told):
@@ -118,7 +125,7 @@ def test_threads_tell_what_they_set_up() -> None:
         assert thread.rseq.signature == 0x53053053
         assert (thread.rseq.section_addr, thread.rseq.abort_addr) == (0, 0)
         assert f"Pid:\t{thread.tid}\n".encode() in thread.status
-        assert thread.general["orig_rax"] == 34  # pause(2)
+        assert thread.general["orig_rax"] == PAUSE
         assert thread.seccomp_filters == []
         assert thread.fpregs[:464] == thread.xstate[:464]
 

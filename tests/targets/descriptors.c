@@ -365,6 +365,22 @@ static void open_others(void)
 	put("created", open("created", O_RDWR | O_CREAT, 0600));
 }
 
+/* Until a descriptor of the child is closed there. */
+static void wait_for_close(int fd)
+{
+	const struct timespec pause_time = timespec_of_ns(NS_PER_MS);
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", child, fd);
+	for (int i = 0; faccessat(AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW) == 0; i++) {
+		if (i > 10000) {
+			errno = ETIMEDOUT;
+			die("waiting for the child");
+		}
+		nanosleep(&pause_time, NULL);
+	}
+}
+
 static void make_child(void)
 {
 	child = must(fork(), "fork");
@@ -375,6 +391,7 @@ static void make_child(void)
 		for (;;)
 			pause();
 	}
+	wait_for_close(fd_of("file_other"));
 	must(close(fd_of("lone_out")), "close");
 }
 

@@ -83,7 +83,7 @@ static int ask_set(struct pd_callers *set, struct pd_thread_state *const *states
 	const int n_callers = set->n_callers;
 	int error = 0;
 
-	pd_callers_run_chains(set, &thread_chain);
+	pd_callers_end_chains(set, &thread_chain);
 	for (size_t k = 0; k < N_THREAD_CALLS; k++)
 		pd_callers_call(set, thread_calls + k);
 	for (int i = 0; i < n_callers; i++)
@@ -252,7 +252,7 @@ static int make_queries(const struct respondent *who, struct queries *queries)
 	error = pd_callers_add(set, who->thread, who->start_addr, who->end_addr, who->must_be_free, &chain);
 	if (error)
 		return error;
-	pd_callers_run_chains(set, &chain);
+	pd_callers_end_chains(set, &chain);
 	for (int i = 0; i < n && !caller->has_answered && !caller->error; i++) {
 		pd_callers_call(set, queries->calls + i);
 		queries->results[i] = caller->result;

@@ -61,8 +61,12 @@ int pd_callers_add(struct pd_callers *set, const struct pd_thread_state *thread,
 	error = pd_write_home(home, set->asking->site, thread->xstate, below, must_be_free);
 	if (error)
 		return error;
+	if (!set->n_callers)
+		set->deadline_ns = pd_now_ns() + set->asking->timeout_ns;
 	set->n_callers++;
 	pd_callers_step(set, PD_ASK_STEP_FRAMES);
+	if (caller->stop_signal)
+		pd_chain_start(set, caller, chain);
 	return 0;
 }
 

@@ -50,15 +50,15 @@ struct pd_chain {
 
 /*
  * Adds a thread whose frames end at or below `end_addr`; its registers stay as they are. 0 or -errno of pd_write_home.
- * Where the thread can make the `chain` at a time, it is written.
+ * Where the thread can make the `chain`, it is let go along it at once: it runs while others are being added.
  */
 int pd_callers_add(struct pd_callers *set, const struct pd_thread_state *thread, uint64_t start_addr,
 		   uint64_t end_addr, int must_be_free, const struct pd_chain *chain);
 /*
- * Runs the chains of those threads that have one, and sets `has_answered`; if another signal comes first, the calls are to
- * be made one by one instead. Either way answers are full of ones where a call failed.
+ * Waits for the ends of chains, and sets `has_answered`; if another signal came first, the calls are to be made one by one
+ * instead. Either way answers are full of ones where a call failed.
  */
-void pd_callers_run_chains(struct pd_callers *set, const struct pd_chain *chain);
+void pd_callers_end_chains(struct pd_callers *set, const struct pd_chain *chain);
 /* Each thread that has not answered makes the call; see `result` of each. */
 void pd_callers_call(struct pd_callers *set, const struct pd_call *call);
 /* Waits for the next stop of a thread of the set: 0 and its status, or -errno; one that did not run was interrupted. */

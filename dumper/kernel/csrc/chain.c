@@ -130,20 +130,17 @@ static int wait_for_end(struct pd_callers *set, struct pd_caller *caller)
 	return -ETIMEDOUT;
 }
 
-void pd_callers_run_chains(struct pd_callers *set, const struct pd_chain *chain)
+void pd_chain_start(struct pd_callers *set, struct pd_caller *caller, const struct pd_chain *chain)
 {
-	set->deadline_ns = pd_now_ns() + set->asking->timeout_ns;
-	for (int i = 0; i < set->n_callers; i++) {
-		struct pd_caller *caller = set->callers + i;
+	caller->error = pd_callers_set_first(set, caller, chain->calls, chain_addr(caller, chain),
+					     ~(1UL << (caller->stop_signal - 1)));
+	if (!caller->error && ptrace(PTRACE_CONT, caller->home.tid, 0, 0))
+		caller->error = -errno;
+	pd_callers_step(set, PD_ASK_STEP_CHAIN);
+}
 
-		if (caller->error || !caller->stop_signal)
-			continue;
-		caller->error = pd_callers_set_first(set, caller, chain->calls, chain_addr(caller, chain),
-						     ~(1UL << (caller->stop_signal - 1)));
-		if (!caller->error && ptrace(PTRACE_CONT, caller->home.tid, 0, 0))
-			caller->error = -errno;
-		pd_callers_step(set, PD_ASK_STEP_CHAIN);
-	}
+void pd_callers_end_chains(struct pd_callers *set, const struct pd_chain *chain)
+{
 	for (int i = 0; i < set->n_callers; i++) {
 		struct pd_caller *caller = set->callers + i;
 		int result;

@@ -15,6 +15,8 @@ int pd_chain_signal(const struct pd_site *site, const struct pd_thread_state *th
 /* The words of the chain, for the memory from below_addr to back_frame_addr. */
 void pd_write_chain(const struct pd_caller *caller, const struct pd_site *site, const struct pd_chain *chain,
 		    uint8_t *below);
+/* Lets a thread go along its chain. */
+void pd_chain_start(struct pd_callers *set, struct pd_caller *caller, const struct pd_chain *chain);
 /* Argument `i` of a call. */
 uint64_t pd_argument(const struct pd_caller *caller, const struct pd_call *call, int i);
 

@@ -18,6 +18,8 @@
 #define FILTER_MAX_BYTES (4096 * 8) /* BPF_MAXINSNS of struct sock_filter */
 #define STATUS_LEAST_BYTES 4096
 #define IOPRIO_WHO_PROCESS 1
+#define FXSAVE_BYTES 512
+#define FXSAVE_SOFTWARE_BYTES 48
 #define PEEKSIGINFO_SHARED 1
 
 struct peeksiginfo_args { /* uapi/linux/ptrace.h */
@@ -173,13 +175,17 @@ static int read_registers(struct pd_thread_state *state)
 	struct iovec fp = {state->fp, sizeof(state->fp)}, xstate = {state->xstate, sizeof(state->xstate)};
 
 	if (ptrace(PTRACE_GETREGS, state->tid, 0, state->gp) ||
-	    ptrace(PTRACE_GETREGSET, state->tid, NT_PRFPREG, &fp) ||
 	    ptrace(PD_PTRACE_GETSIGMASK, state->tid, sizeof(state->signal_mask), &state->signal_mask))
 		return -errno;
-	if (ptrace(PTRACE_GETREGSET, state->tid, NT_X86_XSTATE, &xstate))
-		xstate.iov_len = 0; /* a processor without XSAVE */
-	state->xstate_bytes = (uint32_t)xstate.iov_len;
-	return 0;
+	if (!ptrace(PTRACE_GETREGSET, state->tid, NT_X86_XSTATE, &xstate)) {
+		state->xstate_bytes = (uint32_t)xstate.iov_len;
+		/* NT_PRFPREG is its beginning, without the bytes that software may use: fpregs_get, regset.c of the x86 FPU. */
+		memcpy(state->fp, state->xstate, FXSAVE_BYTES - FXSAVE_SOFTWARE_BYTES);
+		memset(state->fp + FXSAVE_BYTES - FXSAVE_SOFTWARE_BYTES, 0, FXSAVE_SOFTWARE_BYTES);
+		return 0;
+	}
+	state->xstate_bytes = 0; /* a processor without XSAVE */
+	return ptrace(PTRACE_GETREGSET, state->tid, NT_PRFPREG, &fp) ? -errno : 0;
 }
 
 static void read_scheduling(struct pd_thread_state *state)
@@ -195,18 +201,23 @@ static void read_scheduling(struct pd_thread_state *state)
 	state->io_priority = n < 0 ? -errno : (int32_t)n;
 }
 
-static void read_user_pointers(struct pd_thread_state *state, int mem_fd)
+static void read_rseq(struct pd_thread_state *state, int mem_fd)
 {
 	struct pd_rseq_configuration conf;
 	const struct user_regs_struct *regs = (const struct user_regs_struct *)state->gp;
-	void *head = NULL;
-	size_t n_bytes = 0;
 
 	state->rseq_abort_addr = pd_read_rseq(state->tid, mem_fd, regs->rip, &conf, &state->rseq_section_addr);
 	state->rseq_addr = conf.rseq_abi_pointer;
 	state->rseq_bytes = conf.rseq_abi_size;
 	state->rseq_signature = conf.signature;
 	state->rseq_flags = conf.flags;
+}
+
+static void read_robust_list(struct pd_thread_state *state)
+{
+	void *head = NULL;
+	size_t n_bytes = 0;
+
 	if (syscall(SYS_get_robust_list, state->tid, &head, &n_bytes))
 		head = NULL;
 	state->robust_list_addr = (uint64_t)(uintptr_t)head;
@@ -229,7 +240,8 @@ static int read_thread(int pid, const struct pd_thread *thread, int mem_fd, cons
 		error = read_status(pid, files, state, arena);
 	if (error)
 		return error;
-	read_user_pointers(state, mem_fd);
+	read_rseq(state, mem_fd);
+	read_robust_list(state);
 	read_scheduling(state);
 	state->timer_slack_ns = read_timer_slack(state->tid, files);
 	state->n_pending = read_pending(state->tid, 0, arena, &state->pending_at);

@@ -11,7 +11,7 @@ import struct
 import sys
 import termios
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -21,9 +21,12 @@ from dumper.state.descriptors import DescriptorCapture
 from dumper.state.openfiles import DescriptorRecords
 from dumper.state.queries import FIONREAD, query_int
 from dumper.target import Target
+from formats.checkpoint import Checkpoint
+from formats.layout import RunKind
 from formats.manifest import Missing
 from formats.openfiles import EpollWatch, Eventfd, OpenFile, OpenFileKind, Pipe, Socket
 from formats.processstate import Descriptor, FileLock
+from formats.sources import ObjectSources
 from tests import harness
 
 pytestmark = pytest.mark.usefixtures("targets")
@@ -124,11 +127,42 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[harness.Target]
         yield running
 
 
+def from_checkpoint(captured: Seen, checkpoint: Path) -> Seen:
+    """The same of a dump, as a reader of its images finds it."""
+    harness.predump("dump", "-t", captured.pid, "-D", checkpoint)
+    info = Checkpoint.open(checkpoint).round()
+    manifest = info.manifest
+    states = {process.pid: process.state for process in manifest.processes if process.state}
+    contents = {}
+    with ObjectSources(info) as objects:
+        for one in manifest.objects:
+            content = bytearray(one.pages_end_bytes)
+            for start, end, run in objects.pieces(one.id, 0, one.pages_end_bytes):
+                if run is not None and run.kind is RunKind.DATA:
+                    content[start:end] = objects.read(one.id, run.page_index, run.n_pages)
+            contents[one.path] = (one.kind, bytes(content[: one.size_bytes]), one.id)
+    records = DescriptorRecords(
+        open_files=manifest.open_files,
+        pipes=manifest.pipes,
+        descriptors={pid: state.descriptors for pid, state in states.items()},
+        locks={pid: state.locks for pid, state in states.items()},
+        missing={process.pid: process.missing for process in manifest.processes},
+    )
+    return replace(captured, records=records, contents=contents)
+
+
 @pytest.fixture(scope="module")
-def seen(target: harness.Target) -> Seen:
+def captured(target: harness.Target) -> Seen:
     words = target.command("info").split()[1:-1]
     numbers = {name: int(number) for name, number in (word.split("=") for word in words)}
     return capture(target.pid, [numbers.pop("child")], numbers)
+
+
+@pytest.fixture(scope="module", params=["captured", "in a checkpoint"])
+def seen(request: pytest.FixtureRequest, captured: Seen, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    if request.param == "captured":
+        return captured
+    return from_checkpoint(captured, tmp_path_factory.mktemp("descriptors") / "checkpoint")
 
 
 # ---- files -------------------------------------------------------------------------------------------------------
@@ -508,14 +542,14 @@ def test_what_can_be_foreseen(seen: Seen, target: harness.Target) -> None:
 # ---- harmlessness ------------------------------------------------------------------------------------------------
 
 
-def test_no_copy_is_held_after_reading(seen: Seen) -> None:
-    assert seen.left_open == set()
+def test_no_copy_is_held_after_reading(captured: Seen) -> None:
+    assert captured.left_open == set()
 
 
-def test_what_is_opened_for_its_content_is_not_shared_with_the_target(seen: Seen, target: harness.Target) -> None:
+def test_what_is_opened_for_its_content_is_not_shared_with_the_target(captured: Seen, target: harness.Target) -> None:
     """The target's offset and locks are its own: each content is read through a description of ours."""
-    assert set(seen.object_ids.values()) == {content[2] for content in seen.contents.values()}
-    fdinfo = Path(f"/proc/{target.pid}/fdinfo/{seen.named['deleted']}").read_text()
+    assert set(captured.object_ids.values()) == {content[2] for content in captured.contents.values()}
+    fdinfo = Path(f"/proc/{target.pid}/fdinfo/{captured.named['deleted']}").read_text()
     assert "pos:\t5\n" in fdinfo
 
 
