@@ -708,3 +708,22 @@ def test_a_full_pipe_of_the_largest_usual_size() -> None:
     (pipe,) = [item for item in records.pipes if item.content]
     assert (pipe.capacity_bytes, pipe.content) == (1 << 20, bytes(range(256)) * 4096)
     assert records.missing[running.pid] == []
+
+
+# ---- all together ------------------------------------------------------------------------------------------------
+
+
+def test_the_target_has_every_kind_of_file(captured: Seen) -> None:
+    kinds = {one.kind for one in captured.records.open_files}
+    assert kinds | {OpenFileKind.OTHER} == set(OpenFileKind)
+
+
+def test_strict_refuses_before_anything_is_touched(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    files = tmp_path / "files"
+    files.mkdir()
+    with harness.Target.spawn("descriptors", files) as running:
+        done = harness.predump("dump", "-t", running.pid, "-D", checkpoint, "--strict", expect=1)
+        assert "TCP connections" in done.stderr
+        assert not list(checkpoint.glob("*/manifest.json"))
+        running.check()
