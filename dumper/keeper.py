@@ -58,10 +58,10 @@ class Keeper:
     def run(self) -> None:
         """Serves until the target ends or a command releases it."""
         while not self._released:
-            waiting = [self._listener.fileno(), self._pidfd]
-            if self._client:
-                waiting.append(self._client.fileno())
-            ready = select.select(waiting, [], [])[0]
+            waiting = select.poll()  # select(2) knows no descriptors above 1023
+            for fd in (self._listener.fileno(), self._pidfd, *([self._client.fileno()] if self._client else [])):
+                waiting.register(fd, select.POLLIN)
+            ready = [fd for fd, _ in waiting.poll()]
             if self._pidfd in ready:
                 return
             if self._client and self._client.fileno() in ready:

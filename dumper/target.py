@@ -158,7 +158,9 @@ class Target(Closing):
     @property
     def has_ended(self) -> bool:
         """Whether the process has ended: its pidfd is readable then."""
-        return bool(select.select([self.pidfd], [], [], 0)[0])
+        waiting = select.poll()  # select(2) knows no descriptors above 1023
+        waiting.register(self.pidfd, select.POLLIN)
+        return bool(waiting.poll(0))
 
     def close(self) -> None:
         """Closes the descriptors; the target does not notice."""

@@ -84,7 +84,7 @@ def process_of(checkpoint: Path, pid: int) -> Process:
     return next(process for process in manifest_of(checkpoint).processes if process.pid == pid)
 
 
-def assert_all_equal(checkpoint: Path, pids: list[int]) -> None:
+def assert_all_equal(checkpoint: Path, pids: list[int], least_pages: int = 500) -> None:
     """Every one of the stopped processes equals what the last round says of it."""
     checkpoint_ = Checkpoint.open(checkpoint)
     assert sorted(p.pid for p in checkpoint_.round().manifest.processes if p.exit_code is None) == sorted(pids)
@@ -93,7 +93,7 @@ def assert_all_equal(checkpoint: Path, pids: list[int]) -> None:
         with MemoryView(checkpoint_, None, pid) as view:
             found = compare_view(pid, view)
         assert not found.mismatches, f"process {pid}: {found}"
-        assert found.pages_compared > 500
+        assert found.pages_compared > least_pages
     predump("verify", checkpoint)
 
 
@@ -307,6 +307,26 @@ def test_processes_that_cannot_be_caught(tree: Tree, checkpoint: Path) -> None:
     command("dump", tree, checkpoint, "--leave-stopped")
     assert_all_equal(checkpoint, pids)
     assert_all_go_on(tree, pids)
+
+
+@pytest.mark.parametrize("name", ["pre-dump", "dump", "run"])
+@pytest.mark.parametrize("delay_s", [0.15, 0.2, 0.25, 0.3])
+def test_exec_of_a_child_at_any_moment(tree: Tree, checkpoint: Path, name: str, delay_s: float) -> None:
+    """It costs that child a full round, and nobody a wrong page."""
+    *others, last = tree.pids
+    with RunningPredump.start(name, "-t", tree.pid, "-D", checkpoint) as running:
+        running.ends_within(delay_s)
+        tree.target.command(f"exec {last}")
+        done = running.finish()
+    assert done.returncode in (0, 3), str(done)
+    predump("verify", checkpoint)
+    poll_until(lambda: Path(f"/proc/{last}/comm").read_text() == "sleep\n", 10, "the child to be another program")
+    command("dump", tree, checkpoint, "--leave-stopped")
+    process = process_of(checkpoint, last)
+    assert process.name == "sleep"
+    assert process.pages_data > 0
+    assert_all_equal(checkpoint, [*others, last], least_pages=50)
+    assert_all_go_on(tree, others)
 
 
 @pytest.mark.parametrize("name", ["pre-dump", "dump"])

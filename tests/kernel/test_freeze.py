@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import resource
 
 import pytest
 
@@ -43,3 +45,18 @@ def test_time_bounds_the_passes_too(child: Child, monkeypatch: pytest.MonkeyPatc
         raise AssertionError("it was taken for stopped")
     assert len(asked) < 1000
     assert is_untouched(child.pid)
+
+
+def test_a_descriptor_above_1023(child: Child) -> None:
+    """Large trees have many descriptors; select(2) takes none above 1023."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    filler = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+    try:
+        with Target(child.pid) as target:
+            assert target.pidfd > 1023
+            assert not target.has_ended
+    finally:
+        for fd in filler:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

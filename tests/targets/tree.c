@@ -7,7 +7,8 @@
  * Commands: `spawn` one more child: `ok PID`; `nest` one more, by a child of the root's first child: `ok PID`;
  * `end PID` that child is killed and reaped; `zombie PID` killed and not reaped; `counts` how often each has written;
  * `storm 1` short-lived children one after another, each ending at once, until `storm 0`; `chain 1` a child that forks and
- * ends, whose child forks and ends, and so on, all inherited by the root, until `chain 0`; `quit`.
+ * ends, whose child forks and ends, and so on, all inherited by the root, until `chain 0`; `exec PID` it calls exec of
+ * sleep(1); `quit`.
  */
 #include "target.h"
 
@@ -30,6 +31,7 @@ struct board {
 	volatile int nest; /* a request to child 1 */
 	volatile int storm;
 	volatile int chain;
+	volatile int to_exec; /* the pid that is to become another program */
 };
 
 static struct board *board;
@@ -93,6 +95,11 @@ static void *write_for_ever(void *of)
 				_exit(0);
 			waitpid(child, NULL, 0);
 			continue;
+		}
+		if (board->to_exec == getpid()) {
+			board->to_exec = 0;
+			execlp("sleep", "sleep", "1000", NULL);
+			die("execlp");
 		}
 		nanosleep(&pause, NULL);
 	}
@@ -190,6 +197,9 @@ static void obey(const char *line)
 		answer("ok");
 	} else if (sscanf(line, "storm %d", &pid) == 1) {
 		board->storm = pid;
+		answer("ok");
+	} else if (sscanf(line, "exec %d", &pid) == 1) {
+		board->to_exec = pid;
 		answer("ok");
 	} else if (sscanf(line, "chain %d", &pid) == 1) {
 		board->chain = pid;
