@@ -103,6 +103,8 @@ class Dumper:
         for _ in range(MAX_ATTEMPTS):
             try:
                 process = ProcessDump(member, self._memory, self._files, self._site, stands_still=stands_still)
+                if not stands_still:
+                    self._descriptors.prepare(member.target)
             except LOST_ERRORS:
                 if not self._lost(member):
                     return None

@@ -27,6 +27,7 @@ from formats.layout import PAGE_BYTES
 MEMFD = "/memfd:"
 F_GET_SEALS = 1034  # fcntl(2), include/uapi/linux/fcntl.h
 
+SPARE_RUNS = 1 << 8  # of an object: few have many holes, and there may be many objects
 Key = tuple[int, int]  # st_dev, st_ino
 SYSV_DEVICE = -1  # a System V segment has its id for an inode number, which other files of its device may have as well
 
@@ -162,7 +163,7 @@ class ObjectSet:
     def _add(self, key: Key, status: os.stat_result, fd: int, kind: str, path: str, *, whole: bool) -> SharedObject:
         one = self._by_key.get(key)
         if one is None:
-            staging = Staging(self._scanner, RunList(1), self._memory)
+            staging = Staging(self._scanner, RunList(1), self._memory, SPARE_RUNS)
             one = self._by_key[key] = SharedObject(len(self._by_key) + 1, fd, kind, path, status, staging)
         if whole and status.st_size:
             one.ranges = [(0, page_ceiling(status.st_size))]

@@ -1,39 +1,31 @@
 """One process on its way into a dump: prepared while it runs, copied and asked in the freeze, recorded after it."""
 
-import contextlib
 from dataclasses import replace
 
 from dumper import describe
 from dumper.describe import ProcessPart
+from dumper.errors import TargetUntraceable
 from dumper.freeze import StoppedProcess
 from dumper.kernel.copy import FileMaps, PageBuffer, Source
 from dumper.kernel.pages import SpanTable
 from dumper.kernel.probes import PAGE_IS_GUARD
-from dumper.kernel.ptrace import InjectionSite
+from dumper.kernel.ptrace import InjectionSite, StopError
 from dumper.kernel.state import leave_vdso
-from dumper.memory_map import Vma, VmaKind, is_object, spans_while_frozen, spans_while_running
+from dumper.memory_map import VmaKind, is_object, spans_while_frozen, spans_while_running
 from dumper.objects import MappedFiles, ObjectSet, SharedObject
 from dumper.output import ImageOutput
 from dumper.proc.maps import Mapping
-from dumper.proc.smaps import GUARD_FLAG, parse_smaps_flags, read_smaps, shows_guards
+from dumper.proc.smaps import shows_guards
 from dumper.proc.stat import read_stat
 from dumper.staging import Staging
 from dumper.state.openfiles import DescriptorRecords
 from dumper.state.process import ProcessCapture
 from dumper.tree import Member
+from dumper.vmflags import VmFlags
 from formats.closing import Closing
 from formats.manifest import Missing, PageRange
 
-OUR_FLAG = "uw"  # registered for write-protection: gone with the tracking
 ANONYMOUS = (VmaKind.ANON, VmaKind.HEAP, VmaKind.STACK)
-
-VmFlags = dict[tuple[int, int], str]
-
-
-def read_vm_flags(tid: int) -> VmFlags:
-    """VmFlags by range, without what tracking adds. It walks the page tables, so it is not for the freeze."""
-    flags = {(start, end): text for start, end, text in parse_smaps_flags(read_smaps(tid))}
-    return {span: " ".join(flag for flag in text.split() if flag != OUR_FLAG) for span, text in flags.items()}
 
 
 class ProcessDump(Closing):
@@ -63,17 +55,15 @@ class ProcessDump(Closing):
         self.guards: list[PageRange] = []
         self._memory = memory
         self._files = files
-        self._flags_before: VmFlags = {}
-        self._flags: VmFlags = {}
-        self._flags_are_exact = False
         self.output: ImageOutput | None = None
         self.stopped: StoppedProcess | None = None
         self.copied_pages = 0
         self.look()
         self.identity = describe.identify(member.target)
+        self._guards_are_flagged = shows_guards()  # tried here, since that is nothing for the freeze
+        self._flags = VmFlags(member.target.tid, stands_still=stands_still)
         mappings = [vma.mapping for vma in self.vmas]
         self.capture = ProcessCapture(member.target, mappings, hint, stands_still=stands_still)
-        self._look_at_flags(stands_still=stands_still)
 
     def look(self) -> None:
         """Reads the mappings and decides how each is looked at. Raises TargetGone."""
@@ -87,12 +77,6 @@ class ProcessDump(Closing):
     def close(self) -> None:
         """Closes what was opened for the freeze."""
         self.capture.close()
-
-    def _look_at_flags(self, *, stands_still: bool) -> None:
-        """Reads the VmFlags: while it runs, they are those of the freeze only where they are so after it, too."""
-        self._flags_are_exact = stands_still
-        with contextlib.suppress(PermissionError):
-            self._flags_before = read_vm_flags(self.member.target.tid)
 
     def micro_round(self) -> int:
         """Copies what was written since the last one; returns the number of pages. Raises one of tree.LOST_ERRORS."""
@@ -113,8 +97,19 @@ class ProcessDump(Closing):
         self.stopped = stopped
         vdso = next((vma.mapping for vma in self.vmas if vma.mapping.path == "[vdso]"), None)
         if vdso:
-            for tid in leave_vdso(stopped.threads, vdso.start_addr, vdso.end_addr):
+            for tid in self._leave_vdso(stopped, vdso):
                 self.missing.append(Missing(what=f"thread {tid}", reason="it stands inside the vdso"))
+
+    def _leave_vdso(self, stopped: StoppedProcess, vdso: Mapping) -> list[int]:
+        try:
+            return leave_vdso(stopped.threads, vdso.start_addr, vdso.end_addr)
+        except StopError as error:
+            raise TargetUntraceable(
+                f"thread {error.tid} of process {self.member.pid} did not stop again when it had left the vdso",
+                hint="Everything goes on untouched: try again.",
+                pid=self.member.pid,
+                tid=error.tid,
+            ) from None
 
     def copy(self, objects: ObjectSet) -> None:
         """Copies what is left. Raises one of tree.LOST_ERRORS."""
@@ -136,17 +131,11 @@ class ProcessDump(Closing):
         scanner = self.member.scanner
         if not scanner.can_scan_changes:  # the kernel has no category for them
             return
-        known = shows_guards()
-        suspects = [
-            vma.mapping
-            for vma in self.vmas
-            if vma.kind in ANONYMOUS and (not known or GUARD_FLAG in self._flags_of(vma, self._flags_before).split())
-        ]
-        self.guards = [
-            PageRange(start_addr=start, end_addr=end)
-            for mapping in suspects
-            for start, end in scanner.ranges(mapping.start_addr, mapping.end_addr, PAGE_IS_GUARD)
-        ]
+        for vma in self.vmas:
+            mapping = vma.mapping
+            if vma.kind in ANONYMOUS and (not self._guards_are_flagged or self._flags.has_guards(mapping.start_addr)):
+                ranges = scanner.ranges(mapping.start_addr, mapping.end_addr, PAGE_IS_GUARD)
+                self.guards += [PageRange(start_addr=start, end_addr=end) for start, end in ranges]
 
     def ask(self) -> None:
         """Reads its state. Raises one of tree.LOST_ERRORS."""
@@ -157,19 +146,11 @@ class ProcessDump(Closing):
     # ---- after it ----------------------------------------------------------------------------------------------
 
     def check_flags(self, *, stands_still: bool) -> None:
-        """Reads the VmFlags again. If it runs by now, those that are not as before the freeze are not known."""
-        before = after = self._flags_before
-        if not self._flags_are_exact:
-            after = {}
-            with contextlib.suppress(OSError):  # it may have ended by now
-                after = read_vm_flags(self.member.target.tid)
-            before = after if stands_still else before
-        self._flags = {span: flags for span, flags in after.items() if before.get(span) == flags}
-        unknown = sum(1 for vma in self.vmas if not self._flags_of(vma, self._flags))
-        if unknown:
-            self.missing.append(
-                Missing(what=f"VmFlags of {unknown} mapping(s)", reason="they changed around the freeze")
-            )
+        """Reads the VmFlags again. If it runs by now, some may not be those of the freeze."""
+        self._flags.read_again(self.member.target.tid, stands_still=stands_still)
+        for mapping in (vma.mapping for vma in self.vmas if self._flags.got_guards(vma.mapping.start_addr)):
+            what = f"guard pages of memory {mapping.start_addr:#x}-{mapping.end_addr:#x}"
+            self.missing.append(Missing(what=what, reason="they were made around the freeze"))
 
     def written(self) -> ImageOutput:
         """Where its pages were written."""
@@ -180,7 +161,12 @@ class ProcessDump(Closing):
         """What the round holds of it, once its pages are written. Raises one of tree.LOST_ERRORS if it was killed."""
         pid = self.member.pid
         state, threads, missing = self.capture.records([vma.mapping for vma in self.vmas])
-        without_fd = [vma for vma, fd in self._shared if fd < 0]
+        notes = {vma.mapping.start_addr: describe.NO_FD_NOTE for vma, fd in self._shared if fd < 0}
+        flags = {}
+        for addr in (vma.mapping.start_addr for vma in self.vmas):
+            flags[addr], note = self._flags.of(addr)
+            if note:
+                notes.setdefault(addr, note)
         return ProcessPart(
             member=self.member,
             identity=self.identity,
@@ -188,13 +174,9 @@ class ProcessDump(Closing):
             vmas=self.vmas,
             threads=threads,
             objects=self.objects,
-            notes={vma.mapping.start_addr: describe.NO_FD_NOTE for vma in without_fd},
-            flags={vma.mapping.start_addr: self._flags_of(vma, self._flags) for vma in self.vmas},
+            notes=notes,
+            flags=flags,
             guards=self.guards,
             state=replace(state, descriptors=files.descriptors.get(pid, []), locks=files.locks.get(pid, [])),
             missing=self.missing + missing + files.missing.get(pid, []),
         )
-
-    @staticmethod
-    def _flags_of(vma: Vma, flags: VmFlags) -> str:
-        return flags.get((vma.mapping.start_addr, vma.mapping.end_addr), "")

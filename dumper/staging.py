@@ -18,14 +18,14 @@ class Staging:
     earlier round has it), ZERO, and COPY where a copy failed or found no room. Several may share one `memory`.
     """
 
-    def __init__(self, scanner: Scanner, covered: RunList, memory: PageBuffer) -> None:
-        """`covered` are the runs of the round before."""
+    def __init__(self, scanner: Scanner, covered: RunList, memory: PageBuffer, spare_runs: int = SPARE_RUNS) -> None:
+        """`covered` are the runs of the round before; lists have room for `spare_runs`, and grow beyond that."""
         self._scanner = scanner
         self._covered = covered
-        self._classified = RunList(SPARE_RUNS)
-        self._next_picture = RunList(SPARE_RUNS)
+        self._classified = RunList(spare_runs)
+        self._next_picture = RunList(spare_runs)
         self.memory = memory
-        self.picture = RunList(SPARE_RUNS)
+        self.picture = RunList(spare_runs)
         self.fits = True
         self.has_picture = False
         if not reports_zapped_huge_pages():

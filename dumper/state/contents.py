@@ -30,10 +30,15 @@ class OpenContent:
 
 
 class MountTypes:
-    """File systems of open files, looked up in the freeze, where it must be known who might keep us waiting."""
+    """File systems of open files: in the freeze it must be known who might keep us waiting."""
 
     def __init__(self) -> None:
         self._types: dict[int, str] = {}
+
+    def look(self, pid: int) -> None:
+        """Reads the mounts that a process sees."""
+        with suppress(OSError, ValueError, IndexError):
+            self._types |= read_mount_types(pid)
 
     def of(self, one: FoundDescriptor) -> str:
         """The type of file system ("ext4"), "" if it is mounted nowhere."""
@@ -41,9 +46,8 @@ class MountTypes:
         with suppress(ValueError, KeyError):
             mount_id = one.info.mount_id
         if mount_id not in self._types:
-            for pid in (os.getpid(), one.tid):
-                with suppress(OSError, ValueError, IndexError):
-                    self._types |= read_mount_types(pid)
+            self.look(os.getpid())
+            self.look(one.tid)
         return self._types.setdefault(mount_id, "")
 
 

@@ -122,6 +122,14 @@ class DescriptorCapture(Closing):
                 notes.add(one.label, problem)
         return notes.missing()
 
+    def prepare(self, target: Target) -> None:
+        """Looks at everything once, so that what the kernel sets up for it is there when it counts.
+
+        Raises OSError: ENOENT, ESRCH if the process is gone.
+        """
+        self._mount_types.look(target.tid)
+        self._descriptors(target, Notes())
+
     def _descriptors(self, target: Target, notes: Notes) -> list[FoundDescriptor]:
         """All of a process. Raises OSError: ENOENT, ESRCH if it is gone."""
         found = []

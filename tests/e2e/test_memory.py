@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from formats.checkpoint import Checkpoint
 from tests.harness import (
     Predump,
     Target,
@@ -22,7 +24,7 @@ from tests.harness import (
     poll_until,
     predump,
 )
-from tests.oracle import Comparison, compare
+from tests.oracle import Comparison, ProcessMemory, compare
 
 pytestmark = pytest.mark.usefixtures("targets")
 
@@ -335,4 +337,37 @@ def test_strict_where_nothing_is_missing(target: Target, checkpoint: Path) -> No
     done = dump_stopped(target, checkpoint, "--strict")
     assert number(done.result, "missing") == 0
     assert_equal(target, checkpoint)
+    assert_unharmed(target)
+
+
+def test_flags_and_guard_ranges_of_every_mapping(target: Target, checkpoint: Path) -> None:
+    """As /proc/PID/smaps of the stopped process has them, without what tracking adds; guards as in its pagemap."""
+    pre_dump(target, checkpoint)
+    dump_stopped(target, checkpoint)
+    (process,) = Checkpoint.open(checkpoint).round().manifest.processes
+    smaps = Path(f"/proc/{target.pid}/smaps").read_text(errors="surrogateescape")
+    headers = re.findall(r"^([0-9a-f]+)-[0-9a-f]+ [-r][-w][-x][-ps] ", smaps, re.MULTILINE)
+    flags = re.findall(r"^VmFlags: (.*)$", smaps, re.MULTILINE)
+    wanted = {int(start, 16): line.replace("uw ", "").strip() for start, line in zip(headers, flags, strict=True)}
+    assert {vma.start_addr: vma.flags for vma in process.vmas} == wanted
+    assert any("gu" in vma.flags.split() for vma in process.vmas)
+    with ProcessMemory(target.pid) as memory:
+        guards = [
+            (start, end)
+            for vma in process.vmas
+            if vma.kind in ("anon", "heap", "stack")
+            for start, end, is_guard in memory.populated(vma.start_addr, vma.end_addr)
+            if is_guard
+        ]
+    assert guards
+    assert [(one.start_addr, one.end_addr) for one in process.guards] == guards
+    assert_unharmed(target)
+
+
+def test_flags_while_it_runs(target: Target, checkpoint: Path) -> None:
+    """Read before and after the freeze: what is not sure to be of the freeze is said, and nothing is left out."""
+    target.command("start 500")
+    predump("dump", "-p", target.pid, "-D", checkpoint)
+    (process,) = Checkpoint.open(checkpoint).round().manifest.processes
+    assert all(vma.flags for vma in process.vmas)
     assert_unharmed(target)

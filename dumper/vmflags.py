@@ -1,0 +1,75 @@
+"""VmFlags of the mappings of a frozen process, which only /proc/PID/smaps tells: too slow to read in the freeze.
+
+It walks all page tables, 10 ms for each GiB. So it is read before the freeze and after it: flags that are the same then
+are taken for those of the freeze, and of all others it is said where they are from.
+"""
+
+from bisect import bisect_right
+
+from dumper.proc.smaps import GUARD_FLAG, parse_smaps_flags, read_smaps
+
+OUR_FLAG = "uw"  # registered for write-protection: gone with the tracking
+
+FROM_AFTER = "VmFlags are from right after the freeze: the mapping is new"
+FROM_BEFORE = "VmFlags are from right before the freeze: the mapping was gone after it"
+CHANGED = "VmFlags changed around the freeze: these are from after it"
+UNKNOWN = "VmFlags could not be read"
+
+
+class _Reading:
+    """Flags by address, as of one look."""
+
+    def __init__(self, mappings: list[tuple[int, int, str]]) -> None:
+        self._mappings = mappings
+        self._starts_addr = [start for start, _, _ in mappings]
+
+    def at(self, addr: int) -> str:
+        """Flags of the mapping there, without what tracking adds; "" if there is none."""
+        position = bisect_right(self._starts_addr, addr) - 1
+        if position < 0 or addr >= self._mappings[position][1]:
+            return ""
+        return " ".join(flag for flag in self._mappings[position][2].split() if flag != OUR_FLAG)
+
+
+class VmFlags:
+    """One reading before the freeze and one after it. Where the process stands still, one is enough."""
+
+    def __init__(self, tid: int, *, stands_still: bool) -> None:
+        """Raises OSError: ENOENT or ESRCH if the process is gone."""
+        self._before = _read(tid)
+        self._after = self._before if stands_still else None
+
+    def read_again(self, tid: int, *, stands_still: bool) -> None:
+        """After the freeze; one that has ended meanwhile tells nothing more."""
+        if self._after is not None:
+            return
+        try:
+            self._after = _read(tid)
+        except (FileNotFoundError, ProcessLookupError):
+            self._after = _Reading([])
+        if stands_still:
+            self._before = self._after
+
+    def has_guards(self, addr: int) -> bool:
+        """Whether the mapping had guard pages at the first look."""
+        return GUARD_FLAG in self._before.at(addr).split()
+
+    def got_guards(self, addr: int) -> bool:
+        """Whether it had some at the second look only."""
+        return not self.has_guards(addr) and GUARD_FLAG in self.of(addr)[0].split()
+
+    def of(self, addr: int) -> tuple[str, str]:
+        """Flags of the mapping at an address, and a note where they are not sure to be those of the freeze."""
+        before, after = self._before.at(addr), self._after.at(addr) if self._after else ""
+        if before == after:
+            return after, "" if after else UNKNOWN
+        if not before:
+            return after, FROM_AFTER
+        return (after, CHANGED) if after else (before, FROM_BEFORE)
+
+
+def _read(tid: int) -> _Reading:
+    try:
+        return _Reading(parse_smaps_flags(read_smaps(tid)))
+    except PermissionError:
+        return _Reading([])
