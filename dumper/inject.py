@@ -5,11 +5,10 @@ A userfaultfd belongs to the memory of the process that creates it, so the targe
 
 import errno
 import os
-import pickle
-import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dumper.errors import KernelFeatureMissing, PermissionDenied, TargetUntraceable
+from dumper.events import Emit
 from dumper.freeze import Freeze
 from dumper.kernel import uffd
 from dumper.kernel.ptrace import (
@@ -18,15 +17,14 @@ from dumper.kernel.ptrace import (
     InjectionSite,
     inject_userfaultfd,
 )
+from dumper.outlive import in_child
 from dumper.proc.cgroup import frozen_cgroup
 from dumper.proc.fds import lowest_free, read_fd_numbers
 from dumper.proc.maps import Mapping
 from dumper.site import find_site
 from dumper.target import Target, gone, not_permitted
-from formats.errors import PredumpError
 
 CALL_TIMEOUT_NS = 200_000_000
-ANSWER_MAX_BYTES = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,32 +95,15 @@ def _inject(target: Target, site: InjectionSite, die_at: int, victim_pid: int) -
 
 
 def _inject_from_child(target: Target, site: InjectionSite, die_at: int) -> Injection:
-    """The same from a process of its own, which goes on if this one is killed.
-
-    With the tracer dies the suspension of the target's seccomp filter. Should that happen while the call is about to
-    run, the filter sees it, and may kill the target. Raises as `_inject`.
-    """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    """The same from a process of its own, which goes on if this one is killed. Raises as `_inject`."""
     parent_pid = os.getpid()
-    child_pid = os.fork()
-    if child_pid == 0:
-        os.setsid()  # no signal meant for our process group reaches it
-        try:
-            injection = _inject(target, site, die_at, parent_pid)
-            socket.send_fds(theirs, [pickle.dumps((injection.stop_ns, injection.threads))], [injection.uffd])
-        except (OSError, PredumpError) as error:
-            theirs.send(pickle.dumps(error))
-        finally:
-            os._exit(0)
-    theirs.close()
-    with ours:
-        message, fds, _, _ = socket.recv_fds(ours, ANSWER_MAX_BYTES, 1)
-    os.waitpid(child_pid, 0)
-    answer = pickle.loads(message) if message else ConnectionResetError(errno.ECONNRESET, "the tracer was killed")
-    if isinstance(answer, Exception):
-        raise answer
-    stop_ns, threads = answer
-    return Injection(uffd=fds[0], stop_ns=stop_ns, threads=threads)
+
+    def inject(_: Emit) -> tuple[Injection, list[int]]:
+        injection = _inject(target, site, die_at, parent_pid)
+        return injection, [injection.uffd]
+
+    injection, (fd,) = in_child(inject, lambda _: None)
+    return replace(injection, uffd=fd)
 
 
 def take_userfaultfd(target: Target, mappings: list[Mapping], *, die_at: int = 0) -> Injection:

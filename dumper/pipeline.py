@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 from dumper.kernel.copy import PageBuffer
+from formats.closing import Closing
 from formats.frames import FrameWriter, compress_frames
 from formats.layout import FRAME_PAGES, PAGE_BYTES
 
@@ -24,7 +25,7 @@ class _Job(NamedTuple):
     buffer: PageBuffer
 
 
-class PagePipeline:
+class PagePipeline(Closing):
     """Takes buffers of pages and appends them to a pages file, compressed at `level`."""
 
     def __init__(self, *, level: int, compress_threads: int) -> None:

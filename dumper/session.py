@@ -13,12 +13,14 @@ from dumper.errors import TargetUntraceable
 from dumper.events import Announcer, Emit, Notice, Predicted, RoundFinished
 from dumper.kernel.runs import RunList
 from dumper.lease import ChainState, Key, Lease
+from dumper.outlive import in_child
 from dumper.pipeline import PagePipeline
 from dumper.rounds import MAX_ATTEMPTS, Options, PreDumper, exec_notice
 from dumper.target import gone
 from dumper.tracking import Tracker
 from dumper.tree import LOST_ERRORS, Base, Member, Tree
 from formats.closing import Closing
+from formats.errors import PredumpError
 from formats.layout import PAGE_BYTES
 from formats.manifest import RoundKind
 
@@ -41,14 +43,13 @@ class Session(Closing):
         self._options = options
         self._emit = Announcer(emit)
         self._lease: Lease | None = None
-        self._held: dict[Key, int] = {}  # userfaultfds that the keeper has, by process
+        self._held: dict[Key, Tracker] = {}  # what the keeper has, too
         self._since_ns = 0  # when the written pages were last reset, CLOCK_MONOTONIC
         with ExitStack() as opened:
             self._tree = opened.enter_context(Tree(pid, whole=tree, on_left=self._note_left))
             self._directory = opened.enter_context(CheckpointDirectory(directory))
             self._directory.refuse_other_target(self._tree.root.target, describe.host().boot_id)
-            self._pipeline = PagePipeline(level=options.level, compress_threads=options.compress_threads)
-            opened.callback(self._pipeline.close)
+            self._pipeline = opened.enter_context(self._new_pipeline())
             self._opened = opened.pop_all()
         self._rounds = PreDumper(self._tree, self._directory, self._pipeline, self._emit, self._attach)
         for number in self._directory.removed:
@@ -117,24 +118,53 @@ class Session(Closing):
         return finished
 
     def _take_dump(self, after: AfterDump) -> RoundFinished:
-        finished = Dumper(self._tree, self._directory, self._pipeline, self._options, self._emit).take(after)
+        if any(member.has_seccomp_filter() for member in self._tree.members):
+            finished = self._dump_from_child(after)
+        else:
+            finished = self._dump(after, self._pipeline, self._emit)
         self._end_tracking()
         return finished
+
+    def _dump(self, after: AfterDump, pipeline: PagePipeline, emit: Announcer) -> RoundFinished:
+        return Dumper(self._tree, self._directory, pipeline, self._options, emit).take(after)
+
+    def _dump_from_child(self, after: AfterDump) -> RoundFinished:
+        """The same by a tracer that outlives this process."""
+
+        def dump(emit: Emit) -> tuple[RoundFinished, list[int]]:
+            self._emit = Announcer(emit)
+            with self._new_pipeline() as pipeline:  # threads are not there after a fork
+                return self._dump(after, pipeline, self._emit), []
+
+        try:
+            return in_child(dump, self._emit)[0]
+        except ConnectionResetError:
+            raise PredumpError(
+                "the process that took the dump was killed",
+                hint="The targets go on, and there is no new round: try again.",
+            ) from None
+
+    def _new_pipeline(self) -> PagePipeline:
+        return PagePipeline(level=self._options.level, compress_threads=self._options.compress_threads)
 
     def _tell_keeper(self) -> None:
         """Only now may the next command build on the round."""
         last = self._directory.last
         if self._lease is None or last is None:
             return
-        tracked = [(member, member.tracker.fd) for member in self._tree.members if member.tracker]
-        new = [(member.key, fd) for member, fd in tracked if self._held.get(member.key) != fd]
-        processes = {member.key: member.base.full_round for member, _ in tracked if not member.base.is_full}
+        tracked = {member.key: member.tracker for member in self._tree.members if member.tracker}
+        new = [(key, tracker.fd) for key, tracker in tracked.items() if self._held.get(key) is not tracker]
+        processes = {
+            member.key: member.base.full_round
+            for member in self._tree.members
+            if member.tracker and not member.base.is_full
+        }
         try:
             self._lease.hold(new)
             self._lease.commit(ChainState(last.manifest.checkpoint_id, last.number, last.sha256, processes))
         except OSError:
             self._notice("keeper-lost", "the keeper was ended meanwhile: the next round will hold everything")
-        self._held = {member.key: fd for member, fd in tracked}
+        self._held = tracked
 
     def _has_much_to_copy(self) -> bool:
         pages = 0
@@ -173,14 +203,14 @@ class Session(Closing):
         borrowed = lease.borrow(root.target)
         if borrowed is None:
             return
-        self._lease, self._held, state = borrowed
+        self._lease, uffds, state = borrowed
         self._tree.refresh()
-        for key, fd in self._held.items():
+        for key, fd in uffds.items():
             member = self._tree.member(key[0])
             if member is None or member.key != key:  # it has ended
                 os.close(fd)
                 continue
-            member.tracker = Tracker(member.target, member.space, fd)
+            member.tracker = self._held[key] = Tracker(member.target, member.space, fd)
             member.base = self._base_after(state, member)
             try:
                 member.tracker.refresh()

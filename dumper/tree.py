@@ -1,6 +1,7 @@
 """Which processes a session captures: one, or a process with all of its descendants."""
 
 import errno
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from dumper.kernel.ptrace import children
 from dumper.kernel.runs import RunList
 from dumper.lease import Key
 from dumper.proc.stat import read_stat
+from dumper.proc.status import read_status
 from dumper.target import Target, gone
 from dumper.tracking import AddressSpace, Tracker, TrackingLostError
 from formats.closing import Closing
@@ -103,6 +105,14 @@ class Member(Closing):
             return self.target.thread_count()
         except TargetGone:
             return 0
+
+    def has_seccomp_filter(self) -> bool:
+        """Whether one of its threads has one by now; False if it has ended."""
+        try:
+            tids = os.listdir(f"/proc/{self.pid}/task")  # noqa: PTH208 - for each thread of each process
+            return any(read_status(int(tid)).seccomp_mode for tid in tids)
+        except (FileNotFoundError, ProcessLookupError):
+            return False
 
     def drop_tracking(self) -> None:
         """Ends the tracking: the process is as it was before."""

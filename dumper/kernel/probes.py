@@ -1,4 +1,4 @@
-"""System calls that Python 3.11 lacks, for finding out what this host can do and for tests."""
+"""System calls that Python 3.11 lacks, most of them for finding out what this host can do and for tests."""
 
 import errno
 import os
@@ -30,6 +30,11 @@ def pidfd_getfd(pidfd: int, fd: int) -> int:
             ESRCH.
     """
     return checked(lib.pd_probe_pidfd_getfd(pidfd, fd))
+
+
+def signal_on_parent_death(number: int) -> None:
+    """The calling process gets this signal when the thread that forked it ends: PR_SET_PDEATHSIG(2const)."""
+    checked(lib.pd_signal_on_parent_death(number))
 
 
 def scan_category(pagemap_fd: int, categories: int) -> None:

@@ -40,6 +40,7 @@ GONE, UNTRACEABLE, NOT_CONVERGED = 10, 13, 3
 STEPS = {name: getattr(lib, name) for name in dir(lib) if "INJECT_STEP" in name and not name.endswith("NONE")}
 DEATHS = 4
 ATTACHES = 50
+DUMPS_CUT_SHORT = 30
 EXEC_RUNS = 5
 SIGNALS = 40
 SIGNALS_PER_TURN = 8
@@ -180,6 +181,29 @@ def test_seccomp_filter_stays_in_force(mode: str, checkpoint: Path) -> None:
         if mode == "seccomp-errno":
             target.command("denied")
         assert_unharmed(target)
+
+
+@pytest.mark.parametrize("after", ["--leave-running", "--kill"])
+def test_death_of_the_tool_while_it_dumps_a_target_whose_filter_kills(after: str, checkpoint: Path) -> None:
+    """The tracer is a process of its own, which goes on until no injected call is under way, and does not kill."""
+    chance = random.Random(7)
+    with Target.spawn("special", "seccomp-kill") as target:
+        deaths = 0
+        for _ in range(DUMPS_CUT_SHORT):
+            with RunningPredump.start("dump", "-p", target.pid, "-D", checkpoint, "--no-pre-dump", after) as running:
+                running.wait_for("round-start")
+                running.ends_within(chance.uniform(0, 0.02))  # any instant will do
+                running.process.kill()
+            if not target.alive():
+                break  # the dump was complete, and the target killed as was asked for
+            poll_until(lambda: is_untouched(target.pid), 10, "the target to go on")
+            deaths += 1
+        assert deaths >= DUMPS_CUT_SHORT // 2
+        if target.alive():
+            rounds_and_dump(target, checkpoint)
+            assert_unharmed(target)
+        else:
+            assert Checkpoint.open(checkpoint).numbers, "it was killed without a dump on disk"
 
 
 @pytest.mark.parametrize("mode", ["seccomp-errno", "seccomp-kill", "leaderless", "rseq", "unprivileged", "pending"])

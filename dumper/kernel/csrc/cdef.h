@@ -372,6 +372,8 @@ int64_t pd_leave_vdso(struct pd_thread_list *list, uint64_t start_addr, uint64_t
 
 /* userfaultfd(flags) of the caller itself: the descriptor. */
 int pd_probe_userfaultfd(int flags);
+/* prctl(PR_SET_PDEATHSIG) of the caller. */
+int pd_signal_on_parent_death(int number);
 /* pidfd_getfd(2): a copy, close-on-exec, of the descriptor `fd` of the process behind `pidfd`. */
 int pd_probe_pidfd_getfd(int pidfd, int fd);
 /* PAGEMAP_SCAN of the first page for pages with all of `categories`. -EINVAL: the kernel does not know one of them. */

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -13,6 +14,11 @@ int pd_probe_userfaultfd(int flags)
 	long fd = syscall(SYS_userfaultfd, flags);
 
 	return fd < 0 ? -errno : (int)fd;
+}
+
+int pd_signal_on_parent_death(int number)
+{
+	return prctl(PR_SET_PDEATHSIG, number) ? -errno : 0;
 }
 
 int pd_probe_pidfd_getfd(int pidfd, int fd)
