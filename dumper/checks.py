@@ -172,6 +172,24 @@ PROBES = (
         "of shared memory that the target has not touched are left out.",
     ),
     _Probe(
+        "children",
+        "Process trees (/proc/PID/task/TID/children)",
+        trials.try_children,
+        required=False,
+        without_feature="Use a kernel built with CONFIG_PROC_CHILDREN to capture trees (-t); single processes (-p) need "
+        "it not.",
+        without_privilege="Mount an unmasked /proc.",
+    ),
+    _Probe(
+        "kcmp",
+        "Telling open files apart (kcmp)",
+        trials.try_kcmp,
+        required=False,
+        without_feature="Use a kernel built with CONFIG_KCMP; without it, no dump says which descriptors share an open "
+        "file.",
+        without_privilege="Run predump as root or with CAP_SYS_PTRACE.",
+    ),
+    _Probe(
         "suspend-seccomp",
         "Targets with a seccomp filter (PTRACE_O_SUSPEND_SECCOMP)",
         trials.try_suspend_seccomp,

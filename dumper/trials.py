@@ -21,9 +21,10 @@ from dumper.errors import KernelFeatureMissing, PermissionDenied
 from dumper.inject import take_userfaultfd
 from dumper.kernel import probes, uffd
 from dumper.kernel.copy import Copier, FileMaps, PageBuffer, Source
+from dumper.kernel.files import tells_descriptions_apart
 from dumper.kernel.native import ffi
 from dumper.kernel.pages import Scanner, Span, SpanTable
-from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, ThreadSet
+from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, ThreadSet, children
 from dumper.kernel.runs import RunKind, RunList
 from dumper.proc.maps import MapsParser, read_maps
 from dumper.proc.stat import read_stat
@@ -302,6 +303,19 @@ def try_map_files() -> str:
         if os.fstat(mapped_fd).st_ino != inode:
             raise MissingError("/proc/PID/map_files leads to another file than is mapped", FAILED)
     return "the files behind mappings can be opened"
+
+
+def try_children() -> str:
+    with _child() as child:
+        if child.pid not in children(os.getpid()):
+            raise MissingError("a child process is not among the children of this one", FAILED)
+    return "a child process was found"
+
+
+def try_kcmp() -> str:
+    if not tells_descriptions_apart():
+        raise MissingError("kcmp(2) is absent", FEATURE_MISSING)
+    return "open files can be told apart"
 
 
 # ---- all of it -----------------------------------------------------------------------------------
