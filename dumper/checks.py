@@ -176,8 +176,8 @@ PROBES = (
         "Process trees (/proc/PID/task/TID/children)",
         trials.try_children,
         required=False,
-        without_feature="Use a kernel built with CONFIG_PROC_CHILDREN to capture trees (-t); single processes (-p) need "
-        "it not.",
+        without_feature="Use a kernel built with CONFIG_PROC_CHILDREN to capture trees (-t); one process (-p) needs "
+        "none of it.",
         without_privilege="Mount an unmasked /proc.",
     ),
     _Probe(

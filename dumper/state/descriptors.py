@@ -140,6 +140,8 @@ class DescriptorCapture(Closing):
                     if read is None:
                         continue  # closed meanwhile
                     raw, link, fdinfo = read
+                    if raw.stat_result == -errno.ENOENT:
+                        continue  # closed just now
                     if raw.fdinfo_bytes == -errno.EOVERFLOW:
                         with suppress(OSError):
                             fdinfo = _read_whole(directories.fdinfo_dir, fd)

@@ -727,3 +727,33 @@ def test_strict_refuses_before_anything_is_touched(tmp_path: Path) -> None:
         assert "TCP connections" in done.stderr
         assert not list(checkpoint.glob("*/manifest.json"))
         running.check()
+
+
+CHURN = """
+import os, socket, sys
+print("ready", flush=True)
+while True:
+    file = open(sys.executable, "rb")
+    ends = os.pipe()
+    pair = socket.socketpair()
+    os.write(ends[1], b"in the pipe")
+    event = os.eventfd(1)
+    for fd in (*ends, event):
+        os.close(fd)
+    for one in (*pair, file):
+        one.close()
+"""
+
+
+def test_descriptors_that_come_and_go(tmp_path: Path) -> None:
+    """Whatever is open at the freeze is recorded once and whole; nothing of it is taken for missing."""
+    with harness.Target.spawn(sys.executable, "-c", CHURN) as running:
+        for k in range(10):
+            checkpoint = tmp_path / str(k)
+            harness.predump("dump", "-p", running.pid, "-D", checkpoint, "--strict")
+            (process,) = Checkpoint.open(checkpoint).round().manifest.processes
+            assert process.state is not None
+            fds = [one.fd for one in process.state.descriptors]
+            assert fds[:3] == [0, 1, 2]
+            assert len(set(fds)) == len(fds)
+            assert harness.is_untouched(running.pid)
