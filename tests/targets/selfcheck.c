@@ -4,7 +4,8 @@
  * handles it, so any EINTR, wrong value or early return was brought in from outside.
  *
  * SIGURG, which is ignored by default, is blocked nowhere, unless the last argument is `all-blocked`.
- * The argument `interruptible` lets calls fail with EINTR: so does one that a tracer had stopped when it was killed.
+ * The argument `interruptible` lets calls fail with EINTR: so does one that a tracer had stopped when it was killed. And
+ * it lets a call that was interrupted by a signal be made again, as one whose tracer was killed at a certain instant is.
  *
  * Commands (one line each, answered by one line):
  *   status     waits until each check went round once more (its result is then newer than the
@@ -463,7 +464,9 @@ static void check_masked(struct check *check, bool use_ppoll)
 	in_masked_call = 0;
 	bool handled = n_masked_handled != before;
 
-	if (error != (handled ? EINTR : 0) || rc > 0)
+	bool made_again = is_interruptible && handled && rc == 0;
+
+	if (!made_again && (error != (handled ? EINTR : 0) || rc > 0))
 		fail(check, "returned %d (%s) with%s signal", rc, strerror(error),
 		     handled ? "" : "out");
 	if (n_masked_wrong > 0)
