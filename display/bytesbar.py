@@ -1,13 +1,14 @@
 """A bar while a known number of bytes is worked through."""
 
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from formats.closing import Closing
 
-class BytesBar:
+
+class BytesBar(Closing):
     """Called with bytes done and bytes to do; shows a bar where `console` is a terminal. `what` is going on."""
 
     def __init__(self, console: Console, what: str, *, quiet: bool) -> None:
@@ -26,12 +27,8 @@ class BytesBar:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Takes the bar away."""
         self._bar.stop()
 
     def __call__(self, done_bytes: int, total_bytes: int) -> None:

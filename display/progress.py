@@ -1,6 +1,5 @@
 """Events as a person follows them: one line each on stderr, and a bar while a long round runs."""
 
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -17,6 +16,7 @@ from dumper.events import (
     RoundProgress,
     RoundStarted,
 )
+from formats.closing import Closing
 
 
 def round_text(event: RoundFinished) -> str:
@@ -35,7 +35,7 @@ def round_text(event: RoundFinished) -> str:
 
 def _text(event: Event) -> str:
     if isinstance(event, Attached):
-        return f"attached: {event.threads} thread(s) stopped for {duration_text(event.attach_stop_ns)}"
+        return f"attached to process {event.pid}: {event.threads} thread(s) stopped for {duration_text(event.attach_stop_ns)}"
     if isinstance(event, RoundStarted):
         return f"round {event.round} holds everything: {event.full_reason}" if event.full else ""
     if isinstance(event, RoundFinished):
@@ -49,7 +49,7 @@ def _text(event: Event) -> str:
     return ""
 
 
-class ProgressView:
+class ProgressView(Closing):
     """Prints events to `console`; the bar only where that is a terminal."""
 
     def __init__(self, console: Console, *, quiet: bool) -> None:
@@ -70,12 +70,8 @@ class ProgressView:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Takes the bar away."""
         self._bar.stop()
 
     def __call__(self, event: Event) -> None:

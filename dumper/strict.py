@@ -30,6 +30,7 @@ def foresee(tree: Tree) -> list[Missing]:
 
 def refuse(missing: Sequence[Missing]) -> None:
     """Raises PredumpError if there is anything missing."""
+    missing = list(dict.fromkeys(missing))  # processes that share an open file lack the same of it
     if not missing:
         return
     named = "; ".join(f"{item.what}: {item.reason}" for item in missing[:MAX_NAMED])
