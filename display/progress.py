@@ -35,7 +35,8 @@ def round_text(event: RoundFinished) -> str:
 
 def _text(event: Event) -> str:
     if isinstance(event, Attached):
-        return f"attached to process {event.pid}: {event.threads} thread(s) stopped for {duration_text(event.attach_stop_ns)}"
+        stopped = f"{counted(event.threads, 'thread')} stopped for {duration_text(event.attach_stop_ns)}"
+        return f"attached to process {event.pid}: {stopped}"
     if isinstance(event, RoundStarted):
         return f"round {event.round} holds everything: {event.full_reason}" if event.full else ""
     if isinstance(event, RoundFinished):

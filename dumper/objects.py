@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dumper.filesystems import device_name
 from dumper.kernel.copy import FileMaps, PageBuffer, Source
+from dumper.kernel.files import generation
 from dumper.kernel.pages import Scanner, Span, SpanFlag, SpanTable
 from dumper.kernel.runs import RunList
 from dumper.memory_map import Vma, VmaKind, has_only_copy
@@ -28,8 +29,11 @@ MEMFD = "/memfd:"
 F_GET_SEALS = 1034  # fcntl(2), include/uapi/linux/fcntl.h
 
 SPARE_RUNS = 1 << 8  # of an object: few have many holes, and there may be many objects
-Key = tuple[int, int]  # st_dev, st_ino
-SYSV_DEVICE = -1  # a System V segment has its id for an inode number, which other files of its device may have as well
+Key = tuple[int, int]
+"""st_dev and st_ino, but of a System V segment: SYSV_DEVICE and its generation, as its inode number is its id, which
+those of other IPC namespaces have, too, and perhaps other files of its device.
+"""
+SYSV_DEVICE = -1
 
 
 def page_ceiling(n_bytes: int) -> int:
@@ -41,11 +45,13 @@ class MappedFiles(Closing):
     """Open files behind mappings. Read there, memory of the target is not mapped into its page tables."""
 
     def __init__(self) -> None:
-        self._fds: dict[tuple[str, int, bool], int] = {}
+        self._fds: dict[tuple[str, int, int, int], int] = {}
 
     def fd(self, tid: int, mapping: Mapping) -> int:
         """A descriptor of the file that a live thread maps, or -1 if it may not be opened (CAP_CHECKPOINT_RESTORE)."""
-        key = (mapping.device, mapping.inode, mapping.is_sysv)
+        # A System V segment may be another one with each mapping: see Key.
+        place = (tid, mapping.start_addr) if mapping.is_sysv else (0, 0)
+        key = (mapping.device, mapping.inode, *place)
         if key not in self._fds:
             path = Path(f"/proc/{tid}/map_files/{mapping.start_addr:x}-{mapping.end_addr:x}")
             fd = -1
@@ -147,8 +153,8 @@ class ObjectSet:
         mapping, kind = vma.mapping, _kind(vma)
         nameless = mapping.path.endswith(DELETED)
         status = os.fstat(fd)
-        device = SYSV_DEVICE if mapping.is_sysv else status.st_dev
-        one = self._add((device, status.st_ino), status, fd, kind, mapping.path.removesuffix(DELETED), whole=nameless)
+        key = (SYSV_DEVICE, generation(fd)) if mapping.is_sysv else (status.st_dev, status.st_ino)
+        one = self._add(key, status, fd, kind, mapping.path.removesuffix(DELETED), whole=nameless)
         if not nameless and kind != "file":
             start = mapping.offset_bytes
             end = min(start + mapping.end_addr - mapping.start_addr, page_ceiling(one.size_bytes))

@@ -88,6 +88,9 @@ class Session(Closing):
         else:
             self._borrow_tracking()
             self._tree.refresh()
+            root = self._tree.root
+            if root.tracker is None:
+                root.base = Base(RunList(1), NOT_TRACKED)
         return self._take_dump(after)
 
     def run(self, policy: Policy, after: AfterDump, interval_s: float) -> tuple[RoundFinished, Verdict]:

@@ -18,7 +18,7 @@ ANONYMOUS_VMA_KINDS = frozenset({"anon", "heap", "stack"})
 SPARSE_OBJECT_KINDS = frozenset({"shmem", "memfd", "hugetlb", "deleted"})
 """Kinds of memory object whose absent pages are zeros: the round holds all that is mapped of them."""
 SYSV_PREFIX = "/SYSV"
-"""Of paths of System V segments: the inode number of one is its id, which another file of its device may have, too."""
+"""Of paths of System V segments: the inode number of one is its id, which those of other IPC namespaces have, too."""
 OBJECT_KINDS = SPARSE_OBJECT_KINDS | {"file"}
 
 

@@ -104,7 +104,7 @@ def _problems_of_objects(manifest: Manifest) -> Iterator[str]:
         yield "it has memory objects, but is no dump"
     if has_twice(item.id for item in objects):
         yield "it has an object's id twice"
-    if has_twice((item.device, item.inode, item.path.startswith(SYSV_PREFIX)) for item in objects):
+    if has_twice((item.device, item.inode) for item in objects if not item.path.startswith(SYSV_PREFIX)):
         yield "it has an object twice"
     for item in objects:
         where = f"object {item.id}"

@@ -151,15 +151,18 @@ def test_shared_memory_is_stored_once(tree: Tree, checkpoint: Path) -> None:
 
 
 def test_system_v_segment_with_the_id_0(checkpoint: Path) -> None:
-    """In an IPC namespace of its own the first segment has the id 0, and so the inode number 0."""
+    """In an IPC namespace of its own the first segment has the id 0, and so the inode number 0; as in any other one."""
     trial = predump("--version", prefix=("unshare", "--ipc", sys.executable), check=False)
     if trial.returncode != 0:
         pytest.skip(f"unshare --ipc does not work here: {trial.stderr.strip()}")
     with Target.spawn("tree", 1, namespaces=("--ipc",)) as target:
         tree = Tree(target)
+        target.command("apart")
         pids = tree.pids
         command("dump", tree, checkpoint, "--leave-stopped")
-        assert "/SYSV00000000" in [one.path for one in manifest_of(checkpoint).objects]
+        segments = [one for one in manifest_of(checkpoint).objects if one.path == "/SYSV00000000"]
+        assert [one.inode for one in segments] == [0] * len(segments)
+        assert len(segments) == 2, "the one that all have, and another one in a namespace apart"
         assert_all_equal(checkpoint, pids)
         assert_all_go_on(tree, pids)
 

@@ -5,6 +5,7 @@
  * a private mapping of the memfd. With TREE_IDLE in the environment nobody writes.
  *
  * Commands: `spawn` one more child: `ok PID`; `nest` one more, by a child of the root's first child: `ok PID`;
+ * `apart` one more, in an IPC namespace of its own with a segment of its own: `ok PID`;
  * `end PID` that child is killed and reaped; `zombie PID` killed and not reaped; `counts` how often each has written;
  * `storm 1` short-lived children one after another, each ending at once, until `storm 0`; `chain 1` a child that forks and
  * ends, whose child forks and ends, and so on, all inherited by the root, until `chain 0`; `exec PID` it calls exec of
@@ -14,6 +15,7 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
@@ -138,6 +140,27 @@ static void spawn(void)
 	}
 }
 
+/* A child with a System V segment of an IPC namespace of its own: its id, and so its inode number, is 0 there. */
+static void spawn_apart(void)
+{
+	int slot = __atomic_fetch_add(&board->n_processes, 1, __ATOMIC_SEQ_CST);
+
+	if (fork() == 0) {
+		die_with_parent();
+		if (unshare(CLONE_NEWIPC))
+			die("unshare");
+		sysv = shmat(shmget(IPC_PRIVATE, SHARED_PAGES * PAGE_BYTES, 0600 | IPC_CREAT), NULL, 0);
+		if (sysv == (void *)-1)
+			die("shmat");
+		for (size_t i = 0; i < SHARED_PAGES; i++)
+			fill_page(sysv + i * PAGE_BYTES, 99 + i);
+		struct writer *writer = new_writer(slot);
+
+		board->pids[slot] = getpid();
+		write_for_ever(writer);
+	}
+}
+
 static void wait_for(volatile int *value, int other_than)
 {
 	const struct timespec pause = timespec_of_ns(NS_PER_MS);
@@ -179,6 +202,10 @@ static void obey(const char *line)
 
 	if (!strcmp(line, "spawn")) {
 		spawn();
+		wait_for(&board->pids[slot], 0);
+		answer("ok %d", board->pids[slot]);
+	} else if (!strcmp(line, "apart")) {
+		spawn_apart();
 		wait_for(&board->pids[slot], 0);
 		answer("ok %d", board->pids[slot]);
 	} else if (!strcmp(line, "nest")) {
