@@ -46,6 +46,7 @@ from formats.processstate import (
     ProcessState,
 )
 from formats.threadstate import Credentials, PendingSignal, Restart, Scheduling, SystemCall, Thread
+from tests.states import plain_credentials, plain_state
 
 SERVER, WORKER, ZOMBIE = 4242, 4243, 4244
 INFINITY = (1 << 64) - 1
@@ -60,17 +61,7 @@ def mask_of(*signals: int) -> int:
 
 
 def credentials_of(uid: int = 0, caps: int = ALL_CAPS) -> Credentials:
-    return Credentials(
-        uids=[uid] * 4,
-        gids=[uid] * 4,
-        groups=[],
-        cap_inheritable=0,
-        cap_permitted=caps,
-        cap_effective=caps,
-        cap_bounding=ALL_CAPS,
-        cap_ambient=0,
-        no_new_privs=False,
-    )
+    return replace(plain_credentials(uid, uid), cap_permitted=caps, cap_effective=caps, cap_bounding=ALL_CAPS)
 
 
 def scheduling_of(policy: int = 0, nice: int = 0, priority: int = 0, cpus: Sequence[int] = (0, 1)) -> Scheduling:
@@ -100,35 +91,12 @@ def thread_of(tid: int, name: str = "server", number: int = 232, restart: Restar
 
 
 def state_of(pid: int, descriptors: Sequence[Descriptor] = ()) -> ProcessState:
-    return ProcessState(
-        ns_pids=[pid],
-        ns_process_groups=[SERVER],
-        ns_sessions=[4000],
-        process_group=SERVER,
-        session=4000,
-        terminal=0,
-        exit_signal=SIGCHLD,
-        auxv=b"",
-        environment=b"",
-        layout=None,
-        dispositions=[],
-        pending=[],
-        posix_timers=[],
-        interval_timers=[],
-        limits=[],
+    return replace(
+        plain_state(pid, process_group=SERVER, session=4000),
         credentials=credentials_of(),
-        seccomp_filters=[],
-        umask=0o22,
         cwd="/srv/app",
-        root="/",
         namespaces=[Namespace(kind="net", inode=4026531840)],
-        monotonic_offset_ns=0,
-        boottime_offset_ns=0,
         cgroups=["0::/system.slice/app.service"],
-        personality=0,
-        oom_score_adj=0,
-        coredump_filter=0x33,
-        thp_disabled=False,
         prctl={"dumpable": 1, "child_subreaper": 0},
         descriptors=list(descriptors),
     )

@@ -15,9 +15,10 @@ from formats.manifest import (
     RoundKind,
 )
 from formats.openfiles import OpenFile, OpenFileKind, Pipe
-from formats.processstate import Descriptor, Disposition, IntervalTimer, Limit, Namespace, PosixTimer, ProcessState
-from formats.threadstate import Credentials, PendingSignal, Restart, SystemCall, Thread
+from formats.processstate import Descriptor, Disposition, IntervalTimer, Limit, Namespace, PosixTimer
+from formats.threadstate import PendingSignal, Restart, SystemCall, Thread
 from tests.format.images import BASE_ADDR, PID, ImageObject, ImageRound, manifest_of, object_vma, process_of, vma_of
+from tests.states import plain_credentials, plain_state
 
 SHA256 = "ab" * 32
 FILES = [
@@ -48,29 +49,11 @@ OPEN_FILE = OpenFile(
     mount_id=1,
     object=1,
 )
-CREDENTIALS = Credentials(
-    uids=[0] * 4,
-    gids=[0] * 4,
-    groups=[],
-    cap_inheritable=0,
-    cap_permitted=0,
-    cap_effective=0,
-    cap_bounding=0,
-    cap_ambient=0,
-    no_new_privs=False,
-)
+CREDENTIALS = plain_credentials()
 SIGNAL = PendingSignal(number=10, siginfo=bytes(128))
-STATE = ProcessState(
-    ns_pids=[PID],
-    ns_process_groups=[PID],
-    ns_sessions=[PID],
-    process_group=PID,
-    session=PID,
-    terminal=0,
-    exit_signal=17,
-    auxv=b"",
+STATE = replace(
+    plain_state(PID, process_group=PID, session=PID),
     environment=b"A=b",
-    layout=None,
     dispositions=[Disposition(number=15, handler_addr=1, flags=0, restorer_addr=0, mask=0)],
     pending=[SIGNAL],
     posix_timers=[
@@ -78,19 +61,9 @@ STATE = ProcessState(
     ],
     interval_timers=[IntervalTimer(which=0, interval_us=0, remaining_us=5)],
     limits=[Limit(resource=7, soft=1024, hard=2**64 - 1)],
-    credentials=CREDENTIALS,
     seccomp_filters=[b"12345678"],
-    umask=0o22,
-    cwd="/",
-    root="/",
     namespaces=[Namespace(kind="pid", inode=1)],
-    monotonic_offset_ns=0,
-    boottime_offset_ns=0,
     cgroups=["0::/"],
-    personality=0,
-    oom_score_adj=0,
-    coredump_filter=0x33,
-    thp_disabled=False,
     descriptors=[Descriptor(fd=4, open_file=3, close_on_exec=True)],
 )
 THREAD = Thread(

@@ -21,9 +21,8 @@ from formats.elfnotes import NoteType
 from formats.errors import ImageCorrupt, PredumpError, UsageError
 from formats.layout import PAGE_BYTES, RunKind, pages_name
 from formats.manifest import Gap, PageRange, Process, RoundKind
-from formats.processstate import ProcessState
 from formats.roundwriter import RoundWriter
-from formats.threadstate import Credentials, PendingSignal, Thread
+from formats.threadstate import PendingSignal, Thread
 from tests.elfreader import Core, Note
 from tests.format.images import (
     PID,
@@ -42,50 +41,15 @@ from tests.format.images import (
 )
 from tests.format.test_memory_objects import Tree, trees
 from tests.format.test_memory_view import Memory, histories
+from tests.states import plain_credentials, plain_state
 
 READELF = shutil.which("readelf")
 PN_XNUM = 0xFFFF
 GIB_PAGES = (1 << 30) // PAGE_BYTES
-CREDENTIALS = Credentials(
-    uids=[1000] * 4,
-    gids=[100] * 4,
-    groups=[],
-    cap_inheritable=0,
-    cap_permitted=0,
-    cap_effective=0,
-    cap_bounding=0,
-    cap_ambient=0,
-    no_new_privs=False,
-)
-STATE = ProcessState(
-    ns_pids=[PID],
-    ns_process_groups=[40],
-    ns_sessions=[30],
-    process_group=40,
-    session=30,
-    terminal=0,
-    exit_signal=17,
+STATE = replace(
+    plain_state(PID, process_group=40, session=30),
     auxv=struct.pack("<4Q", 9, 0x401000, 0, 0),
-    environment=b"",
-    layout=None,
-    dispositions=[],
-    pending=[],
-    posix_timers=[],
-    interval_timers=[],
-    limits=[],
-    credentials=CREDENTIALS,
-    seccomp_filters=[],
-    umask=0o22,
-    cwd="/",
-    root="/",
-    namespaces=[],
-    monotonic_offset_ns=0,
-    boottime_offset_ns=0,
-    cgroups=[],
-    personality=0,
-    oom_score_adj=0,
-    coredump_filter=0x33,
-    thp_disabled=False,
+    credentials=plain_credentials(1000, 100),
 )
 
 
