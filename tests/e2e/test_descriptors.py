@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
-import signal
 import socket
 import struct
-import sys
 import termios
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from dumper.freeze import Freeze
 from dumper.state.descriptors import DescriptorCapture
 from dumper.state.openfiles import DescriptorRecords
-from dumper.state.queries import FIONREAD, query_int
 from dumper.target import Target
 from formats.checkpoint import Checkpoint
 from formats.layout import RunKind
-from formats.manifest import Missing
-from formats.openfiles import EpollWatch, Eventfd, OpenFile, OpenFileKind, Pipe, Socket
-from formats.processstate import Descriptor, FileLock
+from formats.openfiles import EpollWatch, Eventfd, OpenFileKind
+from formats.processstate import FileLock
 from formats.sources import ObjectSources
 from tests import harness
+from tests.e2e.opened import Seen, capture, info_of
 
 pytestmark = pytest.mark.usefixtures("targets")
 
@@ -35,89 +29,6 @@ KNOWN_TEXT_BYTES = 70
 FULL = bytes((i * 7 + i // 256) % 256 for i in range(65536))
 TFD_TIMER_ABSTIME, TFD_TIMER_CANCEL_ON_SET = 1, 2
 O_LARGEFILE = 0o100000
-F_SEAL_SHRINK, F_SEAL_GROW = 2, 4
-F_GET_SEALS = 1034
-
-
-@dataclass
-class Seen:
-    """What a capture of the target and its child found; `named`: descriptors of the target by name."""
-
-    pid: int
-    child: int
-    named: dict[str, int]
-    records: DescriptorRecords
-    contents: dict[str, tuple[str, bytes, int]]
-    left_open: set[str]
-    object_ids: dict[tuple[int, int], int]
-
-    def descriptor(self, name: str, pid: int | None = None) -> Descriptor:
-        fd = self.named[name]
-        (found,) = [one for one in self.records.descriptors[pid or self.pid] if one.fd == fd]
-        return found
-
-    def file(self, name: str) -> OpenFile:
-        return self.records.open_files[self.descriptor(name).open_file - 1]
-
-    def pipe(self, name: str) -> Pipe:
-        one = self.file(name)
-        (found,) = [p for p in self.records.pipes if (p.device, p.inode) == (one.device, one.inode)]
-        return found
-
-    def socket(self, name: str) -> Socket:
-        found = self.file(name).socket
-        assert found is not None
-        return found
-
-    def missing(self, name: str) -> list[tuple[str, str]]:
-        """What is missing of a descriptor, with its number and link left out of the words."""
-        label = f"descriptor {self.named[name]} ("
-        found = []
-        for item in self.records.missing[self.pid]:
-            before, is_it, rest = item.what.partition(label)
-            if is_it:
-                found.append((before + "it" + rest.split(")", 1)[1], item.reason))
-        return found
-
-
-def open_here() -> set[str]:
-    """What this process has open, but for the directory that says so."""
-    found = set()
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            found.add(f"{entry.name} {entry.readlink()}")
-        except FileNotFoundError:
-            continue
-    return found
-
-
-def capture(pid: int, others: list[int], named: dict[str, int]) -> Seen:
-    """Freezes a process and its children and captures what they have open."""
-    targets = {one: Target(one) for one in (pid, *others)}
-    try:
-        with DescriptorCapture() as descriptors:
-            before = open_here()
-            with Freeze(targets[pid], descendants=targets.get):
-                descriptors.read(list(targets.values()))
-                left_open = open_here() - before
-                found = descriptors.contents()
-            contents, object_ids = {}, {}
-            for number, one in enumerate(found, 1):
-                status = os.fstat(one.fd)
-                object_ids[status.st_dev, status.st_ino] = number
-                contents[one.path] = (one.kind, os.pread(one.fd, 1 << 16, 0), number)
-            return Seen(
-                pid=pid,
-                child=others[0] if others else 0,
-                named=named,
-                records=descriptors.records(object_ids),
-                contents=contents,
-                left_open=left_open,
-                object_ids=object_ids,
-            )
-    finally:
-        for target in targets.values():
-            target.close()
 
 
 @pytest.fixture(scope="module")
@@ -153,9 +64,8 @@ def from_checkpoint(captured: Seen, checkpoint: Path) -> Seen:
 
 @pytest.fixture(scope="module")
 def captured(target: harness.Target) -> Seen:
-    words = target.command("info").split()[1:-1]
-    numbers = {name: int(number) for name, number in (word.split("=") for word in words)}
-    return capture(target.pid, [numbers.pop("child")], numbers)
+    child, named = info_of(target)
+    return capture(target.pid, [child], named)
 
 
 @pytest.fixture(scope="module", params=["captured", "in a checkpoint"])
@@ -299,21 +209,6 @@ def test_fifos(seen: Seen) -> None:
     assert (one.kind, Path(one.path).name) == (OpenFileKind.FIFO, "fifo")
     pipe = seen.pipe("fifo")
     assert (pipe.content, pipe.capacity_bytes) == (b"fifo", 8192)
-
-
-def test_the_end_for_writing_of_a_pipe_that_somebody_else_reads(tmp_path: Path) -> None:
-    """The reader is this process, which is none of those that are captured."""
-    with harness.Target.spawn("descriptors", tmp_path) as running:
-        running.send("info")
-        stdout = os.open(f"/proc/{running.pid}/fd/1", os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            harness.poll_until(lambda: query_int(stdout, FIONREAD) > 0, harness.COMMAND_S, "the answer")
-        finally:
-            os.close(stdout)
-        found = capture(running.pid, [], {"stdout": 1})
-        answer = running.answer("info")
-        assert found.pipe("stdout").content.decode() == answer + "\n"
-        assert found.missing("stdout") == []
 
 
 # ---- terminals ---------------------------------------------------------------------------------------------------
@@ -553,207 +448,9 @@ def test_what_is_opened_for_its_content_is_not_shared_with_the_target(captured: 
     assert "pos:\t5\n" in fdinfo
 
 
-def test_nothing_has_changed_in_the_target(tmp_path: Path) -> None:
-    """Its own check takes out of every queue what is in it, so that this is a target of its own, captured twice."""
-    with harness.Target.spawn("descriptors", tmp_path) as running:
-        words = dict(word.split("=") for word in running.command("info").split()[1:-1])
-        child = int(words.pop("child"))
-        named = {name: int(number) for name, number in words.items()}
-        first = capture(running.pid, [child], named)
-        second = capture(running.pid, [child], named)
-        assert [one.offset for one in first.records.open_files] == [one.offset for one in second.records.open_files]
-        assert first.records.pipes == second.records.pipes
-        assert first.records.missing == second.records.missing
-        running.check()
-
-
-# ---- many, and gone ----------------------------------------------------------------------------------------------
-
-
-def test_thousands_of_descriptors(tmp_path: Path) -> None:
-    """More than the usual limit of descriptors, all of them deleted files that have to be opened here."""
-    count = 3000
-    with harness.Target.spawn("descriptors", tmp_path) as running:
-        running.command(f"many {count}")
-        words = dict(word.split("=") for word in running.command("info").split()[1:-1])
-        found = capture(running.pid, [int(words.pop("child"))], {})
-        many = [one for one in found.records.open_files if one.path.startswith(f"{tmp_path}/#") and not one.size_bytes]
-        assert len(many) == count
-        assert all(one.object is not None and one.deleted for one in many)
-        assert len({one.object for one in many}) == len(many)
-        running.check()
-
-
-def test_a_process_that_is_gone_has_none(tmp_path: Path) -> None:
-    with harness.Target.spawn("descriptors", tmp_path) as running, Target(running.pid) as process:
-        running.command("quit")
-        running.wait()
-        with DescriptorCapture() as descriptors:
-            descriptors.read([process])
-            assert descriptors.contents() == []
-            records = descriptors.records({})
-            with pytest.raises((FileNotFoundError, ProcessLookupError)):
-                descriptors.foresee(process)
-    assert records.open_files == []
-    assert records.descriptors == {process.pid: []}
-    assert records.missing == {process.pid: []}
-
-
-def test_seals_are_read_through_what_was_opened(tmp_path: Path) -> None:
-    with (
-        harness.Target.spawn("descriptors", tmp_path) as running,
-        Target(running.pid) as process,
-        DescriptorCapture() as descriptors,
-    ):
-        with Freeze(process):
-            descriptors.read([process])
-            (memfd,) = [one for one in descriptors.contents() if one.kind == "memfd"]
-        assert fcntl.fcntl(memfd.fd, F_GET_SEALS) == F_SEAL_SHRINK | F_SEAL_GROW
-
-
-def test_a_process_that_is_killed_in_the_freeze(tmp_path: Path) -> None:
-    with (
-        harness.Target.spawn("descriptors", tmp_path) as running,
-        Target(running.pid) as process,
-        DescriptorCapture() as descriptors,
-    ):
-        with Freeze(process):
-            os.kill(running.pid, signal.SIGKILL)
-            harness.poll_until(lambda: harness.proc_state(running.pid) in "ZX", harness.COMMAND_S, "its end")
-            descriptors.read([process])
-            assert descriptors.contents() == []
-        assert descriptors.records({}).open_files == []
-
-
-def test_tables_of_descriptors_that_are_not_one_for_one_process(tmp_path: Path) -> None:
-    with harness.Target.spawn("descriptors", tmp_path) as running:
-        tid = int(running.command("apart").split()[1])
-        pid = int(running.command("share").split()[1])
-        child = int(running.command("info").split()[1].removeprefix("child="))
-        try:
-            found = capture(running.pid, [child, pid], {})
-        finally:
-            os.kill(pid, signal.SIGKILL)
-    expected = Missing(what=f"descriptors of thread {tid}", reason="only those of the process are recorded")
-    assert expected in found.records.missing[running.pid]
-    (shared,) = found.records.missing[pid]
-    assert shared.what == "descriptor table"
-    assert str(running.pid) in shared.reason
-    assert found.records.descriptors[pid] == found.records.descriptors[running.pid]
-    assert found.records.missing[child] == []
-
-
-# ---- scripts with something unusual open -------------------------------------------------------------------------
-
-END = "; print('ready', flush=True); sys.stdin.read()"
-
-
-def scripted(code: str, *before: str) -> harness.Target:
-    """A Python process that has run `code`; `before`: the command that starts it."""
-    words = [*before, sys.executable, "-c", "import os, sys, socket, select, fcntl, termios; " + code + END]
-    return harness.Target.spawn(words[0], *words[1:])
-
-
-def test_unix_sockets_of_another_network_namespace() -> None:
-    unshare = shutil.which("unshare")
-    if unshare is None or os.geteuid():
-        pytest.skip("needs root and unshare(1)")
-    with scripted("a, b = socket.socketpair(); b.send(b'elsewhere')", unshare, "-n") as running:
-        records = capture(running.pid, [], {}).records
-    one, other = [item for item in records.open_files if item.kind is OpenFileKind.SOCKET]
-    assert one.socket is not None
-    assert (one.socket.queue, one.socket.peer_inode) == ([b"elsewhere"], other.inode)
-    assert records.missing[running.pid] == []
-
-
-def test_an_interest_list_longer_than_one_read() -> None:
-    count = 2000
-    code = (
-        "import resource; hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]; "
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard)); epoll = select.epoll(); "
-        f"pipes = [os.pipe() for _ in range({count})]; [epoll.register(out, 1) for out, _ in pipes]"
-    )
-    with scripted(code) as running:
-        records = capture(running.pid, [], {}).records
-    (one,) = [item for item in records.open_files if item.kind is OpenFileKind.EPOLL]
-    assert one.epoll is not None
-    assert len({watch.fd for watch in one.epoll}) == count
-    assert records.missing[running.pid] == []
-
-
-def test_a_controlling_terminal() -> None:
-    code = (
-        "os.setsid(); master, slave = os.openpty(); fcntl.ioctl(slave, termios.TIOCSCTTY, 0); "
-        "tty = os.open('/dev/tty', os.O_RDWR); os.write(master, b'typed\\n')"
-    )
-    with scripted(code) as running:
-        records = capture(running.pid, [], {}).records
-    master, slave, tty = [item for item in records.open_files if item.kind is OpenFileKind.TERMINAL]
-    for one in (master, slave, tty):
-        assert one.terminal is not None
-        assert (one.terminal.session, one.terminal.foreground_group) == (running.pid, running.pid)
-        assert one.terminal.index == slave.terminal.index
-    assert tty.path == "/dev/tty"
-    waiting = {item.what.split(" (")[0]: item.reason for item in records.missing[running.pid]}
-    assert any(what.startswith("input waiting in descriptor") for what in waiting)
-
-
-def test_a_full_pipe_of_the_largest_usual_size() -> None:
-    code = (
-        "out, into = os.pipe(); size = fcntl.fcntl(into, 1031, 1 << 20); "
-        "os.set_blocking(into, False); assert os.write(into, bytes(range(256)) * 4096) == size"
-    )
-    with scripted(code) as running:
-        records = capture(running.pid, [], {}).records
-    (pipe,) = [item for item in records.pipes if item.content]
-    assert (pipe.capacity_bytes, pipe.content) == (1 << 20, bytes(range(256)) * 4096)
-    assert records.missing[running.pid] == []
-
-
 # ---- all together ------------------------------------------------------------------------------------------------
 
 
 def test_the_target_has_every_kind_of_file(captured: Seen) -> None:
     kinds = {one.kind for one in captured.records.open_files}
     assert kinds | {OpenFileKind.OTHER} == set(OpenFileKind)
-
-
-def test_strict_refuses_before_anything_is_touched(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "checkpoint"
-    files = tmp_path / "files"
-    files.mkdir()
-    with harness.Target.spawn("descriptors", files) as running:
-        done = harness.predump("dump", "-t", running.pid, "-D", checkpoint, "--strict", expect=1)
-        assert "TCP connections" in done.stderr
-        assert not list(checkpoint.glob("*/manifest.json"))
-        running.check()
-
-
-CHURN = """
-import os, socket, sys
-print("ready", flush=True)
-while True:
-    file = open(sys.executable, "rb")
-    ends = os.pipe()
-    pair = socket.socketpair()
-    os.write(ends[1], b"in the pipe")
-    event = os.eventfd(1)
-    for fd in (*ends, event):
-        os.close(fd)
-    for one in (*pair, file):
-        one.close()
-"""
-
-
-def test_descriptors_that_come_and_go(tmp_path: Path) -> None:
-    """Whatever is open at the freeze is recorded once and whole; nothing of it is taken for missing."""
-    with harness.Target.spawn(sys.executable, "-c", CHURN) as running:
-        for k in range(10):
-            checkpoint = tmp_path / str(k)
-            harness.predump("dump", "-p", running.pid, "-D", checkpoint, "--strict")
-            (process,) = Checkpoint.open(checkpoint).round().manifest.processes
-            assert process.state is not None
-            fds = [one.fd for one in process.state.descriptors]
-            assert fds[:3] == [0, 1, 2]
-            assert len(set(fds)) == len(fds)
-            assert harness.is_untouched(running.pid)
