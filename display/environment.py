@@ -10,7 +10,7 @@ from display.names import limit_name, terminal_name
 from display.threads import cpus_text, process_cpus
 from display.units import clip, duration_text
 from formats.manifest import Manifest, Process
-from formats.processstate import Limit, ProcessState
+from formats.processstate import Limit, Lineage, ProcessState
 
 _INFINITY = (1 << 64) - 1
 _LIMITS_IN_BYTES = {"FSIZE", "DATA", "STACK", "CORE", "RSS", "MEMLOCK", "AS", "MSGQUEUE"}
@@ -53,12 +53,12 @@ def _differing_namespaces(manifest: Manifest, state: ProcessState) -> str:
     return f"{first_few(own, _NAMESPACES_SHOWN)} (not the same in the whole tree)" if own else ""
 
 
-def _relations(process: Process, state: ProcessState) -> str:
-    parts = [f"parent {process.ppid}", f"group {state.process_group}", f"session {state.session}"]
-    if state.terminal:
-        parts.append(f"terminal {terminal_name(state.terminal)}")
-    if len(state.ns_pids) > 1:
-        parts.append(f"pid {state.ns_pids[-1]} in its pid namespace")
+def _relations(process: Process, lineage: Lineage) -> str:
+    parts = [f"parent {process.ppid}", f"group {lineage.process_group}", f"session {lineage.session}"]
+    if lineage.terminal:
+        parts.append(f"terminal {terminal_name(lineage.terminal)}")
+    if len(lineage.ns_pids) > 1:
+        parts.append(f"pid {lineage.ns_pids[-1]} in its pid namespace")
     return ", ".join(parts)
 
 
@@ -88,7 +88,7 @@ def _clock_offsets(state: ProcessState) -> str:
 
 
 def _lines(manifest: Manifest, process: Process, state: ProcessState) -> Iterator[tuple[str, str]]:
-    yield "relations", _relations(process, state)
+    yield "relations", _relations(process, state.lineage)
     yield "users", users_text(state.credentials)
     yield "capabilities", capabilities_text(state.credentials)
     limits = [limit_text(limit) for limit in state.limits if (limit.soft, limit.hard) != (_INFINITY, _INFINITY)]

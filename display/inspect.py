@@ -52,7 +52,7 @@ def _sections(
     yield missing_table(manifest)
     yield rounds_table(checkpoint)
     yield tree_table(manifest)
-    if process.exit_code is not None:
+    if process.zombie:
         yield line(f"Process {process.pid} is a zombie: it has no memory, threads or files left.")
     yield threads_table(process, whose, columns)
     yield descriptors_table(process, OpenFiles(manifest), whose, columns)

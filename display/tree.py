@@ -42,17 +42,16 @@ def _in_order(manifest: Manifest) -> Iterator[tuple[int, Process]]:
 
 def _rows(manifest: Manifest) -> Iterator[tuple[str, ...]]:
     for depth, process in _in_order(manifest):
-        state = process.state
-        is_zombie = process.exit_code is not None
+        state, lineage, zombie = process.state, process.lineage, process.zombie
         yield (
             str(process.pid),
             "  " * min(depth, _INDENT_MAX) + clip(process.name, NAME_MAX),
             str(len(process.threads)) if process.threads else "-",
             str(len(state.descriptors)) if state else "-",
             pages_cell(process.pages_present),
-            str(state.session) if state else "-",
-            str(state.process_group) if state else "-",
-            f"zombie, {wait_status_text(process.exit_code or 0)}" if is_zombie else "",
+            str(lineage.session) if lineage else "-",
+            str(lineage.process_group) if lineage else "-",
+            f"zombie, {wait_status_text(zombie.exit_code)}" if zombie else "",
         )
     for ended in manifest.ended:
         yield str(ended.pid), clip(ended.name, NAME_MAX), "-", "-", "-", "-", "-", "gone since the last round"

@@ -13,11 +13,13 @@ from dumper.objects import SharedObject
 from dumper.output import ImageOutput
 from dumper.proc.buildid import build_id
 from dumper.proc.maps import Mapping
-from dumper.proc.stat import read_exit_code, read_stat
+from dumper.proc.stat import parse_process_stat, parse_stat, read_stat
+from dumper.proc.status import read_thread_status
+from dumper.state.lineage import lineage_record
 from dumper.target import Target, gone, read_live_stat
 from dumper.tree import Base, Member
 from formats.manifest import Gap, Host, Missing, PageRange, Process
-from formats.processstate import ProcessState
+from formats.processstate import ProcessState, Zombie
 from formats.threadstate import Thread
 
 MAX_CMDLINE_BYTES = 1 << 20
@@ -166,7 +168,8 @@ def unreadable(vmas: list[Vma]) -> list[Missing]:
 
 def zombie(pid: int) -> Process:
     """A process that has ended and waits for its parent. Raises FileNotFoundError, ProcessLookupError."""
-    stat = read_stat(pid)
+    text = Path(f"/proc/{pid}/stat").read_bytes()
+    stat, of_process = parse_stat(text), parse_process_stat(text)
     return Process(
         pid=pid,
         start_time_ticks=stat.start_time_ticks,
@@ -178,5 +181,5 @@ def zombie(pid: int) -> Process:
         vmas=[],
         threads=[],
         unreadable=[],
-        exit_code=read_exit_code(pid),
+        zombie=Zombie(exit_code=of_process.exit_code, lineage=lineage_record(of_process, read_thread_status(pid))),
     )

@@ -100,7 +100,7 @@ def write_core(
     """
     torn = _is_torn(checkpoint, number, options)
     with MemoryView(checkpoint, number, pid) as view:
-        if view.process.exit_code is not None:
+        if view.process.zombie:
             raise UsageError(f"Process {view.process.pid} had ended: it has no memory.", pid=view.process.pid)
         with (
             whole_file(path, force=options.force) as file,

@@ -137,7 +137,7 @@ def _prpsinfo(process: Process) -> bytes:
         0,
         (uids[0] if uids else _NO_ID) & 0xFFFF_FFFF,
         (gids[0] if gids else _NO_ID) & 0xFFFF_FFFF,
-        _own_pid(state.ns_pids if state else [], process.pid),
+        _own_pid(process.lineage.ns_pids if process.lineage else [], process.pid),
         *_relatives(process),
         _text(process.name)[: _FNAME_BYTES - 1],
         _text(" ".join(process.cmdline))[: _PSARGS_BYTES - 1],
@@ -161,14 +161,14 @@ def _signal_set(pending: Sequence[PendingSignal]) -> int:
 
 def _relatives(process: Process) -> tuple[int, int, int]:
     """Parent, process group and session, 0 where nobody knows."""
-    state = process.state
-    if state is None:
+    lineage = process.lineage
+    if lineage is None:
         return _own_pid([], process.ppid), 0, 0
-    is_nested = len(state.ns_pids) > 1  # then the parent's pid in there is not recorded
+    is_nested = len(lineage.ns_pids) > 1  # then the parent's pid in there is not recorded
     return (
         0 if is_nested else _own_pid([], process.ppid),
-        _own_pid(state.ns_process_groups, state.process_group),
-        _own_pid(state.ns_sessions, state.session),
+        _own_pid(lineage.ns_process_groups, lineage.process_group),
+        _own_pid(lineage.ns_sessions, lineage.session),
     )
 
 

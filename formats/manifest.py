@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from formats.layout import PAGE_BYTES
 from formats.openfiles import OpenFile, Pipe
-from formats.processstate import ProcessState
+from formats.processstate import Lineage, ProcessState, Zombie
 from formats.threadstate import Thread
 
 ANONYMOUS_VMA_KINDS = frozenset({"anon", "heap", "stack"})
@@ -181,7 +181,7 @@ class Process:
 
     `exe` is the path of its executable, `exe_build_id` hex digits or "". The page counts are
     totals of this round. `guards` are ranges made inaccessible by MADV_GUARD_INSTALL. `state` comes with a
-    dump only. A zombie has no memory, threads or state, but an `exit_code` (the status of wait(2)).
+    dump only. A `zombie` has neither memory nor threads nor state.
     """
 
     pid: int
@@ -197,12 +197,18 @@ class Process:
     guards: list[PageRange] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
     state: ProcessState | None = None
-    exit_code: int | None = None
+    zombie: Zombie | None = None
     pages_present: int = 0
     pages_written: int = 0
     pages_data: int = 0
     pages_zero: int = 0
     pages_parent: int = 0
+
+    @property
+    def lineage(self) -> Lineage | None:
+        """None in a pre-dump."""
+        told = self.zombie or self.state
+        return told.lineage if told else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,7 +85,7 @@ def _problems_of_files(manifest: Manifest) -> Iterator[str]:
     if len(names) != len(manifest.files):
         yield "it has a file twice"
     expected: set[str] = set()
-    alive = [process for process in manifest.processes if process.exit_code is None]
+    alive = [process for process in manifest.processes if not process.zombie]
     pairs = chain(
         ({pages_name(process.pid), pagemap_name(process.pid)} for process in alive),
         ({object_pages_name(item.id), object_pagemap_name(item.id)} for item in manifest.objects),
@@ -125,8 +125,8 @@ def _problems_of_process(process: Process, object_ids: set[int]) -> Iterator[str
     where = f"process {process.pid}"
     if not 1 <= process.pid <= _PID_MAX:
         yield f"{where} is not a pid"
-    if process.exit_code is not None and (process.vmas or process.threads or process.state):
-        yield f"{where} has an exit code, but also memory, threads or state"
+    if process.zombie and (process.vmas or process.threads or process.state):
+        yield f"{where} is a zombie, but has memory, threads or state"
     yield from _problems_of_counts(process, where)
     previous_end_addr = 0
     for vma in process.vmas:

@@ -8,6 +8,31 @@ from formats.threadstate import Credentials, PendingSignal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """What a process is to others; ids are as predump sees them, but for those with `ns_`.
+
+    Those are from the outermost pid namespace that predump sees to the process's own. `terminal` is the device number
+    of the controlling terminal, 0 for none. `exit_signal` is what the parent gets when the process ends.
+    """
+
+    process_group: int
+    session: int
+    terminal: int
+    exit_signal: int
+    ns_pids: list[int]
+    ns_process_groups: list[int]
+    ns_sessions: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Zombie:
+    """What is left of a process that has ended and waits for its parent; `exit_code` is the status of wait(2)."""
+
+    exit_code: int
+    lineage: Lineage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryLayout:
     """The boundaries in the kernel's mm_struct, as PR_SET_MM_MAP takes them; addresses."""
 
@@ -105,18 +130,11 @@ class FileLock:
 class ProcessState:
     """State of a process as of the freeze. Strings are decoded with surrogateescape.
 
-    ns_pids and the like are from the outermost pid namespace that predump sees to the process's own.
     `prctl` has what only prctl(2) and its kin tell, by name: dumpable, securebits, child_subreaper, tsc, mdwe, ...
     `namespaces`' time offsets (`monotonic_offset_ns`, `boottime_offset_ns`) are those of its time namespace.
     """
 
-    ns_pids: list[int]
-    ns_process_groups: list[int]
-    ns_sessions: list[int]
-    process_group: int
-    session: int
-    terminal: int
-    exit_signal: int
+    lineage: Lineage
     auxv: bytes
     environment: bytes
     layout: MemoryLayout | None

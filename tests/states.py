@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from formats.processstate import ProcessState
+from formats.processstate import Lineage, ProcessState, Zombie
 from formats.threadstate import Credentials
 
 
@@ -21,16 +21,28 @@ def plain_credentials(uid: int = 0, gid: int = 0) -> Credentials:
     )
 
 
-def plain_state(pid: int, *, process_group: int, session: int) -> ProcessState:
-    """A process of root, without descriptors, timers and pending signals, that has never called sigaction or prctl."""
-    return ProcessState(
-        ns_pids=[pid],
-        ns_process_groups=[process_group],
-        ns_sessions=[session],
+def lineage_of(pid: int, *, process_group: int, session: int) -> Lineage:
+    """A process of the outermost pid namespace, without a terminal."""
+    return Lineage(
         process_group=process_group,
         session=session,
         terminal=0,
         exit_signal=17,
+        ns_pids=[pid],
+        ns_process_groups=[process_group],
+        ns_sessions=[session],
+    )
+
+
+def zombie_of(pid: int, exit_code: int) -> Zombie:
+    """What is left of a process that led a group and session of its own."""
+    return Zombie(exit_code=exit_code, lineage=lineage_of(pid, process_group=pid, session=pid))
+
+
+def plain_state(pid: int, *, process_group: int, session: int) -> ProcessState:
+    """A process of root, without descriptors, timers and pending signals, that has never called sigaction or prctl."""
+    return ProcessState(
+        lineage=lineage_of(pid, process_group=process_group, session=session),
         auxv=b"",
         environment=b"",
         layout=None,

@@ -110,8 +110,3 @@ def read_stat(pid: int, tid: int | None = None) -> Stat:
     """Of a process, or of one thread of it. Raises OSError: ENOENT or ESRCH if it is gone."""
     task = f"/task/{tid}" if tid is not None else ""
     return parse_stat(Path(f"/proc/{pid}{task}/stat").read_bytes())
-
-
-def read_exit_code(pid: int) -> int:
-    """The status that its parent will get of a zombie. Raises OSError: ENOENT or ESRCH if it is gone."""
-    return parse_process_stat(Path(f"/proc/{pid}/stat").read_bytes()).exit_code

@@ -12,6 +12,7 @@ from dumper.proc.status import ThreadStatus
 from dumper.proc.timens import parse_offsets
 from dumper.proc.timers import parse_timers
 from dumper.state.files import LEADER_STAT, ProcFiles
+from dumper.state.lineage import lineage_record
 from dumper.state.notes import Notes
 from dumper.state.threads import credentials, pending_signals
 from formats.processstate import (
@@ -54,13 +55,7 @@ class ProcessRecord:
         leader = parse_process_stat(files.content(LEADER_STAT)) if LEADER_STAT in files.contents else stat
         monotonic_offset_ns, boottime_offset_ns = self._time_offsets()
         return ProcessState(
-            ns_pids=status.ns_pids,
-            ns_process_groups=status.ns_process_groups,
-            ns_sessions=status.ns_sessions,
-            process_group=stat.process_group,
-            session=stat.session,
-            terminal=stat.terminal,
-            exit_signal=leader.exit_signal,
+            lineage=lineage_record(leader, status),
             auxv=self._notes.attempt("auxiliary vector", lambda: files.content("auxv"), b""),
             environment=self._notes.attempt("environment", lambda: files.content("environ"), b""),
             layout=self._layout(stat),

@@ -44,9 +44,10 @@ from formats.processstate import (
     Namespace,
     PosixTimer,
     ProcessState,
+    Zombie,
 )
 from formats.threadstate import Credentials, PendingSignal, Restart, Scheduling, SystemCall, Thread
-from tests.states import plain_credentials, plain_state
+from tests.states import lineage_of, plain_credentials, plain_state
 
 SERVER, WORKER, ZOMBIE = 4242, 4243, 4244
 INFINITY = (1 << 64) - 1
@@ -266,8 +267,9 @@ def worker() -> Process:
     return replace(process_of(WORKER, SERVER, "worker", state), vmas=[board])
 
 
-def zombie() -> Process:
-    return replace(process_of(ZOMBIE, WORKER, "helper"), exit_code=9, pages_present=0, cmdline=[], exe="")
+def zombie(pid: int = ZOMBIE, exit_code: int = 9) -> Process:
+    left = Zombie(exit_code=exit_code, lineage=lineage_of(pid, process_group=SERVER, session=4000))
+    return replace(process_of(pid, WORKER, "helper"), zombie=left, pages_present=0, cmdline=[], exe="")
 
 
 def object_of(number: int, kind: str, path: str, **changes: object) -> MemoryObject:

@@ -86,7 +86,7 @@ def test_the_tree(columns: int) -> None:
 
 def test_zombies_say_how_they_ended() -> None:
     statuses = {10: 3 << 8, 11: 139, 12: 0}
-    zombies = [replace(samples.zombie(), pid=pid, exit_code=status) for pid, status in statuses.items()]
+    zombies = [samples.zombie(pid, status) for pid, status in statuses.items()]
     tree = section(inspected(160, manifest_of(samples.server(), *zombies)), "Processes")
     for note in ("zombie, exit code 3", "zombie, killed by SIGSEGV, core dumped", "zombie, exit code 0"):
         assert note in tree
@@ -236,11 +236,11 @@ def test_an_unusual_environment() -> None:
         cap_inheritable=1 << 10,
         no_new_privs=True,
     )
+    plain = samples.state_of(SERVER)
     state = replace(
-        samples.state_of(SERVER),
+        plain,
         credentials=credentials,
-        terminal=136 << 8 | 5,
-        ns_pids=[SERVER, 1],
+        lineage=replace(plain.lineage, terminal=136 << 8 | 5, ns_pids=[SERVER, 1]),
         oom_score_adj=-900,
         monotonic_offset_ns=-5_000_000_000,
         prctl={"dumpable": 0, "child_subreaper": 1, "mce_kill": 2, "xcomp_perm": 231},

@@ -219,12 +219,12 @@ def test_layout(captured: Captured) -> None:
 
 
 def test_identity_of_the_process(captured: Captured) -> None:
-    state = captured.state
-    assert state.ns_pids == [captured.pid]
-    assert (state.process_group, state.session) == (os.getpgid(captured.pid), os.getsid(captured.pid))
-    assert state.ns_process_groups == [state.process_group]
-    assert state.ns_sessions == [state.session]
-    assert state.exit_signal == signal.SIGCHLD
+    state, lineage = captured.state, captured.state.lineage
+    assert lineage.ns_pids == [captured.pid]
+    assert (lineage.process_group, lineage.session) == (os.getpgid(captured.pid), os.getsid(captured.pid))
+    assert lineage.ns_process_groups == [lineage.process_group]
+    assert lineage.ns_sessions == [lineage.session]
+    assert lineage.exit_signal == signal.SIGCHLD
     assert state.auxv == Path(f"/proc/{captured.pid}/auxv").read_bytes()
     assert state.environment == Path(f"/proc/{captured.pid}/environ").read_bytes()
     assert b"PATH=" in state.environment

@@ -49,8 +49,8 @@ def test_a_process_whose_main_thread_has_ended() -> None:
             state, found, _ = capture.records()
         target.check()
     assert [thread.tid for thread in found] == [live.tid]
-    assert state.ns_pids == [target.pid]
-    assert state.exit_signal == signal.SIGCHLD
+    assert state.lineage.ns_pids == [target.pid]
+    assert state.lineage.exit_signal == signal.SIGCHLD
     assert state.cwd == os.getcwd()  # noqa: PTH109
     assert state.layout
     assert state.layout.arg_start_addr
@@ -114,8 +114,8 @@ def test_a_process_in_namespaces_of_its_own() -> None:
         outer.kill()
         outer.wait()
     assert missing == []
-    assert state.ns_pids == thread.ns_tids == [pid, 1]
-    assert state.ns_sessions == [os.getsid(0), 0], "its session is outside"
+    assert state.lineage.ns_pids == thread.ns_tids == [pid, 1]
+    assert state.lineage.ns_sessions == [os.getsid(0), 0], "its session is outside"
     assert (state.monotonic_offset_ns, state.boottime_offset_ns) == (1000 * 10**9, 77 * 10**9)
     inodes = {one.kind: one.inode for one in state.namespaces}
     own = {kind for kind, inode in inodes.items() if inode != Path(f"/proc/self/ns/{kind}").stat().st_ino}

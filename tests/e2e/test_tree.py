@@ -87,7 +87,7 @@ def process_of(checkpoint: Path, pid: int) -> Process:
 def assert_all_equal(checkpoint: Path, pids: list[int], least_pages: int = 500) -> None:
     """Every one of the stopped processes equals what the last round says of it."""
     checkpoint_ = Checkpoint.open(checkpoint)
-    assert sorted(p.pid for p in checkpoint_.round().manifest.processes if p.exit_code is None) == sorted(pids)
+    assert sorted(p.pid for p in checkpoint_.round().manifest.processes if not p.zombie) == sorted(pids)
     for pid in pids:
         assert is_stopped(pid), f"--leave-stopped leaves process {pid} stopped"
         with MemoryView(checkpoint_, None, pid) as view:
@@ -215,7 +215,12 @@ def test_a_zombie_is_recorded_without_memory(tree: Tree, checkpoint: Path) -> No
     assert victim not in pids
     command("dump", tree, checkpoint, "--leave-stopped")
     zombie = process_of(checkpoint, victim)
-    assert zombie.exit_code == signal.SIGKILL
+    assert zombie.zombie is not None
+    assert zombie.zombie.exit_code == signal.SIGKILL
+    lineage = zombie.lineage
+    assert lineage is not None
+    assert (lineage.process_group, lineage.session) == (os.getpgid(victim), os.getsid(victim))
+    assert (lineage.ns_pids, lineage.exit_signal) == ([victim], signal.SIGCHLD)
     assert (zombie.vmas, zombie.threads, zombie.ppid) == ([], [], tree.pid)
     assert_all_equal(checkpoint, pids)
     assert_all_go_on(tree, pids)

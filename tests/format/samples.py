@@ -18,7 +18,7 @@ from formats.openfiles import OpenFile, OpenFileKind, Pipe
 from formats.processstate import Descriptor, Disposition, IntervalTimer, Limit, Namespace, PosixTimer
 from formats.threadstate import PendingSignal, Restart, SystemCall, Thread
 from tests.format.images import BASE_ADDR, PID, ImageObject, ImageRound, manifest_of, object_vma, process_of, vma_of
-from tests.states import plain_credentials, plain_state
+from tests.states import plain_credentials, plain_state, zombie_of
 
 SHA256 = "ab" * 32
 FILES = [
@@ -81,7 +81,7 @@ DUMP_PROCESS = replace(
     state=STATE,
     guards=[PageRange(start_addr=BASE_ADDR, end_addr=BASE_ADDR + 4096)],
 )
-ZOMBIE = replace(process_of(ImageRound({}, vmas=())), pid=PID + 1, exit_code=256)
+ZOMBIE = replace(process_of(ImageRound({}, vmas=())), pid=PID + 1, zombie=zombie_of(PID + 1, 256))
 DUMP = replace(
     MANIFEST,
     kind=RoundKind.DUMP,

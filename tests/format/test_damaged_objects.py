@@ -38,6 +38,7 @@ from tests.format.images import (
     vma_of,
     write_tree,
 )
+from tests.states import zombie_of
 
 CHILD = PID + 1
 HELD = ImageObject(0, {0: page_of(1), 1: RunKind.ZERO, 3: page_of(3)}, 4 * PAGE_BYTES - 100)
@@ -179,7 +180,7 @@ def test_a_zombie_needs_no_files(tmp_path: Path) -> None:
     fill_round(writer, images[PID])
     manifest = tree_manifest(1, images, [], None)
     root, zombie = manifest.processes
-    writer.commit(replace(manifest, processes=[root, replace(zombie, exit_code=9)]))
+    writer.commit(replace(manifest, processes=[root, replace(zombie, zombie=zombie_of(zombie.pid, 9))]))
     assert check(checkpoint).findings == []
 
 

@@ -41,7 +41,7 @@ from tests.format.images import (
 )
 from tests.format.test_memory_objects import Tree, trees
 from tests.format.test_memory_view import Memory, histories
-from tests.states import plain_credentials, plain_state
+from tests.states import plain_credentials, plain_state, zombie_of
 
 READELF = shutil.which("readelf")
 PN_XNUM = 0xFFFF
@@ -274,9 +274,9 @@ def test_notes_are_in_the_order_of_the_kernel_with_the_main_thread_first(tmp_pat
 
 
 def test_pids_are_those_of_the_process_in_its_namespace(tmp_path: Path) -> None:
-    state = replace(STATE, ns_pids=[PID, 5, 1], ns_process_groups=[40, 4, 1], ns_sessions=[30, 3, 0])
+    lineage = replace(STATE.lineage, ns_pids=[PID, 5, 1], ns_process_groups=[40, 4, 1], ns_sessions=[30, 3, 0])
     threads = [replace(thread_of(PID + n), ns_tids=[PID + n, 5 + n, 1 + n]) for n in range(2)]
-    notes = notes_of(tmp_path, threads=threads, state=state)
+    notes = notes_of(tmp_path, threads=threads, state=replace(STATE, lineage=lineage))
     statuses = [note.content for note in notes if note.kind == NoteType.PRSTATUS]
     assert [struct.unpack_from("<iiii", status, 32) for status in statuses] == [(1, 0, 1, 0), (2, 0, 1, 0)]
     (info,) = (note.content for note in notes if note.kind == NoteType.PRPSINFO)
@@ -322,7 +322,7 @@ def test_a_pre_dump_round_is_refused_or_torn(tmp_path: Path) -> None:
 
 def test_a_zombie_has_no_core(tmp_path: Path) -> None:
     image = ImageRound({0: page_of(1)})
-    zombie = replace(process_of(image), pid=PID + 1, vmas=[], exit_code=9, pages_data=0)
+    zombie = replace(process_of(image), pid=PID + 1, vmas=[], zombie=zombie_of(PID + 1, 9), pages_data=0)
     manifest = manifest_of(1, process_of(image), None)
     writer = RoundWriter(tmp_path / "checkpoint", 1)
     fill_round(writer, image)

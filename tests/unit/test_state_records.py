@@ -118,7 +118,7 @@ def test_everything_is_there() -> None:
     assert state.layout.brk_addr == 0x6000
     assert (state.monotonic_offset_ns, state.boottime_offset_ns) == (10**9, 2 * 10**9)
     assert (state.personality, state.oom_score_adj, state.coredump_filter) == (0x40000, -1000, 0x33)
-    assert (state.terminal, state.exit_signal, state.prctl) == (34816, 17, {"dumpable": 1})
+    assert (state.lineage.terminal, state.lineage.exit_signal, state.prctl) == (34816, 17, {"dumpable": 1})
 
 
 def test_what_only_the_process_could_tell_is_named_with_the_reason() -> None:
@@ -208,7 +208,7 @@ def test_the_exit_signal_is_that_of_the_leader() -> None:
     assert STAT.count(b" 0 17 0 ") == 1
     files = with_files(stat=STAT.replace(b" 0 17 0 ", b" 0 -1 0 "))
     files.contents[LEADER_STAT] = STAT
-    assert make(files)[0].exit_signal == 17
+    assert make(files)[0].lineage.exit_signal == 17
 
 
 # ---- threads ----
