@@ -494,6 +494,7 @@ def test_signals_that_come_meanwhile_are_handled_exactly_once(tmp_path: Path) ->
             sent += 1
             die_while_injecting(target.pid, step)
             os.kill(target.pid, signal.SIGCONT)
+            target.command("handled")  # what answers has come home: before its first step it looks untouched, too
             poll_until(lambda: is_as_before(target.pid), 10, "the target to be as before")
         poll_until(lambda: int(target.command("handled").split()[1]) >= sent, 10, "all signals to be handled")
         assert target.command("handled") == f"ok {sent}"
