@@ -5,6 +5,7 @@ descriptor, so that no page of them enters the page tables of a target.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -29,10 +30,7 @@ MEMFD = "/memfd:"
 F_GET_SEALS = 1034  # fcntl(2), include/uapi/linux/fcntl.h
 
 SPARE_RUNS = 1 << 8  # of an object: few have many holes, and there may be many objects
-Key = tuple[int, int]
-"""st_dev and st_ino, but of a System V segment: SYSV_DEVICE and its generation, as its inode number is its id, which
-those of other IPC namespaces have, too, and perhaps other files of its device.
-"""
+Key = tuple[int, ...]  # st_dev, st_ino; of a System V segment as `_segment_key` says
 SYSV_DEVICE = -1
 
 
@@ -49,7 +47,7 @@ class MappedFiles(Closing):
 
     def fd(self, tid: int, mapping: Mapping) -> int:
         """A descriptor of the file that a live thread maps, or -1 if it may not be opened (CAP_CHECKPOINT_RESTORE)."""
-        # A System V segment may be another one with each mapping: see Key.
+        # A System V segment may be another one with each mapping: see _segment_key.
         place = (tid, mapping.start_addr) if mapping.is_sysv else (0, 0)
         key = (mapping.device, mapping.inode, *place)
         if key not in self._fds:
@@ -128,6 +126,17 @@ def _kind(vma: Vma) -> str:
     return "deleted" if has_only_copy(vma) else "file"
 
 
+def _segment_key(fd: int, status: os.stat_result) -> Key:
+    """Its inode number is its id, which segments of other IPC namespaces have, too, and perhaps files of its device."""
+    try:
+        return SYSV_DEVICE, generation(fd)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        # hugetlbfs has no generations. The times are those of its making: nothing sets them afterwards.
+        return SYSV_DEVICE, status.st_dev, status.st_ino, status.st_ctime_ns
+
+
 class ObjectSet:
     """The memory objects of one dump, found while everything stands still."""
 
@@ -141,9 +150,10 @@ class ObjectSet:
         return iter(self._by_key.values())
 
     @property
-    def ids(self) -> dict[Key, int]:
-        """Object ids by (st_dev, st_ino)."""
-        return {key: one.id for key, one in self._by_key.items()}
+    def ids(self) -> dict[tuple[int, int], int]:
+        """Object ids by (st_dev, st_ino), but of System V segments, which nobody has open."""
+        numbered = [one for key, one in self._by_key.items() if key[0] != SYSV_DEVICE]
+        return {(one.status.st_dev, one.status.st_ino): one.id for one in numbered}
 
     def add_mappings(self, mapped: Sequence[tuple[Vma, int]]) -> dict[Mapping, SharedObject]:
         """The objects behind mappings, each given with a descriptor of its file."""
@@ -153,7 +163,7 @@ class ObjectSet:
         mapping, kind = vma.mapping, _kind(vma)
         nameless = mapping.path.endswith(DELETED)
         status = os.fstat(fd)
-        key = (SYSV_DEVICE, generation(fd)) if mapping.is_sysv else (status.st_dev, status.st_ino)
+        key = _segment_key(fd, status) if mapping.is_sysv else (status.st_dev, status.st_ino)
         one = self._add(key, status, fd, kind, mapping.path.removesuffix(DELETED), whole=nameless)
         if not nameless and kind != "file":
             start = mapping.offset_bytes

@@ -34,7 +34,6 @@ SHARED_PAGES = 3 * 256
 """Of the memory target: may be copied in every round, as nothing reports all writes to them."""
 SLACK_PAGES = 64
 """Stacks, the C library's data and the like, that any command to a target writes."""
-HUGE_PAGES = 16
 CHANGES = ("write 500 3", "zap 200", "remap", "move", "grow", "protect")
 
 
@@ -281,23 +280,6 @@ def test_clean_pages_of_a_private_memfd(tmp_path: Path, checkpoint: Path) -> Non
         dump_stopped(target, checkpoint)
         assert_equal(target, checkpoint)
         assert_unharmed(target)
-
-
-@pytest.fixture
-def huge_pages() -> Iterator[None]:
-    """A pool with some huge pages more; it has its size again afterwards."""
-    pool = Path("/proc/sys/vm/nr_hugepages")
-    before = pool.read_text()
-    try:
-        pool.write_text(str(int(before) + HUGE_PAGES))
-    except OSError as error:
-        pytest.skip(f"{pool} cannot be written: {error}")
-    try:
-        if int(pool.read_text()) < int(before) + HUGE_PAGES:
-            pytest.skip("this machine has no room for huge pages")
-        yield
-    finally:
-        pool.write_text(before)
 
 
 @pytest.mark.usefixtures("huge_pages")

@@ -150,11 +150,17 @@ def test_shared_memory_is_stored_once(tree: Tree, checkpoint: Path) -> None:
     assert_all_go_on(tree, pids)
 
 
-def test_system_v_segment_with_the_id_0(checkpoint: Path) -> None:
+@pytest.mark.parametrize("pages", ["small", "huge"])
+def test_system_v_segment_with_the_id_0(
+    pages: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """In an IPC namespace of its own the first segment has the id 0, and so the inode number 0; as in any other one."""
     trial = predump("--version", prefix=("unshare", "--ipc", sys.executable), check=False)
     if trial.returncode != 0:
         pytest.skip(f"unshare --ipc does not work here: {trial.stderr.strip()}")
+    if pages == "huge":
+        request.getfixturevalue("huge_pages")
+        monkeypatch.setenv("TREE_HUGE", "1")
     with Target.spawn("tree", 1, namespaces=("--ipc",)) as target:
         tree = Tree(target)
         target.command("apart")

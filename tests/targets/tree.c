@@ -2,7 +2,8 @@
  *
  * tree CHILDREN [PRIVATE_PAGES]: the root and so many children, each with private pages, an anonymous shared mapping, a
  * memfd (each maps it from another offset on), System V shared memory, a file mapped shared (if TREE_FILE names one) and
- * a private mapping of the memfd. With TREE_IDLE in the environment nobody writes.
+ * a private mapping of the memfd. With TREE_IDLE in the environment nobody writes, with TREE_HUGE the segment has huge
+ * pages.
  *
  * Commands: `spawn` one more child: `ok PID`; `nest` one more, by a child of the root's first child: `ok PID`;
  * `apart` one more, in an IPC namespace of its own with a segment of its own: `ok PID`;
@@ -140,6 +141,18 @@ static void spawn(void)
 	}
 }
 
+static uint8_t *new_segment(void)
+{
+	int huge = getenv("TREE_HUGE") ? SHM_HUGETLB : 0;
+	int id = shmget(IPC_PRIVATE, SHARED_PAGES * PAGE_BYTES, 0600 | IPC_CREAT | huge);
+	void *at = shmat(id, NULL, 0);
+
+	if (at == (void *)-1)
+		die("System V segment");
+	shmctl(id, IPC_RMID, NULL); /* goes with its last user */
+	return at;
+}
+
 /* A child with a System V segment of an IPC namespace of its own: its id, and so its inode number, is 0 there. */
 static void spawn_apart(void)
 {
@@ -149,9 +162,7 @@ static void spawn_apart(void)
 		die_with_parent();
 		if (unshare(CLONE_NEWIPC))
 			die("unshare");
-		sysv = shmat(shmget(IPC_PRIVATE, SHARED_PAGES * PAGE_BYTES, 0600 | IPC_CREAT), NULL, 0);
-		if (sysv == (void *)-1)
-			die("shmat");
+		sysv = new_segment();
 		for (size_t i = 0; i < SHARED_PAGES; i++)
 			fill_page(sysv + i * PAGE_BYTES, 99 + i);
 		struct writer *writer = new_writer(slot);
@@ -255,12 +266,7 @@ int main(int argc, char **argv)
 	memfd = memfd_create("tree", MFD_CLOEXEC);
 	if (memfd < 0 || ftruncate(memfd, SHARED_PAGES * PAGE_BYTES))
 		die("memfd");
-	int id = shmget(IPC_PRIVATE, SHARED_PAGES * PAGE_BYTES, 0600 | IPC_CREAT);
-
-	sysv = shmat(id, NULL, 0);
-	if (sysv == (void *)-1)
-		die("shmat");
-	shmctl(id, IPC_RMID, NULL); /* goes with its last user */
+	sysv = new_segment();
 	if (path) {
 		int fd = open(path, O_RDWR | O_CREAT, 0600);
 
