@@ -5,17 +5,17 @@ descriptor, so that no page of them enters the page tables of a target.
 """
 
 import contextlib
-import errno
 import fcntl
+import itertools
 import os
 import stat
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dumper.filesystems import device_name
 from dumper.kernel.copy import FileMaps, PageBuffer, Source
-from dumper.kernel.files import generation
 from dumper.kernel.pages import Scanner, Span, SpanFlag, SpanTable
 from dumper.kernel.runs import RunList
 from dumper.memory_map import Vma, VmaKind, has_only_copy
@@ -30,8 +30,14 @@ MEMFD = "/memfd:"
 F_GET_SEALS = 1034  # fcntl(2), include/uapi/linux/fcntl.h
 
 SPARE_RUNS = 1 << 8  # of an object: few have many holes, and there may be many objects
-Key = tuple[int, ...]  # st_dev, st_ino; of a System V segment as `_segment_key` says
-SYSV_DEVICE = -1
+F_OFD_GETLK, F_OFD_SETLK = 36, 37
+FLOCK = "hhqqi4x"  # struct flock
+LOCKED_OFFSET_BYTES = 1 << 62
+
+Key = tuple[int, int, int]
+"""st_dev, st_ino, and 0 but for System V segments: the inode number of one is its id, which segments of other IPC
+namespaces have, too, and perhaps other files of its device. They count from 1.
+"""
 
 
 def page_ceiling(n_bytes: int) -> int:
@@ -47,7 +53,7 @@ class MappedFiles(Closing):
 
     def fd(self, tid: int, mapping: Mapping) -> int:
         """A descriptor of the file that a live thread maps, or -1 if it may not be opened (CAP_CHECKPOINT_RESTORE)."""
-        # A System V segment may be another one with each mapping: see _segment_key.
+        # A System V segment may be another one with each mapping: see Key.
         place = (tid, mapping.start_addr) if mapping.is_sysv else (0, 0)
         key = (mapping.device, mapping.inode, *place)
         if key not in self._fds:
@@ -126,15 +132,23 @@ def _kind(vma: Vma) -> str:
     return "deleted" if has_only_copy(vma) else "file"
 
 
-def _segment_key(fd: int, status: os.stat_result) -> Key:
-    """Its inode number is its id, which segments of other IPC namespaces have, too, and perhaps files of its device."""
+def _is_same_file(fd: int, other_fd: int) -> bool:
+    """Whether two descriptions are of one file, shown by a lock of the one that the other cannot have: fcntl(2).
+
+    The byte that is locked lies behind all that anybody uses.
+    """
+
+    def lock(kind: int) -> bytes:
+        return struct.pack(FLOCK, kind, os.SEEK_SET, LOCKED_OFFSET_BYTES, 1, 0)
+
+    if fd == other_fd:
+        return True
+    fcntl.fcntl(fd, F_OFD_SETLK, lock(fcntl.F_RDLCK))
     try:
-        return SYSV_DEVICE, generation(fd)
-    except OSError as error:
-        if error.errno != errno.EOPNOTSUPP:
-            raise
-        # hugetlbfs has no generations. The times are those of its making: nothing sets them afterwards.
-        return SYSV_DEVICE, status.st_dev, status.st_ino, status.st_ctime_ns
+        (in_the_way,) = struct.unpack_from("h", fcntl.fcntl(other_fd, F_OFD_GETLK, lock(fcntl.F_WRLCK)))
+    finally:
+        fcntl.fcntl(fd, F_OFD_SETLK, lock(fcntl.F_UNLCK))
+    return bool(in_the_way != fcntl.F_UNLCK)
 
 
 class ObjectSet:
@@ -152,8 +166,7 @@ class ObjectSet:
     @property
     def ids(self) -> dict[tuple[int, int], int]:
         """Object ids by (st_dev, st_ino), but of System V segments, which nobody has open."""
-        numbered = [one for key, one in self._by_key.items() if key[0] != SYSV_DEVICE]
-        return {(one.status.st_dev, one.status.st_ino): one.id for one in numbered}
+        return {(device, inode): one.id for (device, inode, number), one in self._by_key.items() if number == 0}
 
     def add_mappings(self, mapped: Sequence[tuple[Vma, int]]) -> dict[Mapping, SharedObject]:
         """The objects behind mappings, each given with a descriptor of its file."""
@@ -163,7 +176,9 @@ class ObjectSet:
         mapping, kind = vma.mapping, _kind(vma)
         nameless = mapping.path.endswith(DELETED)
         status = os.fstat(fd)
-        key = _segment_key(fd, status) if mapping.is_sysv else (status.st_dev, status.st_ino)
+        key = (status.st_dev, status.st_ino, 0)
+        if mapping.is_sysv and vma.kind is not VmaKind.FILE:
+            key = self._segment_key(fd, status)
         one = self._add(key, status, fd, kind, mapping.path.removesuffix(DELETED), whole=nameless)
         if not nameless and kind != "file":
             start = mapping.offset_bytes
@@ -171,10 +186,18 @@ class ObjectSet:
             one.ranges += [(start, end)] if start < end else []
         return one
 
+    def _segment_key(self, fd: int, status: os.stat_result) -> Key:
+        for number in itertools.count(1):
+            key = (status.st_dev, status.st_ino, number)
+            one = self._by_key.get(key)
+            if one is None or _is_same_file(one.fd, fd):
+                break
+        return key
+
     def add_content(self, fd: int, kind: str, path: str) -> SharedObject:
         """An open file that nobody needs to have mapped; all of it."""
         status = os.fstat(fd)
-        return self._add((status.st_dev, status.st_ino), status, fd, kind, path, whole=True)
+        return self._add((status.st_dev, status.st_ino, 0), status, fd, kind, path, whole=True)
 
     def _add(self, key: Key, status: os.stat_result, fd: int, kind: str, path: str, *, whole: bool) -> SharedObject:
         one = self._by_key.get(key)

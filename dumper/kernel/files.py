@@ -78,14 +78,6 @@ def tells_descriptions_apart() -> bool:
     return bool(lib.pd_compare_tables(os.getpid(), os.getpid()) != -errno.ENOSYS)
 
 
-def generation(fd: int) -> int:
-    """What tells a file in memory from others with its device and inode number: name_to_handle_at(2).
-
-    Raises OSError: EOPNOTSUPP if its file system has none.
-    """
-    return checked(lib.pd_file_generation(fd))
-
-
 def share_table(tid: int, other_tid: int) -> bool:
     """Whether both threads use one table of descriptors. Raises OSError: ESRCH, EPERM, ENOSYS."""
     return checked(lib.pd_compare_tables(tid, other_tid)) == 0

@@ -395,11 +395,6 @@ struct pd_open_file {
 	uint64_t inode, size_bytes;
 	uint8_t link[4096], fdinfo[65536];
 };
-/*
- * The generation of a file, which tells it from others of the same device and inode number: of one in memory, a random
- * number. -EOPNOTSUPP: its file system has none.
- */
-int64_t pd_file_generation(int fd);
 /* Opens nothing but its text in fdinfo, and waits for no server. -ENOENT, -ESRCH: there is no such descriptor. */
 int pd_read_open_file(int fd_dir, int fdinfo_dir, int fd, struct pd_open_file *file);
 

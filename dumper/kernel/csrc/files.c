@@ -25,19 +25,6 @@ static int32_t result_of(ssize_t result)
 	return result < 0 ? -errno : (int32_t)result;
 }
 
-int64_t pd_file_generation(int fd)
-{
-	struct {
-		struct file_handle head;
-		uint32_t words[MAX_HANDLE_SZ / 4]; /* generation, inode number: shmem_encode_fh in mm/shmem.c */
-	} handle = {.head.handle_bytes = MAX_HANDLE_SZ};
-	int mount_id;
-
-	if (name_to_handle_at(fd, "", &handle.head, &mount_id, AT_EMPTY_PATH))
-		return -errno;
-	return handle.head.handle_bytes < sizeof(handle.words[0]) ? -EOPNOTSUPP : (int64_t)handle.words[0];
-}
-
 static int32_t read_whole(int dir_fd, const char *name, uint8_t *into, size_t room)
 {
 	int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC);
