@@ -7,7 +7,7 @@ import click
 
 from commands.options import path_argument, quiet_option, threads_option
 from display.reporter import Reporter
-from display.units import bytes_text, duration_text
+from display.units import bytes_text, counted, duration_text
 
 
 @path_argument
@@ -57,7 +57,7 @@ def export(
     duration_ns = monotonic_ns() - start_ns
     text = (
         f"{output}: {bytes_text(report.bytes)}, of which {bytes_text(report.data_bytes)} are data; "
-        f"{report.segments} segments, {report.threads} thread(s); {duration_text(duration_ns)}."
+        f"{counted(report.segments, 'segment')}, {counted(report.threads, 'thread')}; {duration_text(duration_ns)}."
     )
     if report.torn:
         text += " It is torn: its pages are of different moments, and it has no registers."

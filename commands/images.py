@@ -8,7 +8,7 @@ import click
 
 from commands.options import Address, path_argument, quiet_option
 from display.reporter import Reporter
-from display.units import bytes_text
+from display.units import bytes_text, counted
 from formats.errors import UsageError
 
 READ_MAX_BYTES = 1 << 30
@@ -135,7 +135,7 @@ def verify(reporter: Reporter, path: Path, quiet: bool) -> int:
         "errors": errors,
         "checkpoint": str(checkpoint.path.absolute()),
     }
-    amount = f"{report.rounds} round(s), {report.files} files, {bytes_text(report.stored_bytes)}"
-    verdict = "everything is in order" if not errors else f"{errors} error(s)"
+    amount = f"{counted(report.rounds, 'round')}, {counted(report.files, 'file')}, {bytes_text(report.stored_bytes)}"
+    verdict = "everything is in order" if not errors else counted(errors, "error")
     reporter.result(fields, f"{checkpoint.path}: {amount}: {verdict}.", report.exit_code)
     return report.exit_code

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 
 from display.credentials import capabilities_text, users_text
-from display.listing import block, counted, first_few
+from display.listing import block, first_few
 from display.names import limit_name, terminal_name
 from display.threads import cpus_text, process_cpus
-from display.units import clip, duration_text
+from display.units import clip, counted, duration_text
 from formats.manifest import Manifest, Process
 from formats.processstate import Limit, Lineage, ProcessState
 

@@ -37,11 +37,6 @@ def safe_text(cell: Cell) -> Text:
     return Text("\n".join(clip(printable(line[: CELL_MAX + 1]), CELL_MAX) for line in lines))
 
 
-def counted(number: int, one: str, many: str = "") -> str:
-    """ "1 process", "2 processes"."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
 def first_few(items: Sequence[str], shown: int, separator: str = ", ") -> str:
     """The first of the items, and how many more there are."""
     text = separator.join(items[:shown])

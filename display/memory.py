@@ -2,9 +2,9 @@
 
 from rich.console import Group, RenderableType
 
-from display.listing import CELL_MAX, Cell, Column, counted, first_few, line, listing, numbers
+from display.listing import CELL_MAX, Cell, Column, first_few, line, listing, numbers
 from display.names import seal_names
-from display.units import bytes_text, pages_cell, pages_text, printable, tail
+from display.units import bytes_text, counted, pages_cell, pages_text, printable, tail
 from formats.layout import PAGE_BYTES
 from formats.manifest import Manifest, MemoryObject, Process, Vma
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from rich.console import RenderableType
 
-from display.listing import Column, counted, first_few, listing
-from display.units import clip, printable
+from display.listing import Column, first_few, listing
+from display.units import clip, counted, printable
 from formats.manifest import Manifest, Missing
 
 _NUMBER = re.compile(r"0x[0-9a-f]+(?:-0x[0-9a-f]+)?|[0-9]+")

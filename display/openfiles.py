@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from display.listing import counted
 from display.names import clock_name, epoll_event_names, signal_name, signal_set_text, socket_name
-from display.units import bytes_text, clip, duration_text
+from display.units import bytes_text, clip, counted, duration_text
 from formats.manifest import Manifest
 from formats.openfiles import EpollWatch, OpenFile, OpenFileKind, Pipe, Socket, Terminal, Timerfd
 

@@ -5,8 +5,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from display.listing import counted
-from display.units import bytes_text, duration_text, pages_text, ratio_text
+from display.units import bytes_text, counted, duration_text, pages_text, ratio_text
 from dumper.events import (
     Attached,
     Event,

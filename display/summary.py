@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 from rich.console import RenderableType
 
-from display.listing import ROWS_MAX, Column, block, counted, listing, numbers
-from display.units import bytes_text, clip, duration_text, pages_cell, pages_text, ratio_text
+from display.listing import ROWS_MAX, Column, block, listing, numbers
+from display.units import bytes_text, clip, counted, duration_text, pages_cell, pages_text, ratio_text
 from formats.checkpoint import Checkpoint, RoundInfo
 from formats.manifest import Manifest, Process, RoundKind
 

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator
 from rich.console import RenderableType
 
 from display.credentials import credentials_text
-from display.listing import Column, counted, first_few, listing, numbers
+from display.listing import Column, first_few, listing, numbers
 from display.names import io_priority_text, policy_name, signal_name, signal_set_text
 from display.systemcalls import system_call_name
 from display.tree import NAME_MAX
-from display.units import clip, duration_text
+from display.units import clip, counted, duration_text
 from formats.manifest import Process
 from formats.threadstate import PendingSignal, Restart, Scheduling, SystemCall, Thread
 

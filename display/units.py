@@ -53,3 +53,8 @@ def clip(text: str, columns: int) -> str:
 def tail(text: str, columns: int) -> str:
     """The end of `text`, with "…" in front where it had to be cut: of a path, the end says most."""
     return text if len(text) <= columns else "…" + text[len(text) - columns + 1 :]
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """ "1 process", "2 processes"."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
