@@ -166,9 +166,12 @@ def unreadable(vmas: list[Vma]) -> list[Missing]:
     return [_missing(gap) for gap in _gaps(vmas)]
 
 
-def zombie(pid: int) -> Process:
-    """A process that has ended and waits for its parent. Raises FileNotFoundError, ProcessLookupError."""
-    text = Path(f"/proc/{pid}/stat").read_bytes()
+def zombie(pid: int) -> Process | None:
+    """A process that has ended and waits for its parent; None if it does so no longer."""
+    try:
+        text, status = Path(f"/proc/{pid}/stat").read_bytes(), read_thread_status(pid)
+    except (FileNotFoundError, ProcessLookupError):  # its parent ignores SIGCHLD, or one outside has taken it
+        return None
     stat, of_process = parse_stat(text), parse_process_stat(text)
     return Process(
         pid=pid,
@@ -181,5 +184,5 @@ def zombie(pid: int) -> Process:
         vmas=[],
         threads=[],
         unreadable=[],
-        zombie=Zombie(exit_code=of_process.exit_code, lineage=lineage_record(of_process, read_thread_status(pid))),
+        zombie=Zombie(exit_code=of_process.exit_code, lineage=lineage_record(of_process, status)),
     )

@@ -6,7 +6,6 @@ write           classify, compress and write from the staging memory            
 """
 
 import gc
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -175,7 +174,7 @@ class Dumper:
                     self._emit.release()
                     finished = self._finish(round_, freeze, stands_still=True)
                     for process in self._processes.values():
-                        signal.pidfd_send_signal(process.member.target.pidfd, signal.SIGKILL)
+                        _send(process, signal.SIGKILL)
                     return finished
             self._emit.release()
             for member in self._left:
@@ -199,8 +198,9 @@ class Dumper:
 
     def _note_if_stopped(self, member: Member) -> None:
         """Takes down whether it was stopped before: if the dump fails, it stays so."""
-        if read_stat(member.pid, member.target.tid).state in "Tt":
-            self._were_stopped.add(member.pid)
+        with suppress(FileNotFoundError, ProcessLookupError):  # that it has ended is for the freeze to find
+            if read_stat(member.pid, member.target.tid).state in "Tt":
+                self._were_stopped.add(member.pid)
 
     def _capture(self, freeze: Freeze, figures: Figures) -> None:
         """Everything that only the freeze can tell.
@@ -209,7 +209,7 @@ class Dumper:
         rseq(2)).
         """
         self._contents.clocks = _clocks()
-        self._contents.zombies = [describe.zombie(pid) for pid in freeze.zombies]
+        self._contents.zombies = list(filter(None, map(describe.zombie, freeze.zombies)))
         for stopped in freeze.processes:
             self._settle(stopped)
         for process in list(self._processes.values()):
@@ -263,10 +263,10 @@ class Dumper:
 
     def _stop_all(self, undo: ExitStack) -> None:
         """Leaves everything stopped, by a signal that takes effect before the first instruction after the freeze."""
-        for pid in self._processes:
-            os.kill(pid, signal.SIGSTOP)
+        for pid, process in self._processes.items():
+            _send(process, signal.SIGSTOP)
             if pid not in self._were_stopped:
-                undo.callback(_continue, pid)  # no dump, no stop
+                undo.callback(_send, process, signal.SIGCONT)  # no dump, no stop
 
     # ---- after it ----------------------------------------------------------------------------------------------
 
@@ -313,9 +313,9 @@ def _write(output: ImageOutput, staging: Staging, source: Source) -> None:
     output.figures.scan_ns, output.figures.copy_ns = staging.scan_ns, staging.copy_ns
 
 
-def _continue(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGCONT)
+def _send(process: ProcessDump, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):  # it was killed in the freeze
+        signal.pidfd_send_signal(process.member.target.pidfd, number)
 
 
 def _clocks() -> image.Clocks:

@@ -47,7 +47,7 @@ def _refuse_if_frozen_by_cgroup(target: Target) -> None:
 
 
 def _explain(target: Target, error: OSError) -> Exception:
-    if error.errno == errno.ESRCH:
+    if error.errno in (errno.ESRCH, errno.ENOENT):  # ENOENT: of its files in /proc
         return gone(target.pid)
     if error.errno == errno.ENOSYS:
         return KernelFeatureMissing(

@@ -1,6 +1,6 @@
 """Where in a target a system call can be injected: instructions it has anyway, and stack that is free."""
 
-import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,8 +30,13 @@ def _pieces(target: Target, mapping: Mapping) -> Iterator[tuple[int, bytes]]:
     overlap = max(len(SYSCALL_RET), len(RESTORER)) - 1
     for addr in range(mapping.start_addr, mapping.end_addr, SEARCH_PIECE_BYTES):
         length = min(SEARCH_PIECE_BYTES + overlap, mapping.end_addr - addr)
-        with contextlib.suppress(OSError):
-            yield addr, os.pread(target.mem_fd, length, addr)
+        try:
+            text = os.pread(target.mem_fd, length, addr)
+        except OSError:
+            continue
+        if not text:
+            raise ProcessLookupError(errno.ESRCH, "the process ended or called exec")  # mem_rw in fs/proc/base.c
+        yield addr, text
 
 
 def _is_free(target: Target, addr: int) -> bool:
@@ -67,7 +72,7 @@ def _is_constant_code(mapping: Mapping) -> bool:
 def find_site(target: Target, mappings: list[Mapping]) -> InjectionSite:
     """Finds the instructions and the stack an injection needs; the target runs meanwhile.
 
-    Raises TargetUntraceable if there are none.
+    Raises TargetUntraceable if there are none, ProcessLookupError if the process has ended or called exec.
     """
     stack = next((m for m in mappings if m.path == "[stack]"), None)
     found: dict[bytes, int] = {}

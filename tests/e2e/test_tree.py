@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dumper.describe import zombie
 from formats.chain import MemoryView
 from formats.checkpoint import Checkpoint
 from formats.manifest import Manifest, Process
@@ -220,16 +221,29 @@ def test_a_zombie_is_recorded_without_memory(tree: Tree, checkpoint: Path) -> No
     pids = tree.pids
     assert victim not in pids
     command("dump", tree, checkpoint, "--leave-stopped")
-    zombie = process_of(checkpoint, victim)
-    assert zombie.zombie is not None
-    assert zombie.zombie.exit_code == signal.SIGKILL
-    lineage = zombie.lineage
+    found = process_of(checkpoint, victim)
+    assert found.zombie is not None
+    assert found.zombie.exit_code == signal.SIGKILL
+    lineage = found.lineage
     assert lineage is not None
     assert (lineage.process_group, lineage.session) == (os.getpgid(victim), os.getsid(victim))
     assert (lineage.ns_pids, lineage.exit_signal) == ([victim], signal.SIGCHLD)
-    assert (zombie.vmas, zombie.threads, zombie.ppid) == ([], [], tree.pid)
+    assert (found.vmas, found.threads, found.ppid) == ([], [], tree.pid)
     assert_all_equal(checkpoint, pids)
     assert_all_go_on(tree, pids)
+
+
+def test_a_zombie_that_somebody_has_taken() -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(3)
+    poll_until(lambda: proc_state(child) == "Z", 10, "the end of a child")
+    found = zombie(child)
+    assert found is not None
+    assert found.zombie is not None
+    assert found.zombie.exit_code == 3 << 8
+    os.waitpid(child, 0)
+    assert zombie(child) is None
 
 
 def test_from_a_tree_to_one_process_and_back(tree: Tree, checkpoint: Path) -> None:
