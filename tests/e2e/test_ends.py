@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,13 +19,15 @@ from dumper.dump import AfterDump, Dumper
 from dumper.errors import TargetGone
 from dumper.rounds import Options
 from dumper.session import Session
-from tests.harness import predump
+from formats.checkpoint import Checkpoint
+from tests.harness import Target, is_untouched, poll_until, predump
 
 Child = subprocess.Popen[bytes]
 
 ENGINE = str(Path(inject.__file__).parent)
 INSTANTS = 25
 """Of each command, spread evenly over its calls of functions."""
+OPTIONS = Options(staging_bytes=1 << 20)
 POLICY = Policy(max_freeze_ns=10**10, max_rounds=5, timeout_ns=10**11)
 
 TOO_EARLY = (
@@ -35,6 +39,13 @@ TOO_EARLY = (
 )
 """What there is to capture is not there yet."""
 LATE_ENOUGH = ("_fits", "_finish")
+
+EXEC_ON_A_SIGNAL = """
+import os, signal
+signal.signal(signal.SIGUSR1, lambda *_: os.execvp("sleep", ["sleep", "600"]))
+print("ready", flush=True)
+while True: signal.pause()
+"""
 
 COMMANDS: dict[str, Callable[[Session], object]] = {
     "pre-dump": lambda session: (session.pre_dump(), session.pre_dump()),
@@ -59,25 +70,33 @@ def end(child: Child) -> None:
     child.wait()
 
 
-def end_before(owner: type | ModuleType, step: str, child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ends it when that step begins."""
+def before(owner: type | ModuleType, step: str, action: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Does it when that step begins for the first time."""
     original = getattr(owner, step)
+    to_do = [action]
 
-    def step_of_a_dead_one(*arguments: object, **named: object) -> object:
-        end(child)
+    def step_after_it(*arguments: object, **named: object) -> object:
+        if to_do:
+            to_do.pop()()
         return original(*arguments, **named)
 
-    monkeypatch.setattr(owner, step, step_of_a_dead_one)
+    monkeypatch.setattr(owner, step, step_after_it)
+
+
+def runs(pid: int, program: str) -> bool:
+    """Whether it is that program, and has loaded its C library."""
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    return Path(f"/proc/{pid}/exe").readlink().name == program and re.search(r" r-xp .*/libc\.", maps) is not None
 
 
 def open_session(child: Child, checkpoint: Path, *, tree: bool = False) -> Session:
-    return Session(child.pid, checkpoint, Options(staging_bytes=1 << 20), lambda _: None, tree=tree)
+    return Session(child.pid, checkpoint, OPTIONS, lambda _: None, tree=tree)
 
 
 def ends_at_call(number: int, command: str, checkpoint: Path) -> int:
     """Ends the target at that call of a function of the engine (0: never); how many calls there were."""
     pid, calls = os.getpid(), 0
-    before = sys.getprofile()
+    profile = sys.getprofile()
 
     def count(frame: FrameType, event: str, _argument: object) -> None:
         nonlocal calls
@@ -94,7 +113,7 @@ def ends_at_call(number: int, command: str, checkpoint: Path) -> int:
         except TargetGone:
             pass
         finally:
-            sys.setprofile(before)
+            sys.setprofile(profile)
             end(child)
     return calls
 
@@ -109,10 +128,29 @@ def test_an_end_before_the_capture(
     checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    end_before(owner, step, child, monkeypatch)
+    before(owner, step, lambda: end(child), monkeypatch)
     with pytest.raises(TargetGone), open_session(child, checkpoint, tree=tree) as session:
         session.dump(AfterDump.LEAVE_RUNNING, pre_dump=True)
     assert not (checkpoint / "0002").exists()
+
+
+@pytest.mark.parametrize("step", ["find_site", "_inject"])
+def test_an_exec_while_it_is_attached_to(step: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new program is attached to instead."""
+    with Target.spawn(sys.executable, "-c", EXEC_ON_A_SIGNAL) as target:
+
+        def call_exec() -> None:
+            os.kill(target.pid, signal.SIGUSR1)
+            poll_until(lambda: runs(target.pid, "sleep"), 10, "the exec")
+
+        before(inject, step, call_exec, monkeypatch)
+        with Session(target.pid, checkpoint, OPTIONS, lambda _: None) as session:
+            session.dump(AfterDump.LEAVE_RUNNING, pre_dump=True)
+        assert is_untouched(target.pid)
+    last = Checkpoint.open(checkpoint).round()
+    assert last.number == 2
+    assert last.manifest.processes[0].name == "sleep"
+    assert last.manifest.stats.pages_parent > 0, "the new program was tracked"
 
 
 @pytest.mark.parametrize("after", AfterDump)
@@ -120,7 +158,7 @@ def test_an_end_before_the_capture(
 def test_an_end_after_the_capture(
     step: str, after: AfterDump, child: Child, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    end_before(Dumper, step, child, monkeypatch)
+    before(Dumper, step, lambda: end(child), monkeypatch)
     with open_session(child, checkpoint) as session:
         session.dump(after, pre_dump=True)
     predump("verify", checkpoint)

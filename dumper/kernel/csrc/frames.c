@@ -121,6 +121,10 @@ static int at_site(int mem_fd, uint64_t addr, const char *bytes, size_t n)
 
 int pd_check_site(const struct pd_site *site, int mem_fd)
 {
+	char byte;
+
+	if (pread(mem_fd, &byte, sizeof(byte), (off_t)site->syscall_ret_addr) == 0)
+		return -ESRCH; /* the memory is gone: mem_rw in fs/proc/base.c */
 	if (!at_site(mem_fd, site->syscall_ret_addr, "\x0f\x05\xc3", 3) ||
 	    !at_site(mem_fd, site->restorer_addr, "\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05", 9) ||
 	    (site->pop_rax_addr && !at_site(mem_fd, site->pop_rax_addr, "\x58\xc3", 2)) ||

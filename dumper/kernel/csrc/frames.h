@@ -48,7 +48,7 @@ struct pd_home {
 };
 
 #define PD_USER_CS64 0x33 /* 64-bit code */
-/* Whether the site holds the instructions it should: 0 or -ENOEXEC. */
+/* Whether the site holds the instructions it should: 0 or -ENOEXEC; -ESRCH: the process has ended or called exec. */
 int pd_check_site(const struct pd_site *site, int mem_fd);
 /* Where frames of a thread may end: below the red zone of a stack pointer within [stack]; 0 if it is elsewhere. */
 uint64_t pd_own_frames_end(const struct pd_site *site, uint64_t stack_pointer);
