@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from dumper.filesystems import device_name
@@ -22,7 +22,6 @@ from formats.openfiles import (
     OpenFileKind,
     Pipe,
     Socket,
-    Terminal,
     Timerfd,
 )
 from formats.processstate import Descriptor, FileLock
@@ -149,20 +148,6 @@ def _inotify(text: bytes) -> list[InotifyWatch]:
     ]
 
 
-@dataclass(slots=True)
-class _Details:
-    """The fields of an OpenFile that only some kinds have."""
-
-    terminal: Terminal | None = None
-    eventfd: Eventfd | None = None
-    epoll: list[EpollWatch] | None = None
-    timerfd: Timerfd | None = None
-    signalfd_mask: int | None = None
-    inotify: list[InotifyWatch] | None = None
-    pid: int | None = None
-    socket: Socket | None = None
-
-
 class _OpenFileMaker:
     def __init__(
         self, gathered: Gathered, pipes: PipeCapture, sockets: SocketRecords, object_ids: Mapping[Key, int]
@@ -178,18 +163,11 @@ class _OpenFileMaker:
         """The record of one open file; what is missing of it goes to the notes of its first process."""
         first, raw = one.first, one.first.raw
         notes = self._gathered.notes[first.pid]
-        text = first.fdinfo
         info = notes.attempt(f"offset and flags of {first.label}", lambda: first.info, fdinfo.FdInfo(0, 0, 0))
-        details = _Details() if is_path_only(info.flags) else self._details(one, text, notes)
-        problem = known_problem(one.kind, raw, first.link, info.flags) or one.problem
-        if problem:
-            notes.add(first.label, problem)
-        if one.content_problem:
-            notes.add(f"content of {first.label}", one.content_problem)
         special = device_name(os.makedev(raw.special_major, raw.special_minor))
         has_special = one.kind in (OpenFileKind.DEVICE, OpenFileKind.TERMINAL)
         owner, owner_signal = one.owner
-        return OpenFile(
+        found = OpenFile(
             id=number,
             kind=one.kind,
             path=one.path,
@@ -205,46 +183,50 @@ class _OpenFileMaker:
             owner=owner,
             owner_signal=owner_signal,
             object=self._object_ids.get(first.key) if one.kind in (OpenFileKind.FILE, OpenFileKind.MEMFD) else None,
-            terminal=details.terminal,
-            eventfd=details.eventfd,
-            epoll=details.epoll,
-            timerfd=details.timerfd,
-            signalfd_mask=details.signalfd_mask,
-            inotify=details.inotify,
-            pid=details.pid,
-            socket=details.socket,
         )
+        if not is_path_only(info.flags):
+            found = self._with_details(found, one, notes)
+        problem = known_problem(one.kind, raw, first.link, info.flags) or one.problem
+        if problem:
+            notes.add(first.label, problem)
+        if one.content_problem:
+            notes.add(f"content of {first.label}", one.content_problem)
+        return found
 
-    def _details(self, one: FoundFile, text: bytes, notes: Notes) -> _Details:
-        """What the kind of the file has of its own."""
-        details, first = _Details(), one.first
+    def _with_details(self, found: OpenFile, one: FoundFile, notes: Notes) -> OpenFile:
+        """The record with what the kind of the file has of its own."""
+        first, text = one.first, one.first.fdinfo
         what = f"state of {first.label}"
         match one.kind:
             case OpenFileKind.EVENTFD:
-                details.eventfd = notes.attempt(what, lambda: _eventfd(text), None)
+                return replace(found, eventfd=notes.attempt(what, lambda: _eventfd(text), None))
             case OpenFileKind.EPOLL:
-                details.epoll = notes.attempt(what, lambda: _epoll(text), None)
-                self._note_strange_watches(one, details.epoll or [], notes)
+                watches = notes.attempt(what, lambda: _epoll(text), None)
+                self._note_strange_watches(one, watches or [], notes)
+                return replace(found, epoll=watches)
             case OpenFileKind.TIMERFD:
-                details.timerfd = notes.attempt(what, lambda: _timerfd(text), None)
+                return replace(found, timerfd=notes.attempt(what, lambda: _timerfd(text), None))
             case OpenFileKind.SIGNALFD:
-                details.signalfd_mask = notes.attempt(what, lambda: fdinfo.parse_signalfd(text), None)
+                return replace(found, signalfd_mask=notes.attempt(what, lambda: fdinfo.parse_signalfd(text), None))
             case OpenFileKind.INOTIFY:
-                details.inotify = notes.attempt(what, lambda: _inotify(text), None)
+                inotify = notes.attempt(what, lambda: _inotify(text), None)
                 if one.unread_bytes:
                     notes.add(f"events of {first.label}", "those not read yet are not captured")
+                return replace(found, inotify=inotify)
             case OpenFileKind.PIDFD:
-                details.pid = notes.attempt(what, lambda: fdinfo.parse_pidfd(text), None)
+                return replace(found, pid=notes.attempt(what, lambda: fdinfo.parse_pidfd(text), None))
             case OpenFileKind.PIPE | OpenFileKind.FIFO:
                 self._pipes.note(first.key, notes)
             case OpenFileKind.TERMINAL if one.terminal:
                 named = Notes()
-                details.terminal = terminal_record(one.terminal, self._controlled, named)
+                terminal = terminal_record(one.terminal, self._controlled, named)
                 _add_named(named, first, notes)
+                return replace(found, terminal=terminal)
             case OpenFileKind.SOCKET if first.raw.inode in self._sockets:
-                details.socket, named = self._sockets[first.raw.inode]
+                socket, named = self._sockets[first.raw.inode]
                 _add_named(named, first, notes)
-        return details
+                return replace(found, socket=socket)
+        return found
 
     def _note_strange_watches(self, one: FoundFile, watches: list[EpollWatch], notes: Notes) -> None:
         """A watch outlives its descriptor where the file is still open elsewhere: no epoll_ctl(2) makes such a one."""
