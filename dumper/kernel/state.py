@@ -283,11 +283,6 @@ class StateReader(Closing):
             refusal=self._why_not(),
         )
 
-    @property
-    def stops(self) -> int:
-        """Stops of threads that the injected calls of the last `read` took."""
-        return int(self._asking.n_stops)
-
     def _known_timers(self) -> list[Any]:
         return [timer for timer in self._timers[0 : self._timer_count] if timer.known]
 

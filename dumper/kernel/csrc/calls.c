@@ -82,7 +82,6 @@ int pd_callers_wait(struct pd_callers *set, const struct pd_caller *caller, int 
 	}
 	if (error || !WIFSTOPPED(*status))
 		return -ESRCH;
-	set->asking->n_stops++;
 	return 0;
 }
 

@@ -342,7 +342,7 @@ struct pd_asking {
 	int32_t seccomp_suspended; /* by PTRACE_O_SUSPEND_SECCOMP; else threads with a filter are not asked */
 	int64_t timeout_ns;        /* for each few threads */
 	int32_t die_at, victim;    /* at step `die_at` process `victim` is killed (for tests) */
-	uint32_t n_calls, n_stops; /* out: calls made, stops waited for */
+	uint32_t n_calls;          /* out: calls made */
 };
 
 /*
