@@ -11,6 +11,7 @@ from pathlib import Path
 from dumper.memory_map import Vma
 from dumper.objects import SharedObject
 from dumper.output import ImageOutput
+from dumper.proc import GONE_ERRORS
 from dumper.proc.buildid import build_id
 from dumper.proc.maps import Mapping
 from dumper.proc.stat import parse_process_stat, parse_stat, read_stat
@@ -64,7 +65,7 @@ def named_threads(target: Target) -> list[Thread]:
     """Threads of a process that runs: nothing but their names is worth noting."""
     threads = []
     for entry in Path(f"/proc/{target.pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        with contextlib.suppress(*GONE_ERRORS):
             threads.append(Thread(tid=int(entry.name), name=read_stat(target.pid, int(entry.name)).name))
     return sorted(threads, key=lambda thread: thread.tid)
 
@@ -86,7 +87,7 @@ def identify(target: Target) -> Identity:
     try:
         exe, exe_build_id = executable(target)
         return Identity(stat.ppid, stat.name, exe, exe_build_id, cmdline(target))
-    except (FileNotFoundError, ProcessLookupError):
+    except GONE_ERRORS:
         raise gone(target.pid) from None
 
 
@@ -170,7 +171,7 @@ def zombie(pid: int) -> Process | None:
     """A process that has ended and waits for its parent; None if it does so no longer."""
     try:
         text, status = Path(f"/proc/{pid}/stat").read_bytes(), read_thread_status(pid)
-    except (FileNotFoundError, ProcessLookupError):  # its parent ignores SIGCHLD, or one outside has taken it
+    except GONE_ERRORS:  # its parent ignores SIGCHLD, or one outside has taken it
         return None
     stat, of_process = parse_stat(text), parse_process_stat(text)
     return Process(

@@ -24,6 +24,7 @@ from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, InjectionSite
 from dumper.objects import MappedFiles, ObjectSet
 from dumper.output import Figures, ImageOutput, RoundOutput
 from dumper.pipeline import PagePipeline
+from dumper.proc import GONE_ERRORS
 from dumper.proc.stat import read_stat
 from dumper.processdump import ProcessDump
 from dumper.rounds import OpenRound, Options, RoundContents, exec_notice
@@ -198,7 +199,7 @@ class Dumper:
 
     def _note_if_stopped(self, member: Member) -> None:
         """Takes down whether it was stopped before: if the dump fails, it stays so."""
-        with suppress(FileNotFoundError, ProcessLookupError):  # that it has ended is for the freeze to find
+        with suppress(*GONE_ERRORS):  # that it has ended is for the freeze to find
             if read_stat(member.pid, member.target.tid).state in "Tt":
                 self._were_stopped.add(member.pid)
 

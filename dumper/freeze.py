@@ -8,6 +8,7 @@ from typing import Self
 
 from dumper.errors import PermissionDenied, TargetGone, TargetUntraceable
 from dumper.kernel.ptrace import StopError, ThreadSet, children
+from dumper.proc import GONE_ERRORS
 from dumper.proc.stat import read_stat
 from dumper.proc.status import read_status
 from dumper.target import Target, gone, not_permitted
@@ -48,7 +49,7 @@ class StoppedProcess:
         if error.errno == errno.ETIMEDOUT:
             try:
                 state = read_stat(pid, tid).state
-            except (FileNotFoundError, ProcessLookupError):
+            except GONE_ERRORS:
                 state = "gone"
             return TargetUntraceable(
                 f"process {pid} could not be stopped: thread {tid} (state {state}) did not stop within "
@@ -191,7 +192,7 @@ class Freeze:
             target = target_of(pid)
             if target is not None:
                 self._stop(target)
-        except (TargetGone, FileNotFoundError, ProcessLookupError):
+        except (TargetGone, *GONE_ERRORS):
             if self.processes[-1].target.pid == pid:
                 self.processes.pop().threads.resume()
             if _is_zombie(pid):
@@ -201,5 +202,5 @@ class Freeze:
 def _is_zombie(pid: int) -> bool:
     try:
         return read_stat(pid).has_ended
-    except (FileNotFoundError, ProcessLookupError):
+    except GONE_ERRORS:
         return False

@@ -18,6 +18,7 @@ from dumper.kernel.runs import RunKind, RunList
 from dumper.memory_map import is_object, spans_while_running
 from dumper.output import ImageOutput, RoundOutput
 from dumper.pipeline import PagePipeline
+from dumper.proc import GONE_ERRORS
 from dumper.tree import LOST_ERRORS, Member, Tree
 from formats import manifest as image
 from formats.checkpoint import RoundInfo
@@ -174,7 +175,7 @@ def _resident_pages(member: Member) -> int:
     """Field 2 of /proc/PID/statm: proc_pid_statm(5). 0 if the process is gone."""
     try:
         return int(Path(f"/proc/{member.target.tid}/statm").read_text().split()[1])
-    except (FileNotFoundError, ProcessLookupError):
+    except GONE_ERRORS:
         return 0
 
 

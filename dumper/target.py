@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from dumper.errors import PermissionDenied, TargetGone, TargetUntraceable
+from dumper.proc import GONE_ERRORS
 from dumper.proc.fds import USERFAULTFD, read_fds
 from dumper.proc.stat import Stat, read_stat
 from dumper.proc.status import read_status
@@ -39,7 +40,7 @@ def read_live_stat(pid: int) -> Stat:
     """Raises TargetGone if there is no such process."""
     try:
         return read_stat(pid)
-    except (FileNotFoundError, ProcessLookupError):
+    except GONE_ERRORS:
         raise gone(pid) from None
 
 
@@ -75,7 +76,7 @@ class Target(Closing):
         except PermissionError:
             self.close()
             raise not_permitted(pid, "read the memory of") from None
-        except (FileNotFoundError, ProcessLookupError):
+        except GONE_ERRORS:
             self.close()
             raise gone(pid) from None
         except BaseException:

@@ -8,6 +8,7 @@ from dumper.errors import TargetUntraceable
 from dumper.kernel import uffd
 from dumper.kernel.pages import Span, SpanTable
 from dumper.memory_map import Classifier, Vma, is_trackable
+from dumper.proc import GONE_ERRORS
 from dumper.proc.maps import Mapping, MapsParser, read_maps
 from dumper.target import Target, gone
 
@@ -56,7 +57,7 @@ class AddressSpace:
     def _read_text(self) -> bytes:
         try:
             return read_maps(self._target.tid)
-        except (FileNotFoundError, ProcessLookupError):
+        except GONE_ERRORS:
             raise gone(self._target.pid) from None
 
 

@@ -16,13 +16,14 @@ from dumper.kernel.pages import Scanner
 from dumper.kernel.ptrace import children
 from dumper.kernel.runs import RunList
 from dumper.lease import Key
+from dumper.proc import GONE_ERRORS
 from dumper.proc.stat import read_stat
 from dumper.proc.status import read_status
 from dumper.target import Target, gone
 from dumper.tracking import AddressSpace, Tracker, TrackingLostError
 from formats.closing import Closing
 
-LOST_ERRORS = (TrackingLostError, TargetGone, ProcessLookupError, FileNotFoundError)
+LOST_ERRORS = (TrackingLostError, TargetGone, *GONE_ERRORS)
 """How it shows that a process ended or called exec while it was worked on (FileNotFoundError: of a file in /proc)."""
 
 
@@ -111,7 +112,7 @@ class Member(Closing):
         try:
             tids = os.listdir(f"/proc/{self.pid}/task")  # noqa: PTH208 - for each thread of each process
             return any(read_status(int(tid)).seccomp_mode for tid in tids)
-        except (FileNotFoundError, ProcessLookupError):
+        except GONE_ERRORS:
             return False
 
     def drop_tracking(self) -> None:
@@ -232,6 +233,6 @@ class Tree(Closing):
                 return True
             try:
                 pid = read_stat(pid).ppid
-            except (FileNotFoundError, ProcessLookupError):
+            except GONE_ERRORS:
                 return False
         return False

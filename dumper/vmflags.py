@@ -6,6 +6,7 @@ are taken for those of the freeze, and of all others it is said where they are f
 
 from bisect import bisect_right
 
+from dumper.proc import GONE_ERRORS
 from dumper.proc.smaps import GUARD_FLAG, parse_smaps_flags, read_smaps
 
 OUR_FLAG = "uw"  # registered for write-protection: gone with the tracking
@@ -45,7 +46,7 @@ class VmFlags:
             return
         try:
             self._after = _read(tid)
-        except (FileNotFoundError, ProcessLookupError):
+        except GONE_ERRORS:
             self._after = _Reading([])
         if stands_still:
             self._before = self._after

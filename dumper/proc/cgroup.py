@@ -3,6 +3,8 @@
 import contextlib
 from pathlib import Path
 
+from dumper.proc import GONE_ERRORS
+
 UNIFIED_PREFIX = "0::"
 UNIFIED_ROOTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
 
@@ -19,7 +21,7 @@ def parse_cgroups(text: bytes) -> list[str]:
 
 def frozen_cgroup(pid: int) -> str:
     """The path of the cgroup that keeps the process frozen (cgroup.freeze), or ""; also "" if the process is gone."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+    with contextlib.suppress(*GONE_ERRORS):
         for line in parse_cgroups(Path(f"/proc/{pid}/cgroup").read_bytes()):
             if line.startswith(UNIFIED_PREFIX):
                 path = line.removeprefix(UNIFIED_PREFIX)

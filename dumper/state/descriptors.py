@@ -15,6 +15,7 @@ from pathlib import Path
 from dumper.filesystems import hugetlb_devices
 from dumper.kernel import files
 from dumper.kernel.probes import pidfd_getfd
+from dumper.proc import GONE_ERRORS
 from dumper.proc.nettcp import read_connections
 from dumper.proc.ttydrivers import read_tty_drivers
 from dumper.state.contents import WITH_SERVERS, ContentFinder, MountTypes, OpenContent
@@ -38,7 +39,6 @@ ASKED_KINDS = frozenset(
     (OpenFileKind.PIPE, OpenFileKind.FIFO, OpenFileKind.SOCKET, OpenFileKind.TERMINAL, OpenFileKind.INOTIFY)
 )
 PIPE_KINDS = frozenset((OpenFileKind.PIPE, OpenFileKind.FIFO))
-GONE_ERRORS = (FileNotFoundError, ProcessLookupError)
 
 
 def _raise_descriptor_limit() -> None:

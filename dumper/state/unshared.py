@@ -4,6 +4,7 @@ import contextlib
 import os
 from pathlib import Path
 
+from dumper.proc import GONE_ERRORS
 from dumper.state.files import LINKS
 from dumper.state.notes import Notes
 from dumper.target import Target
@@ -15,9 +16,9 @@ NOT_THE_PROCESS_S = "it differs from that of the process, which alone is recorde
 def _shared(directory: str) -> dict[str, str]:
     found = {}
     for name in COMPARED_LINKS:
-        with contextlib.suppress(PermissionError, FileNotFoundError, ProcessLookupError):
+        with contextlib.suppress(PermissionError, *GONE_ERRORS):
             found[name] = os.readlink(f"{directory}/{name}")  # noqa: PTH115 - ten times as fast, for each thread
-    with contextlib.suppress(PermissionError, FileNotFoundError, ProcessLookupError):
+    with contextlib.suppress(PermissionError, *GONE_ERRORS):
         found["cgroup"] = Path(f"{directory}/cgroup").read_text(encoding="utf-8", errors="surrogateescape")
     return found
 
