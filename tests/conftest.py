@@ -1,18 +1,43 @@
-"""What all tests share: the target programs, built once."""
+"""What all tests share: the target programs, built once, what is counted, and how long open-ended tests go on."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.harness import build_targets
+from tests.tally import Tally
 
 # A shell that runs the tests in the background ignores SIGINT for them, and so would each command that they interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--tally", type=Path, metavar="FILE", help="write what was tried and found to this file, as JSON")
+    parser.addoption("--seconds", type=float, help="how long each open-ended test goes on (stress, fuzz)")
 
 
 @pytest.fixture(scope="session")
 def targets() -> None:
     """The programs of tests/targets, compiled."""
     build_targets()
+
+
+@pytest.fixture(scope="session")
+def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
+    """What the tests count; written at the end if --tally says where."""
+    counts = Tally()
+    yield counts
+    path = request.config.getoption("--tally")
+    if path is not None:
+        counts.write(path)
+
+
+@pytest.fixture(scope="session")
+def seconds(request: pytest.FixtureRequest) -> float | None:
+    """What --seconds says, if anything."""
+    value = request.config.getoption("--seconds")
+    return None if value is None else float(value)
