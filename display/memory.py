@@ -15,6 +15,7 @@ _WHAT_MIN = 4  # of a path beside its notes
 _PATH_MAX = 200
 _DELETED = " (deleted)"  # at the end of a path in /proc/PID/maps; no news of what an object holds
 _PIDS_SHOWN = 4
+_WRITERS_SHOWN = 8
 
 
 def _mappers(manifest: Manifest) -> dict[int, list[int]]:
@@ -101,4 +102,7 @@ def vmas_table(process: Process, whose: str, columns: int) -> RenderableType | N
         n_pages = sum(guard.end_addr - guard.start_addr for guard in process.guards) // PAGE_BYTES
         guards = counted(len(process.guards), "guard range")
         below.append(line(f"{guards} (MADV_GUARD_INSTALL), {pages_text(n_pages)}"))
+    if process.unseen_writers:
+        writers = first_few(process.unseen_writers, _WRITERS_SHOWN)
+        below.append(line(f"Pages may be older than the round, for writes that went unseen: {writers}"))
     return Group(table, *below)

@@ -4,6 +4,7 @@ import contextlib
 import platform
 import socket
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from dumper.proc.status import read_thread_status
 from dumper.state.lineage import lineage_record
 from dumper.target import Target, gone, read_live_stat
 from dumper.tree import Base, Member
+from dumper.unseen import UnseenWriter
 from formats.manifest import Gap, Host, Missing, PageRange, Process
 from formats.processstate import ProcessState, Zombie
 from formats.threadstate import Thread
@@ -95,7 +97,8 @@ def identify(target: Target) -> Identity:
 class ProcessPart:
     """What a round holds of one process. State, VmFlags by start address, guards and missing things come with a dump.
 
-    objects: the memory objects behind its mappings.
+    objects: the memory objects behind its mappings; unseen_writers: what may have written to pages of the round, or of
+    those it builds on, after they were copied.
     """
 
     member: Member
@@ -109,6 +112,7 @@ class ProcessPart:
     guards: list[PageRange] = field(default_factory=list)
     state: ProcessState | None = None
     missing: list[Missing] = field(default_factory=list)
+    unseen_writers: list[str] = field(default_factory=list)
 
     def record(self) -> Process:
         """As the manifest holds it, once all of its pages are written."""
@@ -128,6 +132,7 @@ class ProcessPart:
             unreadable=self.gaps(),
             guards=self.guards,
             missing=self.missing,
+            unseen_writers=self.unseen_writers,
             state=self.state,
             pages_present=figures.pages_present,
             pages_written=figures.pages_written,
@@ -147,7 +152,7 @@ class ProcessPart:
     def next_base(self, number: int) -> Base:
         """What the next round of the process builds on, after round `number`, which this part is of."""
         full_round = number if self.member.base.is_full else self.member.base.full_round
-        return Base(self.output.runs, "", full_round)
+        return Base(self.output.runs, "", full_round, tuple(self.unseen_writers))
 
 
 def _gaps(vmas: list[Vma]) -> list[Gap]:
@@ -165,6 +170,15 @@ def _missing(gap: Gap) -> Missing:
 def unreadable(vmas: list[Vma]) -> list[Missing]:
     """Mappings whose bytes cannot be captured."""
     return [_missing(gap) for gap in _gaps(vmas)]
+
+
+def still_written(writers: Sequence[UnseenWriter]) -> list[Missing]:
+    """What writes to the memory of a process even in the freeze: how much of it the dump has is not known."""
+    return [
+        Missing(what=f"writes of {writer.text} in the freeze", reason="hardware does not stop with the process")
+        for writer in writers
+        if not writer.stops
+    ]
 
 
 def zombie(pid: int) -> Process | None:

@@ -27,7 +27,7 @@ from dumper.pipeline import PagePipeline
 from dumper.proc import GONE_ERRORS
 from dumper.proc.stat import read_stat
 from dumper.processdump import ProcessDump
-from dumper.rounds import OpenRound, Options, RoundContents, exec_notice
+from dumper.rounds import OpenRound, Options, RoundContents, exec_notice, unseen_notice
 from dumper.staging import Staging
 from dumper.state.descriptors import DescriptorCapture
 from dumper.target import Target, gone
@@ -140,6 +140,9 @@ class Dumper:
                 break
         for process in list(self._processes.values()):
             self._while_running(process, process.look)  # as the micro-rounds left it: what is left to look at is less
+            member = process.member
+            if member.tracker and process.unseen_writers and not member.base.unseen_writers:
+                self._emit(unseen_notice(member.pid, process.unseen_writers))
         return len(history)
 
     def _while_running(self, process: ProcessDump, action: Callable[[], T]) -> T | None:

@@ -10,6 +10,7 @@ from dumper.kernel.copy import FileMaps, PageBuffer, Source
 from dumper.kernel.pages import SpanTable
 from dumper.kernel.probes import PAGE_IS_GUARD
 from dumper.kernel.ptrace import InjectionSite, StopError
+from dumper.kernel.runs import RunList
 from dumper.kernel.state import leave_vdso
 from dumper.memory_map import VmaKind, is_object, spans_while_frozen, spans_while_running
 from dumper.objects import MappedFiles, ObjectSet, SharedObject
@@ -49,7 +50,8 @@ class ProcessDump(Closing):
         Raises one of tree.LOST_ERRORS.
         """
         self.member = member
-        self.staging = Staging(member.scanner, member.base.covered, memory)
+        covered = RunList(1) if member.base.unseen_writers else member.base.covered
+        self.staging = Staging(member.scanner, covered, memory)
         self.objects: dict[Mapping, SharedObject] = {}
         self.missing: list[Missing] = []
         self.guards: list[PageRange] = []
@@ -59,6 +61,7 @@ class ProcessDump(Closing):
         self.stopped: StoppedProcess | None = None
         self.copied_pages = 0
         self.look()
+        self.unseen_writers = member.unseen_writers()
         self.identity = describe.identify(member.target)
         self._guards_are_flagged = shows_guards()  # tried here, since that is nothing for the freeze
         self._flags = VmFlags(member.target.tid, stands_still=stands_still)
@@ -79,12 +82,19 @@ class ProcessDump(Closing):
         self.capture.close()
 
     def micro_round(self) -> int:
-        """Copies what was written since the last one; returns the number of pages. Raises one of tree.LOST_ERRORS."""
-        tracker = self.member.tracker
-        if tracker is None:
+        """Copies what was written since the last one; returns the number of pages. Raises one of tree.LOST_ERRORS.
+
+        Where hardware may write unseen, only a copy made in the freeze is sure to be right.
+        """
+        member = self.member
+        if member.tracker is None or self.unseen_writers:
             return 0
-        spans = SpanTable(spans_while_running(tracker.refresh()))
-        return self.staging.micro_round(spans, self.member.running)
+        self.staging.scan(SpanTable(spans_while_running(member.tracker.refresh())))
+        self.unseen_writers = member.unseen_writers()
+        if self.unseen_writers:  # since when is not known: what was staged may be old
+            self.staging = Staging(member.scanner, RunList(1), self._memory)
+            return 0
+        return self.staging.copy(member.running)
 
     # ---- in the freeze -----------------------------------------------------------------------------------------
 
@@ -178,5 +188,5 @@ class ProcessDump(Closing):
             flags=flags,
             guards=self.guards,
             state=replace(state, descriptors=files.descriptors.get(pid, []), locks=files.locks.get(pid, [])),
-            missing=self.missing + missing + files.missing.get(pid, []),
+            missing=self.missing + missing + describe.still_written(self.unseen_writers) + files.missing.get(pid, []),
         )

@@ -20,6 +20,7 @@ from dumper.output import ImageOutput, RoundOutput
 from dumper.pipeline import PagePipeline
 from dumper.proc import GONE_ERRORS
 from dumper.tree import LOST_ERRORS, Member, Tree
+from dumper.unseen import UnseenWriter
 from formats import manifest as image
 from formats.checkpoint import RoundInfo
 from formats.manifest import RoundKind
@@ -251,14 +252,20 @@ class PreDumper:
         part = ProcessPart(member, describe.identify(member.target), image_output, vmas, threads, notes=notes)
         runs = RunList(1 << 16)
         member.scanner.start(SpanTable(spans_while_running(vmas)), RunList(1), member.base.covered)
+        unseen: list[UnseenWriter] = []
         scanning = True
         while scanning:
             runs.clear()
             since_ns = time.monotonic_ns()
             scanning = member.scanner.next_runs(runs, reset=True)
             image_output.figures.scan_ns += time.monotonic_ns() - since_ns
+            unseen = unseen or member.unseen_writers()
             image_output.write(runs, member.running)
         member.scanner.check_memory()
+        doubt = member.base.unseen_writers
+        if unseen and not doubt:
+            self._emit(unseen_notice(member.pid, unseen))
+        part.unseen_writers = list(dict.fromkeys((*doubt, *(writer.text for writer in unseen))))
         return part
 
 
@@ -266,4 +273,15 @@ def exec_notice(pid: int) -> Notice:
     """That a process replaced its memory."""
     return Notice(
         pid=pid, subject="exec", message=f"process {pid} called exec; its new memory is captured from the beginning"
+    )
+
+
+def unseen_notice(pid: int, writers: Sequence[UnseenWriter]) -> Notice:
+    """That hardware may write to the memory of a process, and what that means."""
+    names = ", ".join(writer.text for writer in writers)
+    return Notice(
+        pid=pid,
+        subject="unseen-writes",
+        message=f"process {pid} has {names}: what is written to its memory that way goes unseen, so the dump copies "
+        "all of it again in the freeze",
     )

@@ -102,7 +102,10 @@ class Session(Closing):
             self._track()
             since_last_ns = time.monotonic_ns() - self._since_ns
             finished = self._take_round()
-            samples.append(RoundSample(finished.pages_written, since_last_ns, finished.scan_ns, finished.copy_ns))
+            in_doubt = sum(member.base.pages_in_doubt for member in self._tree.members)
+            samples.append(
+                RoundSample(finished.pages_written, since_last_ns, finished.scan_ns, finished.copy_ns, in_doubt)
+            )
             elapsed_ns = time.monotonic_ns() - started_ns
             threads = sum(member.thread_count() for member in self._tree.members)
             verdict = convergence.decide(samples, threads, len(self._tree.members), elapsed_ns, policy)
@@ -195,6 +198,12 @@ class Session(Closing):
         for member in self._tree.members:
             if member.tracker is None:
                 self._attach(member)
+                continue
+            try:
+                member.clear_doubt()
+            except LOST_ERRORS:
+                if self._lost(member):
+                    self._attach(member)
 
     def _borrow_tracking(self) -> None:
         """Takes over what a keeper has. Raises TargetBusy."""
@@ -234,7 +243,9 @@ class Session(Closing):
         elif not directory.has_rounds(state.processes[member.key], state.round, pid):
             reason = "an earlier round is missing"
         else:
-            return Base(directory.read_last_runs(pid), "", state.processes[member.key])
+            before = directory.last.process(pid)
+            doubt = tuple(before.unseen_writers) if before else ()
+            return Base(directory.read_last_runs(pid), "", state.processes[member.key], doubt)
         return Base(RunList(1), reason)
 
     def _attach(self, member: Member) -> None:

@@ -33,35 +33,42 @@ class Staging:
         self.scan_ns = 0
         self.copy_ns = 0
 
-    def micro_round(self, spans: SpanTable, source: Source) -> int:
-        """One round into memory while the target runs; returns the number of pages copied.
+    def scan(self, spans: SpanTable) -> None:
+        """Begins a micro-round: looks, while the target runs, at what was written, and resets it. Raises as `copy`."""
+        self.memory.limit_pages(int(self.memory.size_pages * MICRO_ROUND_SHARE))
+        self._scan(spans, reset=True)
+
+    def copy(self, source: Source) -> int:
+        """Ends the micro-round: copies what the scan found into memory; returns the number of pages copied.
 
         `fits` then tells whether all did. Raises OSError: ESRCH if the memory of the target is gone.
         """
-        self.memory.limit_pages(int(self.memory.size_pages * MICRO_ROUND_SHARE))
-        copied_pages = self._update(spans, source, reset=True)
+        copied_pages = self._copy(source)
         self.has_picture = True
         return copied_pages
 
     def final_round(self, spans: SpanTable, source: Source) -> int:
         """The same of the frozen target, with all of the memory, and without write-protecting anything again."""
         self.memory.limit_pages(self.memory.size_pages)
-        return self._update(spans, source, reset=False)
+        self._scan(spans, reset=False)
+        return self._copy(source)
 
     def copy_runs(self, runs: RunList, source: Source) -> None:
-        """Makes `runs`, which are used up, the picture: nothing is scanned. Raises as `micro_round`."""
+        """Makes `runs`, which are used up, the picture: nothing is scanned. Raises as `copy`."""
         since_ns = time.monotonic_ns()
         self._next_picture.clear()
         self.fits = Copier(source, runs).stage(self.memory, self._next_picture)
         self.picture, self._next_picture = self._next_picture, self.picture
         self.copy_ns = time.monotonic_ns() - since_ns
 
-    def _update(self, spans: SpanTable, source: Source, *, reset: bool) -> int:
+    def _scan(self, spans: SpanTable, *, reset: bool) -> None:
         since_ns = time.monotonic_ns()
         self._classified.clear()
         self._scanner.start(spans, staged=self.picture, covered=self._covered)
         self._scanner.all_runs(self._classified, reset=reset)
         self.scan_ns = time.monotonic_ns() - since_ns
+
+    def _copy(self, source: Source) -> int:
         before_pages = self.memory.n_pages
         self.copy_runs(self._classified, source)
         return self.memory.n_pages - before_pages

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dumper.describe import unreadable
+from dumper.describe import still_written, unreadable
 from dumper.state.descriptors import DescriptorCapture
 from dumper.state.process import ProcessCapture
 from dumper.tree import LOST_ERRORS, Tree
@@ -19,7 +19,7 @@ def foresee(tree: Tree) -> list[Missing]:
         for member in tree.members:
             try:
                 vmas = member.space.read()
-                missing += unreadable(vmas)
+                missing += unreadable(vmas) + still_written(member.unseen_writers())
                 with ProcessCapture(member.target, [vma.mapping for vma in vmas]) as capture:
                     missing += capture.foresee()
                 missing += descriptors.foresee(member.target)

@@ -14,13 +14,14 @@ from dumper.inject import take_userfaultfd
 from dumper.kernel.copy import FileMaps, Source
 from dumper.kernel.pages import Scanner
 from dumper.kernel.ptrace import children
-from dumper.kernel.runs import RunList
+from dumper.kernel.runs import RunKind, RunList
 from dumper.lease import Key
 from dumper.proc import GONE_ERRORS
 from dumper.proc.stat import read_stat
 from dumper.proc.status import read_status
 from dumper.target import Target, gone
 from dumper.tracking import AddressSpace, Tracker, TrackingLostError
+from dumper.unseen import UnseenWriter, find_unseen_writers
 from formats.closing import Closing
 
 LOST_ERRORS = (TrackingLostError, TargetGone, *GONE_ERRORS)
@@ -31,17 +32,25 @@ LOST_ERRORS = (TrackingLostError, TargetGone, *GONE_ERRORS)
 class Base:
     """What a process's next round builds on: its runs in the round before, or none, and then why it is taken in full.
 
-    `full_round` is where its chain of parents ends, 0 if it has none yet.
+    `full_round` is where its chain of parents ends, 0 if it has none yet. `unseen_writers` may have written to pages
+    after a round since then had copied them: only a copy that is made without them, or in the freeze, can be trusted.
     """
 
     covered: RunList
     full_reason: str
     full_round: int = 0
+    unseen_writers: tuple[str, ...] = ()
 
     @property
     def is_full(self) -> bool:
         """Whether the round must hold everything."""
         return bool(self.full_reason)
+
+    @property
+    def pages_in_doubt(self) -> int:
+        """Pages that the dump has to copy in the freeze, whatever happens before it."""
+        kinds = (RunKind.DATA, RunKind.ZERO, RunKind.PARENT)
+        return sum(map(self.covered.pages_of, kinds)) if self.unseen_writers else 0
 
 
 class Member(Closing):
@@ -99,6 +108,16 @@ class Member(Closing):
     def key(self) -> Key:
         """What it is known by: a pid may be used again."""
         return self.target.pid, self.target.start_time_ticks
+
+    def unseen_writers(self) -> list[UnseenWriter]:
+        """What may write to its memory unseen, as of the mappings last read. Raises one of LOST_ERRORS."""
+        return find_unseen_writers(self.target.tid, [vma.mapping for vma in self.space.vmas])
+
+    def clear_doubt(self) -> None:
+        """Earlier copies that cannot be trusted are made again as soon as they can. Raises one of LOST_ERRORS."""
+        doubt = self.base.unseen_writers
+        if doubt and not self.unseen_writers():
+            self.base = Base(RunList(1), f"what {', '.join(doubt)} wrote during earlier rounds was not seen")
 
     def thread_count(self) -> int:
         """How many threads it has now, 0 if it has ended."""

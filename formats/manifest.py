@@ -181,7 +181,8 @@ class Process:
 
     `exe` is the path of its executable, `exe_build_id` hex digits or "". The page counts are
     totals of this round. `guards` are ranges made inaccessible by MADV_GUARD_INSTALL. `state` comes with a
-    dump only. A `zombie` has neither memory nor threads nor state.
+    dump only. A `zombie` has neither memory nor threads nor state. `unseen_writers` says what may have
+    written to pages of it after a round copied them (DMA): only a dump is sure to be right then.
     """
 
     pid: int
@@ -196,6 +197,7 @@ class Process:
     unreadable: list[Gap]
     guards: list[PageRange] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
+    unseen_writers: list[str] = field(default_factory=list)
     state: ProcessState | None = None
     zombie: Zombie | None = None
     pages_present: int = 0

@@ -21,6 +21,7 @@ from dumper.rounds import Options
 from dumper.session import Session
 from formats.checkpoint import Checkpoint
 from tests.harness import Target, is_untouched, poll_until, predump
+from tests.steps import before
 
 Child = subprocess.Popen[bytes]
 
@@ -68,19 +69,6 @@ def end(child: Child) -> None:
     """Nothing is left of it, not even a zombie."""
     child.kill()
     child.wait()
-
-
-def before(owner: type | ModuleType, step: str, action: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Does it when that step begins for the first time."""
-    original = getattr(owner, step)
-    to_do = [action]
-
-    def step_after_it(*arguments: object, **named: object) -> object:
-        if to_do:
-            to_do.pop()()
-        return original(*arguments, **named)
-
-    monkeypatch.setattr(owner, step, step_after_it)
 
 
 def runs(pid: int, program: str) -> bool:

@@ -73,7 +73,8 @@ def test_the_picture_equals_the_memory(child: Child, seed: int, distrust: bool) 
     for _ in range(3):
         for _ in range(rng.randrange(60)):
             change(child, rng, addr, N_PAGES)
-        staging.micro_round(SpanTable([Span(addr, addr + N_PAGES * PAGE)]), source)
+        staging.scan(SpanTable([Span(addr, addr + N_PAGES * PAGE)]))
+        staging.copy(source)
     for _ in range(rng.randrange(200)):
         change(child, rng, addr, N_PAGES)
     guards = range(100, 110)
@@ -93,7 +94,8 @@ def test_memory_mapped_anew_at_the_same_place_is_scanned_in_full(child: Child) -
     child.touch(addr, range(N_PAGES))
     staging = Staging(Scanner(child.pagemap_fd), RunList(1), PageBuffer(STAGING_PAGES))
     source = Source(child.pid, child.mem_fd, FileMaps())
-    staging.micro_round(SpanTable([Span(addr, addr + N_PAGES * PAGE)]), source)
+    staging.scan(SpanTable([Span(addr, addr + N_PAGES * PAGE)]))
+    staging.copy(source)
     child.unmap(addr, range(N_PAGES))
     assert child.map(N_PAGES) == addr, "the kernel puts it where there is the same room again"
     child.write(addr, {5: b"new"})
