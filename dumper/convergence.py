@@ -13,7 +13,7 @@ MICRO_ROUND_GAIN = 0.7  # a micro-round that leaves more than this share of the 
 FEW_PAGES = 64  # copied in less time than a scan of anything takes
 FREEZE_NS_PER_THREAD = 40_000  # stop, read its state, resume
 FREEZE_NS_PER_PROCESS = 1_000_000  # its mappings, its state, some descriptors
-COPY_NS_PER_PAGE = 1000.0  # until a round has shown it
+COMPARE_NS_PER_PAGE = 1_000  # of the freeze with an older copy: read and hashed
 PROGRESS_ROUNDS = 3  # so many rounds without shrinking are no progress
 
 
@@ -21,7 +21,7 @@ PROGRESS_ROUNDS = 3  # so many rounds without shrinking are no progress
 class RoundSample:
     """What one round showed: pages written since the one before, in how long, and what scan and copy took.
 
-    `pages_in_doubt` are to be copied in the freeze whatever happens before.
+    `pages_in_doubt` have older copies that the freeze must compare with memory.
     """
 
     pages_written: int
@@ -70,7 +70,7 @@ def another_micro_round(pages: Sequence[int]) -> bool:
 
 def predict_freeze_ns(sample: RoundSample, threads: int, processes: int) -> int:
     """Frozen time of a dump taken right after the sampled round, in ns, with its micro-rounds played through."""
-    copy_ns_per_page = sample.copy_ns / sample.pages_written if sample.pages_written else COPY_NS_PER_PAGE
+    copy_ns_per_page = sample.copy_ns / sample.pages_written if sample.pages_written else 0.0
     pages_per_ns = sample.pages_written / sample.since_last_ns if sample.since_last_ns else 0.0
     pending = float(sample.pages_written)
     history: list[int] = []
@@ -78,7 +78,8 @@ def predict_freeze_ns(sample: RoundSample, threads: int, processes: int) -> int:
         history.append(int(pending))
         pending = min(pending, pages_per_ns * (sample.scan_ns + pending * copy_ns_per_page))
     fixed_ns = processes * FREEZE_NS_PER_PROCESS + threads * FREEZE_NS_PER_THREAD
-    return int(fixed_ns + sample.scan_ns + (pending + sample.pages_in_doubt) * copy_ns_per_page)
+    doubt_ns = sample.pages_in_doubt * COMPARE_NS_PER_PAGE
+    return int(fixed_ns + sample.scan_ns + pending * copy_ns_per_page + doubt_ns)
 
 
 def decide(samples: Sequence[RoundSample], threads: int, processes: int, elapsed_ns: int, policy: Policy) -> Verdict:

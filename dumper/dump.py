@@ -27,6 +27,7 @@ from dumper.pipeline import PagePipeline
 from dumper.proc import GONE_ERRORS
 from dumper.proc.stat import read_stat
 from dumper.processdump import ProcessDump
+from dumper.recheck import recheck_with, recheck_with_nothing
 from dumper.rounds import OpenRound, Options, RoundContents, exec_notice, unseen_notice
 from dumper.staging import Staging
 from dumper.state.descriptors import DescriptorCapture
@@ -93,7 +94,9 @@ class Dumper:
             self._descriptors = self._opened.enter_context(DescriptorCapture())
             for member in self._tree.members:
                 self._prepare(member)
+            self._prepare_rechecks()
             round_.output.figures.micro_rounds = self._micro_rounds()
+            self._prepare_rechecks()  # for hardware that began to write meanwhile
             return self._freeze_and_write(round_, after)
 
     # ---- while they run ----------------------------------------------------------------------------------------
@@ -140,10 +143,23 @@ class Dumper:
                 break
         for process in list(self._processes.values()):
             self._while_running(process, process.look)  # as the micro-rounds left it: what is left to look at is less
-            member = process.member
-            if member.tracker and process.unseen_writers and not member.base.unseen_writers:
-                self._emit(unseen_notice(member.pid, process.unseen_writers))
         return len(history)
+
+    def _prepare_rechecks(self) -> None:
+        """Takes down what earlier rounds hold of processes whose pages may have been written unseen since.
+
+        Raises ParentMissing, ImageCorrupt, StorageError.
+        """
+        for process in self._processes.values():
+            base, pid = process.member.base, process.member.pid
+            if process.recheck or not process.is_in_doubt:
+                continue
+            if not base.unseen_writers:
+                self._emit(unseen_notice(pid, process.unseen_writers))
+            if base.is_full:
+                process.recheck = recheck_with_nothing()
+            else:
+                process.recheck = recheck_with(self._directory.path, pid, self._options.compress_threads)
 
     def _while_running(self, process: ProcessDump, action: Callable[[], T]) -> T | None:
         """What `action` returns; None for a process that ended or called exec, which is prepared anew."""

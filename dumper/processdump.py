@@ -10,7 +10,7 @@ from dumper.kernel.copy import FileMaps, PageBuffer, Source
 from dumper.kernel.pages import SpanTable
 from dumper.kernel.probes import PAGE_IS_GUARD
 from dumper.kernel.ptrace import InjectionSite, StopError
-from dumper.kernel.runs import RunList
+from dumper.kernel.recheck import Recheck
 from dumper.kernel.state import leave_vdso
 from dumper.memory_map import VmaKind, is_object, spans_while_frozen, spans_while_running
 from dumper.objects import MappedFiles, ObjectSet, SharedObject
@@ -33,7 +33,7 @@ class ProcessDump(Closing):
     """`look` and `micro_round` while it runs; `settle`, `ask` and `copy` in the freeze; `part` after it.
 
     staging: its pages; vmas, objects: its mappings, and the memory objects behind them; stopped: it in the freeze;
-    copied_pages: in the freeze; output: where its pages are written.
+    copied_pages: in the freeze; output: where its pages are written; recheck: compares older copies in the freeze.
     """
 
     def __init__(
@@ -50,8 +50,7 @@ class ProcessDump(Closing):
         Raises one of tree.LOST_ERRORS.
         """
         self.member = member
-        covered = RunList(1) if member.base.unseen_writers else member.base.covered
-        self.staging = Staging(member.scanner, covered, memory)
+        self.staging = Staging(member.scanner, member.base.covered, memory)
         self.objects: dict[Mapping, SharedObject] = {}
         self.missing: list[Missing] = []
         self.guards: list[PageRange] = []
@@ -60,6 +59,7 @@ class ProcessDump(Closing):
         self.output: ImageOutput | None = None
         self.stopped: StoppedProcess | None = None
         self.copied_pages = 0
+        self.recheck: Recheck | None = None
         self.look()
         self.unseen_writers = member.unseen_writers()
         self.identity = describe.identify(member.target)
@@ -82,19 +82,19 @@ class ProcessDump(Closing):
         self.capture.close()
 
     def micro_round(self) -> int:
-        """Copies what was written since the last one; returns the number of pages. Raises one of tree.LOST_ERRORS.
-
-        Where hardware may write unseen, only a copy made in the freeze is sure to be right.
-        """
+        """Copies what was written since the last one; returns the number of pages. Raises one of tree.LOST_ERRORS."""
         member = self.member
-        if member.tracker is None or self.unseen_writers:
+        if member.tracker is None:
             return 0
         self.staging.scan(SpanTable(spans_while_running(member.tracker.refresh())))
-        self.unseen_writers = member.unseen_writers()
-        if self.unseen_writers:  # since when is not known: what was staged may be old
-            self.staging = Staging(member.scanner, RunList(1), self._memory)
-            return 0
+        self.unseen_writers = self.unseen_writers or member.unseen_writers()
         return self.staging.copy(member.running)
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether copies made before the freeze may be older than they should."""
+        member = self.member
+        return member.tracker is not None and bool(self.unseen_writers or member.base.unseen_writers)
 
     # ---- in the freeze -----------------------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ class ProcessDump(Closing):
         member = self.member
         if member.space.has_changed():
             self.look()
-        self.copied_pages = self.staging.final_round(self._spans, self.source())
+        self.copied_pages = self.staging.final_round(self._spans, self.source(), self.recheck)
         self.objects = objects.add_mappings([(vma, fd) for vma, fd in self._shared if fd >= 0])
         objects.add_mapped_pages(member.scanner, self.objects)
         self._find_guards()

@@ -282,6 +282,6 @@ def unseen_notice(pid: int, writers: Sequence[UnseenWriter]) -> Notice:
     return Notice(
         pid=pid,
         subject="unseen-writes",
-        message=f"process {pid} has {names}: what is written to its memory that way goes unseen, so the dump copies "
-        "all of it again in the freeze",
+        message=f"process {pid} has {names}: what is written to its memory that way goes unseen, so the dump compares "
+        "all of it with older copies in the freeze",
     )

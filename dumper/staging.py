@@ -4,6 +4,7 @@ import time
 
 from dumper.kernel.copy import Copier, PageBuffer, Source
 from dumper.kernel.pages import Scanner, SpanTable
+from dumper.kernel.recheck import Recheck
 from dumper.kernel.runs import RunList
 from dumper.kernel.uffd import reports_zapped_huge_pages
 
@@ -47,11 +48,19 @@ class Staging:
         self.has_picture = True
         return copied_pages
 
-    def final_round(self, spans: SpanTable, source: Source) -> int:
-        """The same of the frozen target, with all of the memory, and without write-protecting anything again."""
+    def final_round(self, spans: SpanTable, source: Source, recheck: Recheck | None = None) -> int:
+        """The same of the frozen target, with all of the memory, and without write-protecting anything again.
+
+        With `recheck`, older copies are believed only where memory is still the same.
+        """
         self.memory.limit_pages(self.memory.size_pages)
         self._scan(spans, reset=False)
-        return self._copy(source)
+        since_ns = time.monotonic_ns()
+        if recheck:
+            self._classified = recheck.settle(self._classified, source)
+        copied_pages = self._copy(source)
+        self.copy_ns = time.monotonic_ns() - since_ns
+        return copied_pages
 
     def copy_runs(self, runs: RunList, source: Source) -> None:
         """Makes `runs`, which are used up, the picture: nothing is scanned. Raises as `copy`."""

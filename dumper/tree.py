@@ -33,7 +33,7 @@ class Base:
     """What a process's next round builds on: its runs in the round before, or none, and then why it is taken in full.
 
     `full_round` is where its chain of parents ends, 0 if it has none yet. `unseen_writers` may have written to pages
-    after a round since then had copied them: only a copy that is made without them, or in the freeze, can be trusted.
+    after a round since then had copied them: such copies are compared with memory in the freeze, or made again.
     """
 
     covered: RunList
@@ -48,7 +48,7 @@ class Base:
 
     @property
     def pages_in_doubt(self) -> int:
-        """Pages that the dump has to copy in the freeze, whatever happens before it."""
+        """Pages that the dump has to compare with memory in the freeze."""
         kinds = (RunKind.DATA, RunKind.ZERO, RunKind.PARENT)
         return sum(map(self.covered.pages_of, kinds)) if self.unseen_writers else 0
 

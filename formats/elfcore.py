@@ -22,7 +22,7 @@ from formats.chain import MemoryView
 from formats.checkpoint import Checkpoint
 from formats.coreloads import Load, loads
 from formats.errors import StorageError, UsageError
-from formats.files import write_at
+from formats.files import Buffer, write_at
 from formats.layout import PAGE_BYTES
 from formats.manifest import RoundKind
 from formats.pagecopy import PageCopier
@@ -102,12 +102,10 @@ def write_core(
     with MemoryView(checkpoint, number, pid) as view:
         if view.process.zombie:
             raise UsageError(f"Process {view.process.pid} had ended: it has no memory.", pid=view.process.pid)
-        with (
-            whole_file(path, force=options.force) as file,
-            PageCopier(checkpoint, view.process.pid, file, options.threads) as copier,
-        ):
+        with whole_file(path, force=options.force) as file:
             core = _Core(view, file, torn, progress)
-            core.write(copier)
+            with PageCopier(checkpoint, view.process.pid, core.put, options.threads) as copier:
+                core.write(copier)
     return core.report(path)
 
 
@@ -136,11 +134,11 @@ class _Core:
         sections_offset = EHDR.size + n_headers * PHDR.size
         notes_offset = sections_offset + (SHDR.size if has_section else 0)
         if has_section:
-            self._put(SHDR.pack(0, 0, 0, 0, 0, 1, 0, n_headers, 0, 0), sections_offset)
-        self._put(_elf_header(n_headers, sections_offset if has_section else 0), 0)
+            self.put(SHDR.pack(0, 0, 0, 0, 0, 1, 0, n_headers, 0, 0), sections_offset)
+        self.put(_elf_header(n_headers, sections_offset if has_section else 0), 0)
         notes_end = self._write_notes(notes_offset)
         note = PHDR.pack(SegmentType.NOTE, 0, notes_offset, 0, 0, notes_end - notes_offset, 0, _NOTE_ALIGN_BYTES)
-        self._put(note, EHDR.size)
+        self.put(note, EHDR.size)
         self._end = notes_end + -notes_end % PAGE_BYTES
         self._write_loads(EHDR.size + PHDR.size, copier)
         copier.finish()
@@ -166,7 +164,7 @@ class _Core:
     def _write_notes(self, offset: int) -> int:
         """Returns where they end."""
         for note in elfnotes.notes(self._view.process, self._auxv, torn=self._torn):
-            self._put(note, offset)
+            self.put(note, offset)
             offset += len(note)
         return offset
 
@@ -175,10 +173,10 @@ class _Core:
         for load in loads(self._view):
             headers += self._write_load(load, copier)
             if len(headers) >= _HEADERS_BUFFER_BYTES:
-                self._put(headers, headers_offset)
+                self.put(headers, headers_offset)
                 headers_offset += len(headers)
                 headers = bytearray()
-        self._put(headers, headers_offset)
+        self.put(headers, headers_offset)
 
     def _write_load(self, load: Load, copier: PageCopier) -> bytes:
         """Have the memory of a segment copied to the end of the file; returns its program header."""
@@ -201,7 +199,8 @@ class _Core:
         self._reported_bytes = done_bytes
         self._progress(done_bytes, self._total_data_bytes)
 
-    def _put(self, content: bytes | bytearray, offset: int) -> None:
+    def put(self, content: Buffer, offset: int) -> None:
+        """Write bytes at an offset, in any thread; raises StorageError."""
         write_at(self._fd, content, offset, self._path)
 
 

@@ -1,25 +1,23 @@
-"""Copies pages out of the rounds of a checkpoint into a file, with several threads that decompress.
+"""Copies pages out of the rounds of a checkpoint to another place, with several threads that decompress.
 
 Each frame is read once for all of its pages that are asked for next to one another:
 
     frames of a round   |  a b c d  |  e f g h  |       a job: one frame, and where its pieces go
-    the file            ... a b . . c d e . . h ...     (a b), (c d)   then   (e), (h)
+    the other place     ... a b . . c d e . . h ...     (a b), (c d)   then   (e), (h)
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from formats.chain import Segment
 from formats.checkpoint import Checkpoint
 from formats.closing import Closing
 from formats.errors import ImageCorrupt
-from formats.files import write_at
 from formats.framereader import FrameReader
 from formats.layout import PAGE_BYTES, PAGES_FRAME_BYTES, object_pages_name, pages_name
 
@@ -33,7 +31,7 @@ class _Piece:
 
     content_offset: int
     n_bytes: int
-    file_offset: int
+    offset: int
 
 
 @dataclass(slots=True)
@@ -44,34 +42,36 @@ class _Store:
     frame_index: int = -1
     pieces: list[_Piece] = field(default_factory=list)
 
-    def add(self, content_offset: int, n_bytes: int, file_offset: int) -> None:
+    def add(self, content_offset: int, n_bytes: int, offset: int) -> None:
         if self.pieces:
             last = self.pieces[-1]
-            end = (last.content_offset + last.n_bytes, last.file_offset + last.n_bytes)
-            if end == (content_offset, file_offset):
+            end = (last.content_offset + last.n_bytes, last.offset + last.n_bytes)
+            if end == (content_offset, offset):
                 last.n_bytes += n_bytes
                 return
-        self.pieces.append(_Piece(content_offset, n_bytes, file_offset))
+        self.pieces.append(_Piece(content_offset, n_bytes, offset))
 
 
 class PageCopier(Closing):
-    """Copies DATA segments of one process into an open file; a context manager, for one thread.
+    """Hands the bytes of DATA segments of one process to `write`; a context manager, for one thread.
 
     It holds a few frames per thread in memory, and the seek table of each pages file.
     """
 
-    def __init__(self, checkpoint: Checkpoint, pid: int, file: tuple[int, Path], threads: int) -> None:
-        """Copy into `file`, a descriptor and its path for messages, with so many threads."""
+    def __init__(
+        self, checkpoint: Checkpoint, pid: int, write: Callable[[memoryview, int], None], threads: int
+    ) -> None:
+        """`write(content, offset)`, with whole pages, is called by so many threads; what it raises, `finish` does."""
         self._checkpoint = checkpoint
         self._pid = pid
-        self._fd, self._path = file
+        self._write = write
         self._stores: dict[tuple[int, int | None], _Store] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="predump-copy")
         self._jobs: deque[Future[None]] = deque()
         self._max_jobs = threads * _JOBS_PER_THREAD
 
-    def copy(self, segment: Segment, file_offset: int) -> None:
-        """Have a DATA segment written at `file_offset`; it may be written as late as in `finish`.
+    def copy(self, segment: Segment, offset: int) -> None:
+        """Have a DATA segment written at byte `offset`; it may be written as late as in `finish`.
 
         Raises ImageCorrupt and StorageError, also those of earlier segments.
         """
@@ -80,8 +80,8 @@ class PageCopier(Closing):
             if frame_index != store.frame_index:
                 self._submit(store)
                 store.frame_index = frame_index
-            store.add(content_offset, n_bytes, file_offset)
-            file_offset += n_bytes
+            store.add(content_offset, n_bytes, offset)
+            offset += n_bytes
 
     def finish(self) -> None:
         """Return once everything is written; raises ImageCorrupt, StorageError."""
@@ -108,8 +108,7 @@ class PageCopier(Closing):
     def _copy_frame(self, reader: FrameReader, frame_index: int, pieces: list[_Piece]) -> None:
         content = memoryview(reader.read_frame(frame_index))
         for piece in pieces:
-            part = content[piece.content_offset : piece.content_offset + piece.n_bytes]
-            write_at(self._fd, part, piece.file_offset, self._path)
+            self._write(content[piece.content_offset : piece.content_offset + piece.n_bytes], piece.offset)
 
     def _store_of(self, segment: Segment) -> _Store:
         key = segment.round, segment.object

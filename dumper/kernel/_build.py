@@ -8,6 +8,7 @@ CSRC = Path(__file__).parent / "csrc"
 SOURCES = [
     "pages.c",
     "copy.c",
+    "recheck.c",
     "uffd.c",
     "threads.c",
     "frames.c",
@@ -20,7 +21,7 @@ SOURCES = [
     "files.c",
     "probes.c",
 ]
-HEADERS = ["predump.h", "cdef.h", "compat.h", "runs.h", "stops.h", "frames.h", "calls.h", "chain.h"]
+HEADERS = ["predump.h", "cdef.h", "compat.h", "page.h", "runs.h", "stops.h", "frames.h", "calls.h", "chain.h"]
 
 ffibuilder = FFI()
 ffibuilder.cdef((CSRC / "cdef.h").read_text(encoding="ascii"))

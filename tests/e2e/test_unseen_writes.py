@@ -130,7 +130,7 @@ def test_the_writers_are_named(request: pytest.FixtureRequest, target: Target, c
     assert any(writer in text for text in process_of(checkpoint).unseen_writers)
     assert writer in predump("inspect", checkpoint).stdout
     done = dump(target, checkpoint)
-    assert number(done.result, "pages_parent") == 0, "all of it is copied in the freeze"
+    assert number(done.result, "pages_parent") >= MEMORY_PAGES, "what did not change need not be copied again"
     process = process_of(checkpoint)
     assert process.unseen_writers == []
     missing = [item.what for item in process.missing if item.what.startswith("writes of")]
@@ -194,8 +194,7 @@ def test_strict_refuses_what_does_not_stop(target: Target, checkpoint: Path) -> 
 
 @pytest.mark.parametrize("target", METHODS, indirect=True)
 def test_run_takes_them_into_account(target: Target, checkpoint: Path, tally: Tally) -> None:
-    done = predump("run", "-p", target.pid, "-D", checkpoint, "--max-freeze", "60s", "--json")
-    assert number(done.result, "pages_parent") == 0
+    predump("run", "-p", target.pid, "-D", checkpoint, "--max-freeze", "60s", "--json")
     assert_right(target, checkpoint, tally)
 
 

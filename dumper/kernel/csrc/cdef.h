@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 5
+#define PD_ABI 6
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -136,6 +136,24 @@ int pd_copy(const struct pd_source *source, struct pd_run_list *in, uint64_t *ne
  * `first_index` on. Returns 0, or 1 if `out` was too small (then nothing may be used).
  */
 int pd_pack(const struct pd_run_list *in, struct pd_buffer *buffer, uint64_t first_index, struct pd_run_list *out);
+
+/* ---- recheck.c: older copies against memory; each returns 1 if `out` was too small (then nothing may be used) -------- */
+
+/* hashes[i] becomes the hash of page i. Returns 0. */
+int pd_hash_pages(const uint8_t *pages, uint64_t n_pages, uint64_t *hashes);
+
+/* The runs that claim that an older copy will do (PARENT, STAGED), as COPY runs: to be read again. */
+int pd_claims(const struct pd_run_list *in, struct pd_run_list *out);
+
+/*
+ * Compares pages in `buffer` (`copied`, DATA runs) with what `claimed` says of them: STAGED ones with the staging
+ * memory, PARENT ones with `stored`: DATA runs by hashes[page_index ..], ZERO runs. Appends the claims that hold.
+ */
+int pd_confirm(const struct pd_run_list *copied, const struct pd_buffer *buffer, struct pd_sweep *claimed,
+	       const uint8_t *staging, struct pd_sweep *stored, const uint64_t *hashes, struct pd_run_list *out);
+
+/* `in`, with COPY for what claims something that is not `confirmed`. */
+int pd_settle(const struct pd_run_list *in, struct pd_sweep *confirmed, struct pd_run_list *out);
 
 /*
  * Appends what lies of in->runs[*next ..] in [start, end) to `out`, with addresses moved by `delta` (modulo 2^64), and uses

@@ -5,6 +5,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "page.h"
 #include "predump.h"
 #include "runs.h"
 
@@ -253,13 +254,6 @@ int pd_copy(const struct pd_source *source, struct pd_run_list *in, uint64_t *ne
 			return staging ? -ENOSPC : 1;
 	}
 	return overflowed;
-}
-
-static int is_zero_page(const uint8_t *page)
-{
-	static const uint8_t zeros[16];
-
-	return !memcmp(page, zeros, sizeof(zeros)) && !memcmp(page, page + 16, PD_PAGE_BYTES - 16);
 }
 
 int pd_pack(const struct pd_run_list *in, struct pd_buffer *buffer, uint64_t first_index, struct pd_run_list *out)

@@ -18,11 +18,6 @@ static uint64_t round_up(uint64_t bytes)
 	return round_down(bytes + PD_PAGE_BYTES - 1);
 }
 
-static uint64_t min_u64(uint64_t a, uint64_t b)
-{
-	return a < b ? a : b;
-}
-
 struct scan {
 	int pagemap_fd;
 	const struct pd_scan_mode *mode;
@@ -259,33 +254,6 @@ static int must_copy(uint64_t categories)
 		return 1;
 	/* A copied-on-write page dropped by MADV_DONTNEED leaves a marker that looks like a swapped page. */
 	return span_flags & PD_SPAN_FILE && !(categories & PD_PRESENT);
-}
-
-/*
- * Looks `start` up in a sweep, minding runs of the kinds in `kinds` (a bit each) only: returns the run that covers it,
- * or NULL. *end is cut back to where the answer changes.
- */
-static const struct pd_run *sweep_to(struct pd_sweep *sweep, uint64_t start, uint64_t *end, uint32_t kinds)
-{
-	while (sweep->next < sweep->n_runs && run_end_addr(sweep->runs + sweep->next) <= start)
-		sweep->next++;
-	for (uint64_t i = sweep->next; i < sweep->n_runs; i++) {
-		const struct pd_run *run = sweep->runs + i;
-
-		if (run->start_addr >= *end)
-			return NULL;
-		if (!(kinds & 1u << run->kind))
-			continue;
-		if (run_end_addr(run) <= start)
-			continue; /* out of order: an image is to blame, and must not make this spin */
-		if (run->start_addr > start) {
-			*end = run->start_addr;
-			return NULL;
-		}
-		*end = min_u64(*end, run_end_addr(run));
-		return run;
-	}
-	return NULL;
 }
 
 int64_t pd_classify(struct pd_region *regions, uint64_t n_regions, uint64_t *used, struct pd_sweep *staged,

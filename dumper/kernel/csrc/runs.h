@@ -1,8 +1,13 @@
-/* Appending to sorted lists of runs. */
+/* Sorted lists of runs: appending to them, walking through them. */
 #ifndef PREDUMP_RUNS_H
 #define PREDUMP_RUNS_H
 
 #include "predump.h"
+
+static inline uint64_t min_u64(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
 
 static inline uint64_t run_end_addr(const struct pd_run *run)
 {
@@ -42,6 +47,33 @@ static inline uint64_t runs_append(struct pd_run_list *list, uint64_t start, uin
 		page_index += n_pages;
 	}
 	return start;
+}
+
+/*
+ * Looks `start` up in a sweep, minding runs of the kinds in `kinds` (a bit each) only: returns the run that covers it,
+ * or NULL. *end is cut back to where the answer changes.
+ */
+static inline const struct pd_run *sweep_to(struct pd_sweep *sweep, uint64_t start, uint64_t *end, uint32_t kinds)
+{
+	while (sweep->next < sweep->n_runs && run_end_addr(sweep->runs + sweep->next) <= start)
+		sweep->next++;
+	for (uint64_t i = sweep->next; i < sweep->n_runs; i++) {
+		const struct pd_run *run = sweep->runs + i;
+
+		if (run->start_addr >= *end)
+			return NULL;
+		if (!(kinds & 1u << run->kind))
+			continue;
+		if (run_end_addr(run) <= start)
+			continue; /* out of order: an image is to blame, and must not make this spin */
+		if (run->start_addr > start) {
+			*end = run->start_addr;
+			return NULL;
+		}
+		*end = min_u64(*end, run_end_addr(run));
+		return run;
+	}
+	return NULL;
 }
 
 #endif
