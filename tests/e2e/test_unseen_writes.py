@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from dumper.rounds import Options
 from dumper.session import Session
 from formats.checkpoint import Checkpoint
 from formats.manifest import Process
-from tests.harness import Predump, Target, is_untouched, number, poll_until, predump, stopped
+from tests.harness import Predump, Target, is_untouched, number, poll_until, predump
 from tests.oracle import compare
 from tests.steps import before
 from tests.tally import Tally
@@ -74,18 +75,18 @@ def pre_dump(target: Target, checkpoint: Path) -> Predump:
 
 
 def assert_right(target: Target, checkpoint: Path, tally: Tally) -> None:
-    with stopped(target.pid):
-        found = compare(target.pid, checkpoint)
+    """The target was left stopped."""
+    found = compare(target.pid, checkpoint)
     tally.compared(found)
     assert not found.mismatches, str(found)
+    os.kill(target.pid, signal.SIGCONT)
     poll_until(lambda: is_untouched(target.pid), 10, "the target to go on")
     predump("verify", checkpoint)
     target.check()
 
 
 def dump(target: Target, checkpoint: Path, *options: str) -> Predump:
-    """The target sleeps between its commands: what it has is the same while it runs and when it is looked at."""
-    return predump("dump", "-p", target.pid, "-D", checkpoint, "--json", *options)
+    return predump("dump", "-p", target.pid, "-D", checkpoint, "--leave-stopped", "--json", *options)
 
 
 @pytest.mark.parametrize("target", IN_FLIGHT, indirect=True)
@@ -194,7 +195,7 @@ def test_strict_refuses_what_does_not_stop(target: Target, checkpoint: Path) -> 
 
 @pytest.mark.parametrize("target", METHODS, indirect=True)
 def test_run_takes_them_into_account(target: Target, checkpoint: Path, tally: Tally) -> None:
-    predump("run", "-p", target.pid, "-D", checkpoint, "--max-freeze", "60s", "--json")
+    predump("run", "-p", target.pid, "-D", checkpoint, "--max-freeze", "60s", "--leave-stopped", "--json")
     assert_right(target, checkpoint, tally)
 
 
@@ -219,6 +220,6 @@ def test_writers_that_come_in_the_midst_of_a_dump(
     said: list[Event] = []
     with Session(target.pid, checkpoint, Options(staging_bytes=16 << 20), said.append) as session:
         session.pre_dump()
-        session.dump(AfterDump.LEAVE_RUNNING, pre_dump=True)
+        session.dump(AfterDump.LEAVE_STOPPED, pre_dump=True)
     assert any(isinstance(event, Notice) and event.subject == "unseen-writes" for event in said)
     assert_right(target, checkpoint, tally)
