@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NATIVE := dumper/kernel/_native.abi3.so
 
-.PHONY: setup test demo lint types bench clean
+.PHONY: setup test reliability demo lint types bench clean
 setup: $(READY)
 
 $(VENV)/.tools: pyproject.toml
@@ -20,6 +20,11 @@ $(READY): $(VENV)/.tools setup.py $(wildcard dumper/kernel/csrc/*) dumper/kernel
 
 test: $(READY) redis gdb
 	$(BIN)/python -m pytest
+
+# How long each open-ended test goes on.
+SECONDS ?= 600
+reliability: $(READY) redis gdb
+	$(BIN)/python -m tests.reliability $(SECONDS)
 
 demo: $(READY)
 	$(BIN)/python -m tests.demo

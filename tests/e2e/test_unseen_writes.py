@@ -85,8 +85,8 @@ def assert_right(target: Target, checkpoint: Path, tally: Tally) -> None:
     target.check()
 
 
-def dump(target: Target, checkpoint: Path, *options: str) -> Predump:
-    return predump("dump", "-p", target.pid, "-D", checkpoint, "--leave-stopped", "--json", *options)
+def dump(target: Target, checkpoint: Path) -> Predump:
+    return predump("dump", "-p", target.pid, "-D", checkpoint, "--leave-stopped", "--json")
 
 
 @pytest.mark.parametrize("target", IN_FLIGHT, indirect=True)
