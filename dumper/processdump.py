@@ -141,6 +141,8 @@ class ProcessDump(Closing):
         scanner = self.member.scanner
         if not scanner.can_scan_changes:  # the kernel has no category for them
             return
+        if self._guards_are_flagged and not self._flags.has_any_guards:
+            return
         for vma in self.vmas:
             mapping = vma.mapping
             if vma.kind in ANONYMOUS and (not self._guards_are_flagged or self._flags.has_guards(mapping.start_addr)):

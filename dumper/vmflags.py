@@ -18,18 +18,22 @@ UNKNOWN = "VmFlags could not be read"
 
 
 class _Reading:
-    """Flags by address, as of one look."""
+    """Flags by address, as of one look, without what tracking adds. `has_guards`: some mapping has guard pages."""
 
     def __init__(self, mappings: list[tuple[int, int, str]]) -> None:
-        self._mappings = mappings
+        kinds = {flags: flags.split() for _, _, flags in mappings}  # few, of however many mappings
+        own = {flags: " ".join(flag for flag in words if flag != OUR_FLAG) for flags, words in kinds.items()}
+        self._mappings = [(end, own[flags]) for _, end, flags in mappings]
         self._starts_addr = [start for start, _, _ in mappings]
+        self.has_guards = any(GUARD_FLAG in words for words in kinds.values())
 
     def at(self, addr: int) -> str:
-        """Flags of the mapping there, without what tracking adds; "" if there is none."""
+        """Flags of the mapping there; "" if there is none."""
         position = bisect_right(self._starts_addr, addr) - 1
-        if position < 0 or addr >= self._mappings[position][1]:
+        if position < 0:
             return ""
-        return " ".join(flag for flag in self._mappings[position][2].split() if flag != OUR_FLAG)
+        end_addr, flags = self._mappings[position]
+        return flags if addr < end_addr else ""
 
 
 class VmFlags:
@@ -50,6 +54,11 @@ class VmFlags:
             self._after = _Reading([])
         if stands_still:
             self._before = self._after
+
+    @property
+    def has_any_guards(self) -> bool:
+        """Whether any mapping had guard pages at the first look."""
+        return self._before.has_guards
 
     def has_guards(self, addr: int) -> bool:
         """Whether the mapping had guard pages at the first look."""
