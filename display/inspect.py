@@ -12,7 +12,7 @@ from display.memory import objects_table, vmas_table
 from display.missing import missing_table
 from display.openfiles import OpenFiles
 from display.signals import dispositions_table, pending_block, timers_block
-from display.summary import rounds_table, target_block
+from display.summary import round_summaries, rounds_table, target_block
 from display.threads import threads_table
 from display.tree import tree_table
 from display.units import clip
@@ -48,9 +48,10 @@ def _sections(
     manifest = info.manifest
     is_tree = len(manifest.processes) > 1
     whose = f" of {process.pid} ({clip(process.name, _NAME_MAX)})" if is_tree else ""
-    yield target_block(checkpoint, info)
+    rounds = round_summaries(checkpoint)
+    yield target_block(info, rounds)
     yield missing_table(manifest)
-    yield rounds_table(checkpoint)
+    yield rounds_table(rounds)
     yield tree_table(manifest)
     if process.zombie:
         yield line(f"Process {process.pid} is a zombie: it has no memory, threads or files left.")

@@ -1,14 +1,16 @@
 """Of whom a checkpoint is, and its rounds."""
 
 import shlex
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from rich.console import RenderableType
 
-from display.listing import ROWS_MAX, Column, block, listing, numbers
+from display.listing import CELL_MAX, ROWS_MAX, Column, block, listing, numbers
 from display.units import bytes_text, clip, counted, duration_text, pages_cell, pages_text, ratio_text
 from formats.checkpoint import Checkpoint, RoundInfo
-from formats.manifest import Manifest, Process, RoundKind
+from formats.manifest import Manifest, Process, RoundKind, Stats
 
 COMMAND_COLUMNS = 300
 _COMMAND_WORDS = 100
@@ -32,12 +34,31 @@ def _who(manifest: Manifest, process: Process) -> str:
     return f"{text}; root of {counted(n_processes, 'process', 'processes')} with {counted(n_threads, 'thread')}"
 
 
-def target_block(checkpoint: Checkpoint, info: RoundInfo) -> RenderableType | None:
+class RoundSummary(NamedTuple):
+    """What is shown of every round."""
+
+    number: int
+    kind: RoundKind
+    stats: Stats
+    notes: str
+
+
+def round_summaries(checkpoint: Checkpoint) -> list[RoundSummary]:
+    """Of all rounds, ascending; raises what `Checkpoint.rounds` raises."""
+    return [_summary(info) for info in checkpoint.rounds]
+
+
+def _summary(info: RoundInfo) -> RoundSummary:
+    notes = [clip(info.manifest.full_reason, CELL_MAX)] if info.manifest.full else []
+    notes += ["streamed while frozen"] if info.manifest.streamed_while_frozen else []
+    return RoundSummary(info.number, info.manifest.kind, info.manifest.stats, "; ".join(notes))
+
+
+def target_block(info: RoundInfo, rounds: Sequence[RoundSummary]) -> RenderableType | None:
     """Whose memory it is, taken when, how long frozen, how big, in a few lines."""
     manifest = info.manifest
     process = info.process(manifest.root_pid) or manifest.processes[0]
-    rounds = checkpoint.rounds
-    stored_bytes = sum(r.manifest.stats.stored_bytes for r in rounds)
+    stored_bytes = sum(item.stats.stored_bytes for item in rounds)
     how = (
         f"frozen for {duration_text(manifest.stats.frozen_ns)}"
         if manifest.kind is RoundKind.DUMP
@@ -59,29 +80,25 @@ def target_block(checkpoint: Checkpoint, info: RoundInfo) -> RenderableType | No
     return block("", values)
 
 
-def rounds_table(checkpoint: Checkpoint) -> RenderableType | None:
+def rounds_table(rounds: Sequence[RoundSummary]) -> RenderableType | None:
     """One line a round, the last ones where there are too many."""
     figures = ("data", "parent", "stored", "ratio", "time", "frozen")
     columns = (*numbers("round"), Column("kind"), *numbers(*figures), Column("note", wraps=True))
-    rounds = checkpoint.rounds
     n_earlier = max(len(rounds) - ROWS_MAX, 0)
     title = f"Rounds (after {counted(n_earlier, 'earlier one')})" if n_earlier else "Rounds"
     rows = []
-    for info in rounds[n_earlier:]:
-        stats = info.manifest.stats
-        notes = [info.manifest.full_reason] if info.manifest.full else []
-        notes += ["streamed while frozen"] if info.manifest.streamed_while_frozen else []
+    for number, kind, stats, notes in rounds[n_earlier:]:
         rows.append(
             (
-                str(info.number),
-                info.manifest.kind.value,
+                str(number),
+                kind.value,
                 pages_cell(stats.pages_data),
                 pages_cell(stats.pages_parent),
                 bytes_text(stats.stored_bytes),
                 ratio_text(stats.raw_bytes, stats.stored_bytes),
                 duration_text(stats.duration_ns),
                 duration_text(stats.frozen_ns) if stats.frozen_ns else "-",
-                "; ".join(notes),
+                notes,
             )
         )
     return listing(title, columns, rows, len(rows))

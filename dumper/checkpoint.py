@@ -104,7 +104,7 @@ class CheckpointDirectory(Closing):
                 self.last.path / name,
                 max_frame_bytes=layout.PAGEMAP_FRAME_BYTES,
                 content_unit_bytes=layout.RUN.size,
-                entry=self.last.manifest.file(name),
+                entry=self.last.file(name),
             ) as reader:
                 for index in range(reader.frame_count):
                     runs.extend_packed(reader.read_frame(index))

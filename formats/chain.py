@@ -24,6 +24,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import chain
 
 from formats import runs
 from formats.checkpoint import Checkpoint, RoundInfo
@@ -81,7 +82,7 @@ class MemoryView(Closing):
         ImageVersionUnsupported, StorageError.
         """
         lineage = checkpoint.lineage(number)
-        info = lineage[0]
+        info = next(lineage)
         pid = info.manifest.root_pid if pid is None else pid
         process = info.process(pid)
         if process is None:
@@ -93,7 +94,7 @@ class MemoryView(Closing):
                 round=info.number,
             )
         self.process = process
-        self._levels = [PageSource.of_process(item, process) for item in lineage]
+        self._levels = [PageSource.of_process(item, process) for item in chain((info,), lineage)]
         self._level_of = {level.round: level for level in self._levels}
         self._objects = ObjectSources(info)
         self._uses_objects = any(vma.object is not None for vma in process.vmas)

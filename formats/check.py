@@ -78,7 +78,7 @@ def verify(checkpoint: Checkpoint, on_progress: ProgressCallback | None = None) 
     """Check every round of a checkpoint, whatever is wrong with the others.
 
     `on_progress` is called with the bytes done and the bytes to do (stored bytes hashed plus
-    content bytes decompressed). Memory is bounded by the manifests. Damage is reported, not
+    content bytes decompressed). Memory is bounded by the manifests of two rounds. Damage is reported, not
     raised; only StorageError for the directory itself is raised.
     """
     verifier = _Verifier(checkpoint, on_progress)
@@ -97,15 +97,16 @@ class _Verifier:
         self._found_in: Counter[Path] = Counter()
 
     def run(self) -> None:
-        infos: list[RoundInfo] = []
+        sound: list[int] = []
         for number in self._checkpoint.numbers:
             self._round = number
             with self._collect(self._checkpoint.path):
-                infos.append(self._checkpoint.round(number))
-        self._total_bytes = sum(map(_bytes_to_check, infos))
-        for info in infos:
-            self._round = info.number
-            self._check_round(info)
+                self._total_bytes += _bytes_to_check(self._checkpoint.round(number))
+                sound.append(number)
+        for number in sound:
+            self._round = number
+            with self._collect(self._checkpoint.path):
+                self._check_round(self._checkpoint.round(number))
         self._round = None
         self._check_unfinished()
         self._advance(self._total_bytes - self._done_bytes)
@@ -180,7 +181,7 @@ class _Verifier:
     ) -> None:
         """Check the pages file and the pagemap of a process or object, and the latter with `check_runs` too."""
         pages_path, pagemap_path = (info.path / name for name in names)
-        pages_entry, pagemap_entry = (info.manifest.file(name) for name in names)
+        pages_entry, pagemap_entry = (info.file(name) for name in names)
         if pages_entry is None or pagemap_entry is None:
             self._compare(pagemap_path, f"pages of {owner}", sum(claimed.values()), 0)
             return
@@ -225,7 +226,7 @@ class _Verifier:
         if parent is not None:
             same = parent.process(process.pid)
             if same is not None and same.start_time_ticks == process.start_time_ticks:
-                entry = parent.manifest.file(pagemap.path.name)
+                entry = parent.file(pagemap.path.name)
         if parent is None or entry is None:
             self._report_unreachable(pagemap.path, referring)
             return

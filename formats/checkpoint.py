@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from formats.errors import ImageCorrupt, NotACheckpoint, ParentMissing, UsageError
 from formats.layout import MANIFEST_NAME, ROUND_NAME, round_name
-from formats.manifest import Manifest, Process
+from formats.manifest import FileEntry, Manifest, Process
 from formats.manifestfile import read_manifest
 from formats.rounddirs import is_committed, list_round_paths
+
+_HELD_ROUNDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,25 +23,37 @@ class RoundInfo:
     path: Path
     manifest: Manifest
     sha256: str
+    _processes: dict[int, Process] = field(init=False, repr=False, compare=False)
+    _files: dict[str, FileEntry] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # A manifest may have a hundred thousand of each, and each may be asked for.
+        object.__setattr__(self, "_processes", {process.pid: process for process in self.manifest.processes})
+        object.__setattr__(self, "_files", {entry.name: entry for entry in self.manifest.files})
 
     def process(self, pid: int) -> Process | None:
         """A process of this round, None if it is not in it."""
-        return next((item for item in self.manifest.processes if item.pid == pid), None)
+        return self._processes.get(pid)
+
+    def file(self, name: str) -> FileEntry | None:
+        """The entry of a file of this round, None if the round has no such file."""
+        return self._files.get(name)
 
 
 class Checkpoint:
     """A checkpoint directory with at least one committed round.
 
     `numbers` are the committed rounds, ascending; `selected` is the one its user named, or the
-    last. Manifests are read when they are first asked for, so that a damaged round is in the way
-    of those only that need it.
+    last. Manifests are read when they are asked for, so that a damaged round is in the way of those
+    only that need it; those of a round and its parent are held, however long the chain is.
     """
 
     def __init__(self, path: Path, numbers: list[int], selected: int) -> None:
         self.path = path
         self.numbers = numbers
         self.selected = selected
-        self._loaded: dict[int, RoundInfo] = {}
+        self._present = frozenset(numbers)
+        self._held: dict[int, RoundInfo] = {}  # the one read last comes last
 
     @staticmethod
     def open(path: Path) -> Checkpoint:
@@ -60,9 +75,19 @@ class Checkpoint:
         return Checkpoint(directory, numbers, int(name) if names_round else numbers[-1])
 
     @property
-    def rounds(self) -> list[RoundInfo]:
-        """All committed rounds, ascending; raises the error of the first damaged one."""
-        return [self.round(number) for number in self.numbers]
+    def rounds(self) -> Iterator[RoundInfo]:
+        """All committed rounds, ascending; raises the error of the first damaged one, or one of another checkpoint."""
+        checkpoint_id = ""
+        for number in self.numbers:
+            info = self.round(number)
+            if info.manifest.checkpoint_id != (checkpoint_id or info.manifest.checkpoint_id):
+                raise ImageCorrupt(
+                    f"Round {number} of {self.path} belongs to another checkpoint than those before it.",
+                    path=str(info.path),
+                    round=number,
+                )
+            checkpoint_id = info.manifest.checkpoint_id
+            yield info
 
     def round(self, number: int | None = None) -> RoundInfo:
         """A round by its number, or the selected one.
@@ -70,16 +95,20 @@ class Checkpoint:
         Raises UsageError if there is none, ImageCorrupt, ImageVersionUnsupported, StorageError.
         """
         number = self.selected if number is None else number
-        if number not in self._loaded:
-            if number not in self.numbers:
+        info = self._held.get(number)
+        if info is None:
+            if number not in self._present:
                 raise UsageError(
                     f"{self.path} has no round {number}.",
                     hint=f"Its rounds are {self.numbers[0]} to {self.numbers[-1]}.",
                     path=str(self.path),
                     round=number,
                 )
-            self._loaded[number] = self._load(number)
-        return self._loaded[number]
+            info = self._load(number)
+            while len(self._held) >= _HELD_ROUNDS:
+                del self._held[next(iter(self._held))]
+            self._held[number] = info
+        return info
 
     def parent_of(self, child: RoundInfo) -> RoundInfo | None:
         """The round that a round's PARENT runs refer to, None for a full round.
@@ -89,7 +118,7 @@ class Checkpoint:
         parent = child.manifest.parent
         if child.manifest.full or parent is None:
             return None
-        if parent.round not in self.numbers:
+        if parent.round not in self._present:
             raise ParentMissing(
                 f"Round {child.number} of {self.path} needs round {parent.round}, which is not there.",
                 hint=f"Bring {self.path / round_name(parent.round)} back, or take a new dump.",
@@ -109,12 +138,12 @@ class Checkpoint:
             round=child.number,
         )
 
-    def lineage(self, number: int | None = None) -> list[RoundInfo]:
+    def lineage(self, number: int | None = None) -> Iterator[RoundInfo]:
         """A round, its parent, and so on to a full round; raises as `round` and `parent_of`."""
-        lineage = [self.round(number)]
-        while (parent := self.parent_of(lineage[-1])) is not None:
-            lineage.append(parent)
-        return lineage
+        info: RoundInfo | None = self.round(number)
+        while info is not None:
+            yield info
+            info = self.parent_of(info)
 
     def _load(self, number: int) -> RoundInfo:
         path = self.path / round_name(number)

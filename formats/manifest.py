@@ -265,7 +265,3 @@ class Manifest:
     clocks: Clocks | None = None
     stats: Stats
     files: list[FileEntry] = field(default_factory=list)
-
-    def file(self, name: str) -> FileEntry | None:
-        """The entry of a file of this round, None if the round has no such file."""
-        return next((entry for entry in self.files if entry.name == name), None)

@@ -122,7 +122,7 @@ class PageCopier(Closing):
                 info.path / name,
                 max_frame_bytes=PAGES_FRAME_BYTES,
                 content_unit_bytes=PAGE_BYTES,
-                entry=info.manifest.file(name),
+                entry=info.file(name),
             )
             store = self._stores[key] = _Store(reader)
         return store

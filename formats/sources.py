@@ -25,11 +25,10 @@ class PageSource(Closing):
 
     def __init__(self, info: RoundInfo, pages: str, pagemap: str, *, present: bool = True) -> None:
         """`pages` and `pagemap` are the names of the files; one that is not `present` has no runs."""
+        # The round's manifest is not held: a chain may have a thousand rounds.
         self.round = info.number
-        self._info = info
-        self._present = present
-        self._pages_name = pages
-        self._pagemap_name = pagemap
+        self._pages_path, self._pages_entry = info.path / pages, info.file(pages)
+        self._pagemap_path, self._pagemap_entry = info.path / pagemap, info.file(pagemap) if present else None
         self._pagemap: Pagemap | None = None
         self._pages: PageStore | None = None
 
@@ -65,16 +64,14 @@ class PageSource(Closing):
     def read(self, page_index: int, n_pages: int) -> bytes:
         """Pages by their position in the pages file; raises ImageCorrupt, StorageError."""
         if self._pages is None:
-            entry = self._info.manifest.file(self._pages_name)
-            self._pages = PageStore(self._info.path / self._pages_name, entry)
+            self._pages = PageStore(self._pages_path, self._pages_entry)
         return self._pages.read(page_index, n_pages)
 
     def _runs(self, start: int, end: int) -> Iterator[Run]:
         if self._pagemap is None:
-            entry = self._info.manifest.file(self._pagemap_name)
-            if entry is None or not self._present:
+            if self._pagemap_entry is None:
                 return iter(())
-            self._pagemap = Pagemap(self._info.path / self._pagemap_name, entry)
+            self._pagemap = Pagemap(self._pagemap_path, self._pagemap_entry)
         return self._pagemap.runs(start, end)
 
 

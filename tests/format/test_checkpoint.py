@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from formats.chain import MemoryView
+from formats.check import verify
 from formats.checkpoint import Checkpoint
 from formats.errors import (
     ImageCorrupt,
@@ -17,8 +20,9 @@ from formats.errors import (
     UsageError,
 )
 from formats.layout import MANIFEST_NAME, RunKind
+from formats.manifest import Manifest
 from formats.manifestfile import encode_manifest, read_manifest
-from tests.format.images import ImageRound, page_of, round_path, write_chain, write_round
+from tests.format.images import ImageRound, addr_of, page_of, round_path, write_chain, write_round
 
 FULL = ImageRound({0: page_of(1), 1: page_of(2)})
 LATER = ImageRound({0: page_of(3), 1: RunKind.PARENT})
@@ -98,7 +102,7 @@ def test_a_lineage_goes_back_to_the_full_round(checkpoint_path: Path) -> None:
 def test_a_missing_parent(checkpoint_path: Path) -> None:
     shutil.rmtree(checkpoint_path / "0001")
     with pytest.raises(ParentMissing, match="needs round 1") as caught:
-        Checkpoint.open(checkpoint_path).lineage()
+        list(Checkpoint.open(checkpoint_path).lineage())
     assert caught.value.exit_code == 22
     assert "0001" in caught.value.hint
 
@@ -107,7 +111,7 @@ def test_another_round_in_the_parents_place(checkpoint_path: Path) -> None:
     shutil.rmtree(checkpoint_path / "0001")
     write_round(checkpoint_path, 1, ImageRound({0: page_of(9), 1: page_of(9)}))
     with pytest.raises(ImageCorrupt, match="not the one it was taken on top of"):
-        Checkpoint.open(checkpoint_path).lineage()
+        list(Checkpoint.open(checkpoint_path).lineage())
 
 
 def test_a_parent_from_another_checkpoint(checkpoint_path: Path) -> None:
@@ -115,7 +119,7 @@ def test_a_parent_from_another_checkpoint(checkpoint_path: Path) -> None:
     manifest, _ = read_manifest(path)
     path.write_bytes(encode_manifest(replace(manifest, checkpoint_id="f" * 32)))
     with pytest.raises(ImageCorrupt, match="another checkpoint"):
-        Checkpoint.open(checkpoint_path).lineage()
+        list(Checkpoint.open(checkpoint_path).lineage())
 
 
 def test_a_round_under_another_number(checkpoint_path: Path) -> None:
@@ -128,11 +132,30 @@ def test_a_damaged_round_is_in_the_way_of_those_only_that_need_it(checkpoint_pat
     write_round(checkpoint_path, 4, FULL)
     (checkpoint_path / "0002" / MANIFEST_NAME).write_bytes(b"")
     checkpoint = Checkpoint.open(checkpoint_path)
-    assert len(checkpoint.lineage(4)) == 1
+    assert len(list(checkpoint.lineage(4))) == 1
     with pytest.raises(ImageCorrupt):
-        checkpoint.lineage(3)
+        list(checkpoint.lineage(3))
     with pytest.raises(ImageCorrupt):
-        _ = checkpoint.rounds
+        list(checkpoint.rounds)
+
+
+def test_rounds_of_two_checkpoints_are_not_listed_as_one(checkpoint_path: Path) -> None:
+    path = checkpoint_path / "0001" / MANIFEST_NAME
+    manifest, _ = read_manifest(path)
+    path.write_bytes(encode_manifest(replace(manifest, checkpoint_id="f" * 32)))
+    with pytest.raises(ImageCorrupt, match=r"Round 2 of .* belongs to another checkpoint"):
+        list(Checkpoint.open(checkpoint_path).rounds)
+
+
+def test_the_manifests_of_a_long_chain_are_not_all_held(tmp_path: Path) -> None:
+    checkpoint_path = write_chain(tmp_path / "checkpoint", FULL, *[LATER] * 9)
+    checkpoint = Checkpoint.open(checkpoint_path)
+    with MemoryView(checkpoint) as view:
+        assert verify(checkpoint).rounds == 10
+        assert view.read(addr_of(0), 2) == page_of(3)[:2]
+        assert sum(1 for _ in checkpoint.rounds) == 10
+        gc.collect()
+        assert sum(isinstance(item, Manifest) for item in gc.get_objects()) <= 4
 
 
 def test_a_damaged_last_round_is_not_passed_over(checkpoint_path: Path) -> None:
