@@ -8,6 +8,7 @@ headers and memory side by side. Neither needs more memory for a bigger process.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Callable
@@ -32,6 +33,7 @@ Progress = Callable[[int, int], None]
 """Called with bytes of page content written, and to be written."""
 
 _MACHINE = "x86_64"
+_MAX_MEMORY_BYTES = 1 << 62  # with headers and notes still an offset in a file: loff_t
 _PROGRESS_STEP_BYTES = 16 << 20
 _HEADERS_BUFFER_BYTES = 64 << 10
 
@@ -126,9 +128,14 @@ class _Core:
 
     def write(self, copier: PageCopier) -> None:
         """Write all of it; raises ImageCorrupt, StorageError."""
+        total_bytes = 0
         for load in loads(self._view):
             self._segments += 1
-            self._total_data_bytes += sum(piece.end_addr - piece.start_addr for piece in load.pieces if piece.data)
+            for piece in load.pieces:
+                total_bytes += piece.end_addr - piece.start_addr if piece.in_file else 0
+                self._total_data_bytes += piece.end_addr - piece.start_addr if piece.data else 0
+        if total_bytes > _MAX_MEMORY_BYTES:
+            raise StorageError.from_os_error("write", self._path, OSError(errno.EFBIG, os.strerror(errno.EFBIG)))
         n_headers = self._segments + 1
         has_section = n_headers >= PN_XNUM
         sections_offset = EHDR.size + n_headers * PHDR.size

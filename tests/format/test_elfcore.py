@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from formats.chain import Checkpoint, MemoryView
 from formats.elfcore import CoreOptions, CoreReport, write_core
 from formats.elfnotes import NoteType
-from formats.errors import ImageCorrupt, PredumpError, UsageError
+from formats.errors import ImageCorrupt, PredumpError, StorageError, UsageError
 from formats.layout import PAGE_BYTES, RunKind, pages_name
 from formats.manifest import Gap, PageRange, Process, RoundKind
 from formats.roundwriter import RoundWriter
@@ -194,6 +194,17 @@ def test_huge_reservations_are_no_part_of_the_file(tmp_path: Path) -> None:
     assert (first.start_addr, first.end_addr) == (addr_of(0), addr_of(GIB_PAGES + 1))
     assert (last.file_bytes, last.end_addr) == (0, vma.end_addr)
     assert path.stat().st_blocks * 512 <= 1 << 20
+
+
+def test_more_memory_than_a_file_can_have(tmp_path: Path) -> None:
+    """Zeros of an object that is said to be of almost 2^63 bytes."""
+    huge = replace(object_vma(0, 1, 1), start_addr=0, end_addr=(1 << 63) - PAGE_BYTES)
+    behind = replace(vma_of(0, 1), start_addr=1 << 63, end_addr=(1 << 63) + PAGE_BYTES)
+    held = ImageObject(1, {}, (1 << 63) - PAGE_BYTES)
+    write_tree(tmp_path / "checkpoint", 1, {PID: ImageRound({}, (huge, behind))}, [held])
+    with pytest.raises(StorageError, match="File too large"):
+        export(tmp_path / "checkpoint", tmp_path / "core")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
 def test_more_segments_than_the_header_can_count(tmp_path: Path) -> None:
