@@ -38,10 +38,10 @@ class _Alike:
 
 
 def _groups(missing: Sequence[Missing]) -> list[_Alike]:
-    groups: dict[tuple[str, str], _Alike] = {}
+    groups: dict[tuple[tuple[str, ...], str], _Alike] = {}
     for item in missing:
         what = item.what[:_WHAT_MAX]
-        key = (_NUMBER.sub("#", what), _NUMBER.sub("#", item.reason[:_WHAT_MAX]))
+        key = (tuple(_NUMBER.split(what)), _NUMBER.sub("#", item.reason[:_WHAT_MAX]))
         group = groups.setdefault(key, _Alike([], item.reason))
         group.whats.append(what)
     return list(groups.values())

@@ -46,6 +46,11 @@ def test_alike_in_more_than_one_number() -> None:
     )
 
 
+def test_what_looks_like_a_number_left_out_is_none() -> None:
+    alike = [Missing(what=what, reason="why") for what in ("page 1 of #", "page # of 2", "page # of #")]
+    assert missing_summary(alike) == ("not captured: page 1 of #; page # of 2; page # of # (predump inspect says why)")
+
+
 def test_other_reasons_are_other_lines() -> None:
     items = [Missing(what="descriptor 7", reason="a"), Missing(what="descriptor 8", reason="b")]
     assert missing_summary(items) == "not captured: descriptor 7; descriptor 8 (predump inspect says why)"
