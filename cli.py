@@ -1,6 +1,7 @@
 """The command line: options in, exit code out. The one place where an exception becomes an exit code."""
 
 import functools
+import io
 import signal
 import sys
 import traceback
@@ -104,6 +105,9 @@ for _name, _function in _COMMANDS.items():
 
 def main() -> None:
     """Entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path may have bytes that the terminal's encoding lacks
     try:
         sys.exit(cli(prog_name="predump", standalone_mode=False))
     except click.ClickException as error:

@@ -124,8 +124,7 @@ def verify(reporter: Reporter, path: Path, quiet: bool) -> int:
         report = check_images(checkpoint, progress)
     for finding in report.findings:
         reporter.event({"type": "finding", **asdict(finding)})
-        if not reporter.as_json:
-            reporter.out.print(f"{finding.severity.value}: {finding.message}", highlight=False, markup=False)
+        reporter.finding(f"{finding.severity.value}: {finding.message}")
     errors = sum(1 for finding in report.findings if finding.exit_code)
     fields: dict[str, object] = {
         "rounds": report.rounds,

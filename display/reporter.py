@@ -6,9 +6,12 @@ import sys
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from display.units import clip, printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
+SENTENCE_MAX = 4000  # characters: a path may have almost so many
 PIPE_COLUMNS = 160  # in a pipe there is no edge to break lines at
 
 
@@ -19,6 +22,8 @@ def _console(*, stderr: bool) -> "Console":
 
 
 def _sentence(text: str) -> str:
+    """One line that ends like a sentence; images and names of files may be hostile, and endless."""
+    text = printable(clip(text, SENTENCE_MAX))
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
@@ -49,12 +54,17 @@ class Reporter:
             sys.stdout.write(json.dumps({"type": event["type"], "command": self.command} | event) + "\n")
             sys.stdout.flush()
 
+    def finding(self, text: str) -> None:
+        """A line of the result for people, as an image may have it: nothing of it drives the terminal."""
+        if not self.as_json:
+            self.out.print(printable(text), highlight=False, markup=False)
+
     def result(self, fields: dict[str, object], text: str, exit_code: int = 0) -> None:
         """The last event, or its text."""
         if self.as_json:
             self.event(fields | {"type": "result", "exit_code": exit_code})
         elif text:
-            self.out.print(text, highlight=False, markup=False)
+            self.out.print("\n".join(map(printable, text.split("\n"))), highlight=False, markup=False)
 
     def error(self, message: str, hint: str, exit_code: int, fields: dict[str, str | int]) -> None:
         """What happened and what to do about it."""
