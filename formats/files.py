@@ -21,7 +21,12 @@ def create_directory(path: Path) -> None:
     """Make a directory of mode 0700 whatever the umask; raises StorageError, also if it exists."""
     try:
         path.mkdir(DIRECTORY_MODE)
-        path.chmod(DIRECTORY_MODE)
+        # Not chmod(2) by name: whoever owns the directory above might put a link in its place meanwhile.
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fchmod(fd, DIRECTORY_MODE)
+        finally:
+            os.close(fd)
     except OSError as error:
         raise StorageError.from_os_error("create the directory", path, error) from error
 
@@ -41,15 +46,35 @@ def create_file(path: Path) -> int:
 
 
 def open_regular(path: Path) -> tuple[int, int]:
-    """Open a regular file for reading; returns its descriptor and its size in bytes.
+    """Open a regular file of a round for reading; returns its descriptor and its size in bytes.
 
-    Raises ImageCorrupt if it is missing, a symbolic link, a FIFO, a device or a directory, and
-    StorageError if the file system refuses.
+    Raises ImageCorrupt if it is missing, a symbolic link, a FIFO, a device or a directory, or if the round's directory
+    is a link, and StorageError if the file system refuses.
     """
+    directory_fd = _open_round(path.parent)
+    try:
+        return _open_regular_at(directory_fd, path)
+    finally:
+        os.close(directory_fd)
+
+
+def _open_round(path: Path) -> int:
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError as error:
+        raise ImageCorrupt(f"{path} is missing.", path=str(path)) from error
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENOTDIR}:
+            raise ImageCorrupt(f"{path} is not a directory.", path=str(path)) from error
+        raise StorageError.from_os_error("open", path, error) from error
+
+
+def _open_regular_at(directory_fd: int, path: Path) -> tuple[int, int]:
     # O_NONBLOCK: opening a FIFO that took the file's place must not wait for a writer.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        fd = os.open(path, flags)
+        fd = os.open(path.name, flags, dir_fd=directory_fd)
     except FileNotFoundError as error:
         raise ImageCorrupt(f"{path} is missing.", path=str(path)) from error
     except OSError as error:

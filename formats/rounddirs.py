@@ -23,9 +23,15 @@ def list_round_paths(checkpoint: Path) -> list[Path]:
 
 
 def is_committed(round_path: Path) -> bool:
-    """Whether the round exists, that is, has a manifest; raises StorageError if nobody can tell."""
+    """Whether the round exists, that is, has a manifest; raises StorageError if nobody can tell.
+
+    A link in the place of a round counts, wherever it leads: it is damage to whoever reads the round, and nothing that
+    a writer may tidy up.
+    """
     path = round_path / MANIFEST_NAME
     try:
+        if round_path.is_symlink():
+            return True
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return False
