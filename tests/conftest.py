@@ -18,6 +18,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tally", type=Path, metavar="FILE", help="write what was tried and found to this file, as JSON")
     parser.addoption("--seconds", type=float, help="how long each open-ended test goes on (stress, fuzz)")
+    parser.addoption("--seed", type=int, help="where the random cases of open-ended tests begin")
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +42,10 @@ def seconds(request: pytest.FixtureRequest) -> float | None:
     """What --seconds says, if anything."""
     value = request.config.getoption("--seconds")
     return None if value is None else float(value)
+
+
+@pytest.fixture(scope="session")
+def seed(request: pytest.FixtureRequest) -> int | None:
+    """What --seed says, if anything."""
+    value = request.config.getoption("--seed")
+    return None if value is None else int(value)
