@@ -31,6 +31,10 @@ FILE_MODE = 0o600
 MANIFEST_NAME = "manifest.json"
 MANIFEST_TEMPORARY_NAME = "manifest.json.tmp"
 MANIFEST_MAX_BYTES = 64 << 20
+MANIFEST_MAX_OBJECTS = 1 << 17
+"""JSON objects of a manifest (inclusive), counted as `{` in its BODY; they are what takes most memory."""
+MANIFEST_MAX_VALUES = 1 << 21
+"""Values of a manifest (inclusive), counted as `,` and `[` in its BODY."""
 
 ROUND_NAME = re.compile(r"(?!0000$)(?:[0-9]{4}|[1-9][0-9]{4,8})")
 """At least four digits, padded with zeros to four: each number has exactly one name."""

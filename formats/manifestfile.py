@@ -7,16 +7,19 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from formats import manifestrules
-from formats.errors import ImageCorrupt, ImageVersionUnsupported
+from formats.errors import ImageCorrupt, ImageVersionUnsupported, StorageError
 from formats.files import open_regular, read_exactly
-from formats.layout import MANIFEST_MAX_BYTES, SCHEMA_VERSION
+from formats.layout import MANIFEST_MAX_BYTES, MANIFEST_MAX_OBJECTS, MANIFEST_MAX_VALUES, SCHEMA_VERSION
 from formats.manifest import Manifest
 from formats.records import decode_record, encode_record
 
@@ -26,7 +29,10 @@ _SUFFIX = b"}\n"
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """The bytes of a manifest file; raises ValueError for a manifest no reader would accept."""
+    """The bytes of a manifest file.
+
+    Raises ValueError for a manifest no reader would accept, and StorageError for one that is too large.
+    """
     problem = manifestrules.find_problem(manifest)
     if problem:
         raise ValueError(f"manifest of round {manifest.round}: {problem}")
@@ -35,7 +41,14 @@ def encode_manifest(manifest: Manifest) -> bytes:
     body = text.encode("ascii")
     digest = hashlib.sha256(body).hexdigest()
     prefix = f'{{"predump":{{"schema":{SCHEMA_VERSION},"sha256":"{digest}"}},"manifest":'
-    return prefix.encode("ascii") + body + _SUFFIX
+    data = prefix.encode("ascii") + body + _SUFFIX
+    excess = _excess(len(data)) or _excess_of_parts(data, len(prefix))
+    if excess:
+        raise StorageError(
+            f"Cannot write the manifest of round {manifest.round}: {excess}.",
+            hint="A target of so many mappings, threads or open files cannot be captured.",
+        )
+    return data
 
 
 def decode_manifest(data: bytes, name: str) -> Manifest:
@@ -43,7 +56,13 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
 
     Raises ImageCorrupt, and ImageVersionUnsupported if a newer schema or feature is in use.
     """
-    manifest = decode_record(Manifest, _parse(_checked_body(data, name), name), name)
+    with _no_collections():
+        return _decode(_parse(_checked_body(data, name), name), name)
+
+
+def _decode(value: object, name: str) -> Manifest:
+    """What a parsed BODY says; it is used up."""
+    manifest = decode_record(Manifest, value, name)
     unknown = sorted(set(manifest.features) - manifestrules.KNOWN_FEATURES)
     if unknown:
         raise ImageVersionUnsupported(
@@ -61,21 +80,29 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
 
     Raises ImageCorrupt, ImageVersionUnsupported, StorageError.
     """
+    with _no_collections():
+        value, sha256 = _read(path)
+        return _decode(value, str(path)), sha256
+
+
+def _read(path: Path) -> tuple[object, str]:
+    """The parsed BODY, of whose text nothing is held any more, and the digest of the whole file."""
     fd, size_bytes = open_regular(path)
     try:
-        if size_bytes > MANIFEST_MAX_BYTES:
-            raise ImageCorrupt(
-                f"{path} is damaged: {size_bytes} bytes are too many for a manifest.",
-                path=str(path),
-            )
+        excess = _excess(size_bytes)
+        if excess:
+            raise ImageCorrupt(f"{path} is damaged: {excess}.", path=str(path))
         data = read_exactly(fd, size_bytes, 0, path)
     finally:
         os.close(fd)
-    return decode_manifest(data, str(path)), hashlib.sha256(data).hexdigest()
+    sha256 = hashlib.sha256(data).hexdigest()
+    body = _checked_body(data, str(path))
+    del data  # it is as large as the text
+    return _parse(body, str(path)), sha256
 
 
-def _checked_body(data: bytes, name: str) -> bytes:
-    """The bytes of BODY, once version and digest are right."""
+def _checked_body(data: bytes, name: str) -> str:
+    """The text of BODY, once version, digest and number of values are right."""
     schema = _SCHEMA_PREFIX.match(data)
     if schema is None:
         raise ImageCorrupt(f"{name} is damaged: it does not begin like a manifest.", path=name)
@@ -89,15 +116,51 @@ def _checked_body(data: bytes, name: str) -> bytes:
     prefix = _PREFIX.match(data)
     if prefix is None or not data.endswith(_SUFFIX):
         raise ImageCorrupt(f"{name} is damaged: it is cut off or overwritten.", path=name)
-    body = data[prefix.end() : -len(_SUFFIX)]
+    body = memoryview(data)[prefix.end() : -len(_SUFFIX)]
     if hashlib.sha256(body).hexdigest().encode("ascii") != prefix["sha256"]:
         raise ImageCorrupt(f"{name} is damaged: its checksum does not match.", path=name)
-    return body
-
-
-def _parse(body: bytes, name: str) -> object:
+    excess = _excess_of_parts(data, prefix.end())
+    if excess:
+        raise ImageCorrupt(f"{name} is damaged: {excess}.", path=name)
     try:
-        value: object = json.loads(body.decode("ascii"))
+        return str(body, "ascii")
+    except UnicodeDecodeError as error:
+        raise _no_json(name) from error
+
+
+def _parse(body: str, name: str) -> object:
+    try:
+        value: object = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise ImageCorrupt(f"{name} is damaged: it is not ASCII JSON.", path=name) from error
+        raise _no_json(name) from error
     return value
+
+
+def _no_json(name: str) -> ImageCorrupt:
+    return ImageCorrupt(f"{name} is damaged: it is not ASCII JSON.", path=name)
+
+
+def _excess(size_bytes: int) -> str:
+    """What is too much in a manifest file of that size, as half a sentence, or ""."""
+    return f"{size_bytes} bytes are too many for a manifest" if size_bytes > MANIFEST_MAX_BYTES else ""
+
+
+def _excess_of_parts(data: bytes, body_offset: int) -> str:
+    """The same of its BODY: each value takes many times the memory of its text."""
+    n_objects = data.count(b"{", body_offset)
+    n_values = data.count(b",", body_offset) + data.count(b"[", body_offset)
+    if n_objects > MANIFEST_MAX_OBJECTS or n_values > MANIFEST_MAX_VALUES:
+        return f"{n_objects} objects with {n_values} values are too many for a manifest"
+    return ""
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """No garbage collections in the block: each would go through all that has been decoded so far."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

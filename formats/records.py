@@ -52,7 +52,7 @@ def encode_record(record: DataclassInstance) -> dict[str, Json]:
 
 
 def decode_record(record_type: type[Record], value: object, name: str) -> Record:
-    """The dataclass for a parsed JSON value.
+    """The dataclass for a parsed JSON value, whose lists are used up.
 
     Raises ImageCorrupt that names the file (`name`) and the place in the JSON document.
     """
@@ -167,8 +167,9 @@ def _list_decoder(inner: _Decoder) -> _Decoder:
         items: list[object] = []
         try:
             # A loop, not a comprehension: its progress tells the place of a mismatch.
-            for item in value:
+            for index, item in enumerate(value):
                 items.append(inner(item))
+                value[index] = None  # a manifest may be large: not in memory in both forms at once
         except _MismatchError as mismatch:
             raise mismatch.inside(f"[{len(items)}]") from None
         return items
