@@ -125,7 +125,10 @@ def verify(reporter: Reporter, path: Path, quiet: bool) -> int:
     for finding in report.findings:
         reporter.event({"type": "finding", **asdict(finding)})
         reporter.finding(f"{finding.severity.value}: {finding.message}")
-    errors = sum(1 for finding in report.findings if finding.exit_code)
+    for more, what in ((report.more_errors, "error"), (report.more_warnings, "warning")):
+        if more:
+            reporter.finding(f"{what}: {counted(more, 'more', 'more')}, in other files.")
+    errors = sum(1 for finding in report.findings if finding.exit_code) + report.more_errors
     fields: dict[str, object] = {
         "rounds": report.rounds,
         "files": report.files,

@@ -33,6 +33,7 @@ from formats.rounddirs import is_committed, list_round_paths
 
 _HASHED_BYTES = 1 << 20
 _FINDINGS_PER_PATH = 16
+_FINDINGS_MAX = 1000  # of errors, and of warnings
 
 ProgressCallback = Callable[[int, int], None]
 
@@ -59,7 +60,8 @@ class Finding:
 class VerifyReport:
     """What `verify` read and what it found.
 
-    `stored_bytes` were read from files, `data_pages` were decompressed.
+    `stored_bytes` were read from files, `data_pages` were decompressed. `more_errors` and `more_warnings` count those
+    that were found besides, in files that are not among the first.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -67,6 +69,8 @@ class VerifyReport:
     files: int = 0
     stored_bytes: int = 0
     data_pages: int = 0
+    more_errors: int = 0
+    more_warnings: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -95,6 +99,7 @@ class _Verifier:
         self._total_bytes = 0
         self._round: int | None = None
         self._found_in: Counter[Path] = Counter()
+        self._found: Counter[Severity] = Counter()
 
     def run(self) -> None:
         sound: list[int] = []
@@ -291,11 +296,17 @@ class _Verifier:
         self._add(Severity.WARNING, 0, path, f"{path} {problem}.")
 
     def _add(self, severity: Severity, exit_code: int, path: Path, message: str) -> None:
-        # A crafted file may be wrong in a million places; the first few will do.
+        # A crafted file may be wrong in a million places, and there may be as many files; the first few will do.
         self._found_in[path] += 1
-        if self._found_in[path] <= _FINDINGS_PER_PATH:
-            finding = Finding(severity, exit_code, self._round, str(path), message)
-            self.report.findings.append(finding)
+        if self._found_in[path] > _FINDINGS_PER_PATH:
+            return
+        self._found[severity] += 1
+        if self._found[severity] <= _FINDINGS_MAX:
+            self.report.findings.append(Finding(severity, exit_code, self._round, str(path), message))
+        elif severity is Severity.ERROR:
+            self.report.more_errors += 1
+        else:
+            self.report.more_warnings += 1
 
     def _advance(self, n_bytes: int) -> None:
         self._done_bytes = min(self._done_bytes + n_bytes, self._total_bytes)

@@ -275,3 +275,18 @@ def test_a_full_round_needs_no_parent_on_disk(tmp_path: Path) -> None:
     write_round(path, 3, LATER, parent)
     shutil.rmtree(path / "0001")
     assert check(path).findings == []
+
+
+def test_a_thousand_findings_are_enough(path: Path) -> None:
+    """Of warnings, and of errors besides."""
+    for number in range(1500):
+        (path / f"{number + 10:04d}").mkdir()
+    for number in (1, 2, 3):
+        for index in range(20):
+            (round_path(path, number) / f"{index}.bak").touch()
+    flip(round_path(path, 3) / pagemap_name(PID), 10)
+    report = check(path)
+    assert 1000 < len(report.findings) < 1010
+    assert report.more_warnings == 3 * 16 + 1500 - 1000
+    assert report.more_errors == 0
+    assert report.exit_code == 20
