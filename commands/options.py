@@ -11,6 +11,7 @@ import click
 from display.reporter import Reporter
 
 MAX_DEFAULT_THREADS = 8
+IMAGE_PATH = click.Path(path_type=Path, readable=False)  # what may not be read is no wrong usage: it has its own error
 
 
 class WorkOptions(TypedDict):
@@ -116,7 +117,7 @@ def directory_option(function: Callable[..., int]) -> Callable[..., int]:
         "-D",
         "--images-dir",
         "directory",
-        type=click.Path(path_type=Path),
+        type=IMAGE_PATH,
         required=True,
         metavar="DIR",
         help="The checkpoint; made if it is missing.",
@@ -175,4 +176,4 @@ def after_options(function: Callable[..., int]) -> Callable[..., int]:
     return function
 
 
-path_argument = click.argument("path", type=click.Path(path_type=Path))
+path_argument = click.argument("path", type=IMAGE_PATH)
