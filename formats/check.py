@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 
 from formats import runs
@@ -168,7 +169,7 @@ class _Verifier:
         def check_runs(pagemap: Pagemap) -> None:
             inside = [(0, held.pages_end_bytes)] if held.size_bytes else []
             outside = runs.subtract(((run.start_addr, run.end_addr) for run in pagemap.runs()), inside)
-            for start_bytes, end_bytes in outside:
+            for start_bytes, end_bytes in _few(outside):
                 problem = f"runs cover {start_bytes:#x}-{end_bytes:#x}, past the end of {held.size_bytes} bytes"
                 self._damaged(pagemap.path, problem)
 
@@ -211,7 +212,7 @@ class _Verifier:
                 self._compare(pagemap.path, what, claimed, counts[kind])
         mapped = ((vma.start_addr, vma.end_addr) for vma in process.vmas)
         outside = runs.subtract(((run.start_addr, run.end_addr) for run in pagemap.runs()), mapped)
-        for start_addr, end_addr in outside:
+        for start_addr, end_addr in _few(outside):
             self._damaged(pagemap.path, f"runs cover {start_addr:#x}-{end_addr:#x}, in no VMA")
 
     def _check_pages(self, store: PageStore) -> None:
@@ -240,7 +241,7 @@ class _Verifier:
             self._report_unreachable(pagemap.path, runs.subtract(referring, held))
 
     def _report_unreachable(self, path: Path, unreachable: Iterator[runs.Range]) -> None:
-        for start_addr, end_addr in unreachable:
+        for start_addr, end_addr in _few(unreachable):
             self._damaged(path, f"{start_addr:#x}-{end_addr:#x} refers to a parent that does not have it")
 
     def _check_digest(self, path: Path, entry: FileEntry) -> None:
@@ -312,6 +313,11 @@ class _Verifier:
         self._done_bytes = min(self._done_bytes + n_bytes, self._total_bytes)
         if self._on_progress is not None:
             self._on_progress(self._done_bytes, self._total_bytes)
+
+
+def _few(ranges: Iterator[runs.Range]) -> Iterator[runs.Range]:
+    """As many as can become findings of one file."""
+    return islice(ranges, _FINDINGS_PER_PATH)
 
 
 def _owners_of(manifest: Manifest) -> list[Process | MemoryObject]:

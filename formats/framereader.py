@@ -116,6 +116,13 @@ class FrameReader(Closing):
     def _load_seek_table(self, entry: FileEntry | None) -> None:
         if entry is not None and entry.stored_bytes != self.stored_bytes:
             raise self._corrupt(f"it has {self.stored_bytes} bytes, not the {entry.stored_bytes} of its manifest")
+        words, frames_bytes = self._read_table(entry)
+        self._load_entries(words)
+        if self._stored_offsets[-1] != frames_bytes:
+            raise self._corrupt("its frames do not add up to the size of the file")
+
+    def _read_table(self, entry: FileEntry | None) -> tuple[array[int], int]:
+        """The numbers of the seek table's entries, and where the table begins."""
         frame_count = self._read_frame_count()
         entries_bytes = frame_count * layout.SEEK_TABLE_ENTRY.size
         table_bytes = layout.SEEK_TABLE_HEADER.size + entries_bytes + layout.SEEK_TABLE_FOOTER.size
@@ -128,9 +135,9 @@ class FrameReader(Closing):
         magic, body_bytes = layout.SEEK_TABLE_HEADER.unpack_from(table)
         if magic != layout.SEEK_TABLE_SKIPPABLE_MAGIC or body_bytes != table_bytes - layout.SEEK_TABLE_HEADER.size:
             raise self._corrupt("its seek table has a bad header")
-        self._load_entries(memoryview(table)[layout.SEEK_TABLE_HEADER.size :][:entries_bytes])
-        if self._stored_offsets[-1] != frames_bytes:
-            raise self._corrupt("its frames do not add up to the size of the file")
+        words = array("I")
+        words.frombytes(memoryview(table)[layout.SEEK_TABLE_HEADER.size :][:entries_bytes])
+        return words, frames_bytes
 
     def _read_frame_count(self) -> int:
         footer_offset_bytes = self.stored_bytes - layout.SEEK_TABLE_FOOTER.size
@@ -148,12 +155,11 @@ class FrameReader(Closing):
             raise self._corrupt("its seek table has a bad footer")
         return frame_count
 
-    def _load_entries(self, entries: memoryview) -> None:
-        words = array("I")
-        words.frombytes(entries)
+    def _load_entries(self, words: array[int]) -> None:
         if sys.byteorder == "big":
             words.byteswap()
         stored, contents, self._checksums = words[0::3], words[1::3], words[2::3]
+        del words[:]  # a table may have 192 MiB
         # Sizes are bounded here, before a buffer is made for any of them.
         if stored and (
             min(stored) <= layout.FRAME_CHECKSUM_BYTES
