@@ -11,7 +11,6 @@ from formats.layout import MANIFEST_MAX_BYTES, MANIFEST_MAX_OBJECTS, MANIFEST_MA
 from formats.manifest import FileEntry, Gap, Missing
 from formats.processstate import Descriptor
 from formats.records import encode_record
-from formats.threadstate import PendingSignal, Thread
 from tests.format.images import ImageRound, manifest_of, process_of, vma_of
 from tests.format.samples import DUMP, SHA256
 from tests.fuzz.manifests import sealed
@@ -103,7 +102,7 @@ _PLAIN_PROCESS: Body = {
 def many_files() -> bytes:
     """Of processes each, none of which is there."""
     entry = encode_record(FileEntry(name="", stored_bytes=17, sha256=SHA256, seek_table_sha256=SHA256))
-    n = 40_000
+    n = 20_000
     files = [entry | {"name": name(pid)} for pid in range(1, n + 1) for name in (pages_name, pagemap_name)]
     processes = [_PLAIN_PROCESS | {"pid": pid} for pid in range(1, n + 1)]
     return sealed(_body() | {"files": files, "processes": processes, "root_pid": 1})
@@ -112,19 +111,12 @@ def many_files() -> bytes:
 HUGE: dict[str, Callable[[], bytes]] = {
     "VMAs": many_vmas,
     "threads": lambda: _filled(_body(), _in_process("threads"), {"tid": "@", "name": ""}),
-    "threads with pending signals": lambda: _filled(
-        _body(),
-        _in_process("threads"),
-        encode_record(replace(Thread(tid=1, name="x"), pending=[PendingSignal(number=34, siginfo=bytes(128))]))
-        | {"tid": "@"},
-    ),
     "gaps": lambda: _filled(
         _body(), _in_process("unreadable"), encode_record(Gap(start_addr=4096, end_addr=8192, reason="x"))
     ),
     "things missing": lambda: _filled(
         _body(), _in_process("missing"), encode_record(Missing(what="a @ b @", reason="why @"))
     ),
-    "words of a command": lambda: _filled(_body(), _in_process("cmdline"), "a b"),
     "descriptors": lambda: _filled(
         _dump_body(),
         _in_state("descriptors"),

@@ -6,6 +6,8 @@ import os
 import socket
 import stat
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from tests.fuzz.conftest import Bench
 from tests.fuzz.manifests import TERMINAL, Json, body_of, replaced, resealed, sealed
 from tests.fuzz.readers import DAMAGED, NOT_THERE, Ending, run
 from tests.fuzz.samples import write_files
+from tests.harness import REPO
 from tests.tally import Count, Tally
 
 LAST = 3
@@ -299,3 +302,76 @@ def test_a_checkpoint_of_a_hostile_name(made_by_hand: Bench, tally: Tally, tmp_p
     tally.add(Count.IMAGES_TRIED)
     tally.add(Count.IMAGES_MISREAD, int(bool(found)))
     assert found == []
+
+
+# ---- files that change -------------------------------------------------------------------------------------------
+
+
+def cut_to_nothing(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def overwrite(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def extend(path: Path) -> None:
+    os.truncate(path, path.stat().st_size + 1000)
+
+
+def exchange(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("change", [cut_to_nothing, overwrite, extend, exchange])
+def test_a_file_that_changes_while_it_is_read(
+    made_by_hand: Bench, tally: Tally, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
+) -> None:
+    """All files of the last round change between two reads, wherever a command is."""
+    pread = os.pread
+    for words in made_by_hand.words:
+        for n_reads in range(30):
+            write_files(made_by_hand.checkpoint, made_by_hand.sample.files)
+            left = [n_reads]
+
+            def changing(fd: int, n_bytes: int, offset: int, left: list[int] = left) -> bytes:
+                left[0] -= 1
+                if left[0] == -1:
+                    for path in (made_by_hand.checkpoint / f"000{LAST}").iterdir():
+                        change(path)
+                return pread(fd, n_bytes, offset)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "pread", changing)
+                ending = run(words)
+            assert judged(made_by_hand, tally, [ending], DAMAGED) == []
+            if left[0] >= 0:
+                break  # it was over before
+
+
+# ---- the terminal ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_any_encoding_of_the_output(made_by_hand: Bench, tally: Tally, tmp_path: Path, encoding: str) -> None:
+    """Names that it has no characters for, or that are no characters at all, are written as escapes."""
+    checkpoint = tmp_path / "\u00e9\u4e00\udcff"
+    body = body_of(made_by_hand.sample.files[MANIFEST])
+    body["processes"][0] |= {"name": "\u4e00", "cmdline": ["\u00e9", "\udcff", "\U0001f600"]}
+    write_files(checkpoint, resealed(made_by_hand.sample.files, LAST, body))
+    env = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    for words in (("inspect", checkpoint), ("verify", checkpoint), ("verify", checkpoint, "--json")):
+        done = predump_bytes(*words, env=env)
+        assert done.returncode == 0, done
+        assert done.stderr == b"", done
+        done.stdout.decode(encoding)
+    done = predump_bytes("read", checkpoint, "0", "1", env=env)
+    assert done.returncode == 1
+    assert b"internal error" not in done.stderr, done
+    tally.add(Count.IMAGES_TRIED)
+
+
+def predump_bytes(*words: object, env: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "cli", *map(str, words)]
+    return subprocess.run(command, cwd=REPO, env=os.environ | env, capture_output=True, check=False)
