@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.errors import ImageCorrupt, ImageVersionUnsupported
-from formats.layout import MANIFEST_MAX_BYTES
+from formats.errors import ImageCorrupt, ImageVersionUnsupported, StorageError
+from formats.layout import MANIFEST_MAX_BYTES, MANIFEST_MAX_OBJECTS, MANIFEST_MAX_VALUES
 from formats.manifest import Manifest
 from formats.manifestfile import decode_manifest, encode_manifest, read_manifest
 from tests.format.images import vma_of
@@ -55,7 +55,7 @@ def test_any_flipped_bit_is_noticed(data: st.DataObject) -> None:
     bit = data.draw(st.integers(0, 7))
     damaged = bytearray(original)
     damaged[position] ^= 1 << bit
-    with pytest.raises((ImageCorrupt, ImageVersionUnsupported)):
+    with pytest.raises((ImageCorrupt, ImageVersionUnsupported, StorageError)):
         decode_manifest(bytes(damaged), "m")
 
 
@@ -111,6 +111,25 @@ def test_derived_figures_of_a_vma() -> None:
     vma = replace(vma_of(0, 8), pages_data=1, pages_zero=2, pages_parent=3)
     assert (vma.n_pages, vma.pages_absent, vma.is_shared) == (8, 2, False)
     assert replace(vma, perms="rw-s").is_shared
+
+
+@pytest.mark.parametrize("what", ["size", "objects", "values"])
+def test_what_no_reader_would_take_is_not_written(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit itself is read and written; one more is neither."""
+    if what == "size":
+        max_bytes = 1 << 16
+        monkeypatch.setattr("formats.manifestfile.MANIFEST_MAX_BYTES", max_bytes)
+        with_room = replace(MANIFEST, full_reason="x" * (max_bytes - len(encode_manifest(MANIFEST))))
+        beyond = replace(with_room, full_reason=with_room.full_reason + "x")
+    else:
+        body = encode_manifest(MANIFEST).partition(b'"manifest":')[2]
+        n_objects, n_values = body.count(b"{"), body.count(b",") + body.count(b"[")
+        room = MANIFEST_MAX_OBJECTS - n_objects if what == "objects" else MANIFEST_MAX_VALUES - n_values
+        with_room = replace(MANIFEST, full_reason=("{" if what == "objects" else ",") * room)
+        beyond = replace(with_room, full_reason=with_room.full_reason[0] + with_room.full_reason)
+    assert decode_manifest(encode_manifest(with_room), "m") == with_room
+    with pytest.raises(StorageError, match="too many for a manifest"):
+        encode_manifest(beyond)
 
 
 class TestFiles:
