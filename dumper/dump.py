@@ -34,6 +34,7 @@ from dumper.state.descriptors import DescriptorCapture
 from dumper.target import Target, gone
 from dumper.tree import LOST_ERRORS, Member, Tree
 from formats import manifest as image
+from formats.faults import Point, reached
 from formats.layout import PAGE_BYTES
 from formats.manifest import RoundKind
 
@@ -95,6 +96,7 @@ class Dumper:
             for member in self._tree.members:
                 self._prepare(member)
             self._prepare_rechecks()
+            reached(Point.PREPARED)
             round_.output.figures.micro_rounds = self._micro_rounds()
             self._prepare_rechecks()  # for hardware that began to write meanwhile
             return self._freeze_and_write(round_, after)
@@ -132,6 +134,7 @@ class Dumper:
         while any(p.member.tracker for p in self._processes.values()) and another_micro_round(history):
             since_ns = time.monotonic_ns()
             history.append(sum(self._while_running(p, p.micro_round) or 0 for p in list(self._processes.values())))
+            reached(Point.MICRO_ROUND)
             self._emit(
                 MicroRound(
                     pid=self._tree.root.pid,
@@ -184,10 +187,12 @@ class Dumper:
             undo.callback(self._emit.release)
             self._emit.hold()  # whoever listens may keep us waiting
             with _no_garbage_collection(), freeze:
+                reached(Point.FROZEN)
                 self._capture(freeze, figures)
                 if not self._fits():
                     self._contents.streamed_while_frozen = True
                     self._write_pages(round_.output, frozen=True)
+                    reached(Point.STREAMED)
                 if after is AfterDump.LEAVE_STOPPED:
                     self._stop_all(undo)
                 if after is AfterDump.KILL:
@@ -196,6 +201,8 @@ class Dumper:
                     for process in self._processes.values():
                         _send(process, signal.SIGKILL)
                     return finished
+                reached(Point.THAWING)
+            reached(Point.THAWED)
             self._emit.release()
             for member in self._left:
                 self._tree.remove(member)
@@ -232,17 +239,21 @@ class Dumper:
         self._contents.zombies = list(filter(None, map(describe.zombie, freeze.zombies)))
         for stopped in freeze.processes:
             self._settle(stopped)
+        reached(Point.SETTLED)
         for process in list(self._processes.values()):
             if process.stopped is None:  # it left the tree before the freeze, and runs
                 self._forget(process)
         since_ns = time.monotonic_ns()
         self._each(ProcessDump.ask)
         self._descriptors.read([process.member.target for process in self._processes.values()])
+        reached(Point.ASKED)
         figures.state_ns = time.monotonic_ns() - since_ns
         self._each(lambda process: process.copy(self._objects))
+        reached(Point.COPIED)
         for content in self._descriptors.contents():
             self._objects.add_content(content.fd, content.kind, content.path)
         self._objects.capture()
+        reached(Point.OBJECTS_COPIED)
         figures.pages_copied_frozen = sum(process.copied_pages for process in self._processes.values())
 
     def _settle(self, stopped: StoppedProcess) -> None:
@@ -310,6 +321,7 @@ class Dumper:
         contents.open_files, contents.pipes = files.open_files, files.pipes
         if not contents.streamed_while_frozen:
             self._write_pages(round_.output, frozen=False)
+        reached(Point.WRITTEN)
         round_.output.flush()
         for process in list(self._processes.values()):
             try:
@@ -336,6 +348,7 @@ def _write(output: ImageOutput, staging: Staging, source: Source) -> None:
 def _send(process: ProcessDump, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):  # it was killed in the freeze
         signal.pidfd_send_signal(process.member.target.pidfd, number)
+    reached(Point.SIGNALLED)
 
 
 def _clocks() -> image.Clocks:

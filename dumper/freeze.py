@@ -12,6 +12,7 @@ from dumper.proc import GONE_ERRORS
 from dumper.proc.stat import read_stat
 from dumper.proc.status import read_status
 from dumper.target import Target, gone, not_permitted
+from formats.faults import Point, reached
 
 STOP_TIMEOUT_NS = 500_000_000  # for each process
 TREE_TIMEOUT_NS = 1_000_000_000  # for all of them: a tree that forks faster than it can be stopped is given up
@@ -153,6 +154,7 @@ class Freeze:
         process = StoppedProcess(target)
         self.processes.append(process)  # before the stop: what it stopped of a process is resumed whatever happens
         process.stop(self._timeout_ns, self._options, self._optional)
+        reached(Point.STOPPED)
 
     def _stop_descendants(self, target_of: Callable[[int], Target | None]) -> None:
         """Passes over all children lists until none brings a new process.

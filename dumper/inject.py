@@ -23,6 +23,7 @@ from dumper.proc.fds import lowest_free, read_fd_numbers
 from dumper.proc.maps import Mapping
 from dumper.site import find_site
 from dumper.target import Target, gone, not_permitted
+from formats.faults import Point, reached
 
 CALL_TIMEOUT_NS = 200_000_000
 
@@ -73,7 +74,7 @@ def _explain(target: Target, error: OSError) -> Exception:
     )
 
 
-def _inject(target: Target, site: InjectionSite, die_at: int, victim_pid: int) -> Injection:
+def _inject(target: Target, site: InjectionSite) -> Injection:
     """Stops the target, makes the call, lets it go on. Raises OSError, and the errors of Freeze."""
     options = O_TRACESYSGOOD | (O_SUSPEND_SECCOMP if target.status.seccomp_mode else 0)
     freeze = Freeze(target, options=options)
@@ -83,35 +84,32 @@ def _inject(target: Target, site: InjectionSite, die_at: int, victim_pid: int) -
         expected_fd = lowest_free(read_fd_numbers(target.tid))
 
         def call(flags: int) -> int:
-            return inject_userfaultfd(
-                tid, target.files_pidfd, target.mem_fd, site, flags, expected_fd, CALL_TIMEOUT_NS, die_at, victim_pid
-            )
+            return inject_userfaultfd(tid, target.files_pidfd, target.mem_fd, site, flags, expected_fd, CALL_TIMEOUT_NS)
 
         try:
             fd = call(os.O_CLOEXEC | os.O_NONBLOCK)
         except PermissionError:
             fd = call(os.O_CLOEXEC | os.O_NONBLOCK | uffd.USER_MODE_ONLY)
+        reached(Point.ATTACH_TAKEN)
     return Injection(uffd=fd, stop_ns=freeze.frozen_ns, threads=len(tids))
 
 
-def _inject_from_child(target: Target, site: InjectionSite, die_at: int) -> Injection:
+def _inject_from_child(target: Target, site: InjectionSite) -> Injection:
     """The same from a process of its own, which goes on if this one is killed. Raises as `_inject`."""
-    parent_pid = os.getpid()
 
     def inject(_: Emit) -> tuple[Injection, list[int]]:
-        injection = _inject(target, site, die_at, parent_pid)
+        injection = _inject(target, site)
         return injection, [injection.uffd]
 
     injection, (fd,) = in_child(inject, lambda _: None)
     return replace(injection, uffd=fd)
 
 
-def take_userfaultfd(target: Target, mappings: list[Mapping], *, die_at: int = 0) -> Injection:
+def take_userfaultfd(target: Target, mappings: list[Mapping]) -> Injection:
     """Stops the target once, for the time of one injected call, and returns its userfaultfd, ready for tracking.
 
     The call is made in the first live thread. Where a plain userfaultfd is refused (unprivileged target), one with
-    UFFD_USER_MODE_ONLY is made: with WP_ASYNC the kernel's own writes are tracked all the same. `die_at` has this
-    process killed at a step of the injection (PD_INJECT_STEP_*), for tests.
+    UFFD_USER_MODE_ONLY is made: with WP_ASYNC the kernel's own writes are tracked all the same.
 
     Raises: TargetGone, PermissionDenied, TargetUntraceable, KernelFeatureMissing; the target goes on in each case.
     """
@@ -124,17 +122,17 @@ def take_userfaultfd(target: Target, mappings: list[Mapping], *, die_at: int = 0
             pid=target.pid,
         )
     site = find_site(target, mappings)
+    reached(Point.ATTACH_FOUND)
     try:
-        if target.status.seccomp_mode:
-            injection = _inject_from_child(target, site, die_at)
-        else:
-            injection = _inject(target, site, die_at, os.getpid())
+        inject = _inject_from_child if target.status.seccomp_mode else _inject
+        injection = inject(target, site)
     except PermissionDenied:
         if target.status.seccomp_mode and os.geteuid() != 0:
             raise not_permitted(target.pid, "suspend the seccomp filter of") from None
         raise
     except OSError as error:
         raise _explain(target, error) from None
+    reached(Point.ATTACH_RESUMED)
     try:
         uffd.enable(injection.uffd)
     except OSError:
@@ -143,4 +141,5 @@ def take_userfaultfd(target: Target, mappings: list[Mapping], *, die_at: int = 0
             "this kernel cannot track writes asynchronously (UFFD_FEATURE_WP_ASYNC)",
             hint="Use Linux 6.7 or newer; 'predump check' tells what is missing.",
         ) from None
+    reached(Point.ATTACH_ENABLED)
     return injection

@@ -32,6 +32,8 @@ import struct
 import sys
 from pathlib import Path
 
+from formats.faults import Point, reached
+
 MAX_MESSAGE_BYTES = 192 << 10  # below the default of net.core.wmem_max: some thousand processes
 FDS_PER_MESSAGE = 250  # SCM_MAX_FD is 253: unix(7)
 UCRED = struct.Struct("3i")  # unix(7), SO_PEERCRED: pid, uid, gid
@@ -95,22 +97,27 @@ class Keeper:
         answer: dict[str, object] = {"ok": True}
         lent: list[int] = []
         if request["op"] == "begin":
+            reached(Point.KEEPER_BEGIN)
             answer |= {"state": self._state, "in_doubt": self._in_doubt, "held": list(self._uffds)}
             lent = list(self._uffds.values())
             self._in_doubt = True
         elif request["op"] == "hold":
+            reached(Point.KEEPER_HOLD)
             for key, uffd in zip(_keys(request["held"]), fds, strict=True):
                 self._let_go(key)
                 self._uffds[key] = uffd
         elif request["op"] == "commit":
+            reached(Point.KEEPER_COMMIT)
             self._commit(request["state"])
         elif request["op"] == "release":
+            reached(Point.KEEPER_RELEASE)
             for key in list(self._uffds):
                 self._let_go(key)
             self._released = True
         client.send(json.dumps(answer).encode())
         for first in range(0, len(lent), FDS_PER_MESSAGE):
             socket.send_fds(client, [b"{}"], lent[first : first + FDS_PER_MESSAGE])
+        reached(Point.KEEPER_LENT if lent else Point.KEEPER_ANSWERED)
 
     def _commit(self, state: object) -> None:
         if not isinstance(state, dict):

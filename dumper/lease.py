@@ -16,6 +16,7 @@ from pathlib import Path
 from dumper.errors import PermissionDenied, TargetBusy
 from dumper.keeper import FDS_PER_MESSAGE, MAX_MESSAGE_BYTES, peer_uid
 from dumper.target import Target
+from formats.faults import Point, reached
 
 ANSWER_TIMEOUT_S = 10.0
 
@@ -197,13 +198,15 @@ def borrow(target: Target) -> tuple[Lease, dict[Key, int], ChainState | None] | 
     if lease is None:
         return None
     try:
-        return lease, *lease.begin()
+        held, state = lease.begin()
     except ConnectionError:  # it ended just now
         lease.close()
         return None
     except (BlockingIOError, TimeoutError):
         lease.close()
         raise _busy(target) from None
+    reached(Point.BORROWED)
+    return lease, held, state
 
 
 def _busy(target: Target) -> TargetBusy:
@@ -223,6 +226,7 @@ def start_keeper(target: Target) -> Lease:
                 raise _busy(target) from None
             raise
         listener.listen(8)
+        reached(Point.KEEPER_BOUND)
         fds = (listener.fileno(), target.pidfd)
         subprocess.Popen(
             [sys.executable, "-S", "-E", "-m", "dumper.keeper", str(target.pid), *map(str, fds)],
@@ -232,7 +236,9 @@ def start_keeper(target: Target) -> Lease:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+    reached(Point.KEEPER_STARTED)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.settimeout(ANSWER_TIMEOUT_S)
     connection.connect(str(path))
+    reached(Point.KEEPER_CONNECTED)
     return Lease(connection)

@@ -13,6 +13,7 @@ from dumper.objects import SharedObject, page_ceiling
 from dumper.pipeline import PagePipeline
 from dumper.proc import maps
 from formats import manifest as image
+from formats.faults import Point, reached
 from formats.frames import FrameWriter
 from formats.layout import PAGE_BYTES
 from formats.pagemap import PagemapWriter
@@ -119,6 +120,7 @@ class ImageOutput:
             self._pagemap.append(records)
             if buffer.n_pages:
                 self._pipeline.submit(self._pages, buffer)
+                reached(Point.SUBMITTED)
             else:
                 self._pipeline.give_back(buffer)
             self._on_progress(n_pages)

@@ -23,6 +23,7 @@ from dumper.tree import LOST_ERRORS, Member, Tree
 from dumper.unseen import UnseenWriter
 from formats import manifest as image
 from formats.checkpoint import RoundInfo
+from formats.faults import Point, reached
 from formats.manifest import RoundKind
 from formats.openfiles import OpenFile, Pipe
 
@@ -116,6 +117,7 @@ class OpenRound:
     def commit(self, contents: RoundContents) -> RoundFinished:
         """Makes the round exist and every process build on it from now on. Raises StorageError."""
         self.output.flush()
+        reached(Point.FLUSHED)
         output, figures, last = self.output, self.output.figures, self._directory.last
         processes = [part.record() for part in contents.parts] + contents.zombies
         for part in contents.parts:
@@ -142,6 +144,7 @@ class OpenRound:
             stats=figures.stats(time.monotonic_ns() - self._start_ns),
         )
         manifest, sha256 = output.commit(manifest)
+        reached(Point.COMMITTED)
         self._directory.last = RoundInfo(output.number, output.path, manifest, sha256)
         for part in contents.parts:
             part.member.base = part.next_base(output.number)
@@ -258,6 +261,7 @@ class PreDumper:
             runs.clear()
             since_ns = time.monotonic_ns()
             scanning = member.scanner.next_runs(runs, reset=True)
+            reached(Point.SCANNED)
             image_output.figures.scan_ns += time.monotonic_ns() - since_ns
             unseen = unseen or member.unseen_writers()
             image_output.write(runs, member.running)

@@ -21,6 +21,7 @@ from dumper.tracking import Tracker
 from dumper.tree import LOST_ERRORS, Base, Member, Tree
 from formats.closing import Closing
 from formats.errors import PredumpError
+from formats.faults import Point, reached
 from formats.layout import PAGE_BYTES
 from formats.manifest import RoundKind
 
@@ -167,10 +168,12 @@ class Session(Closing):
         }
         try:
             self._lease.hold(new)
+            reached(Point.HELD)
             self._lease.commit(ChainState(last.manifest.checkpoint_id, last.number, last.sha256, processes))
         except OSError:
             self._notice("keeper-lost", "the keeper was ended meanwhile: the next round will hold everything")
         self._held = tracked
+        reached(Point.TOLD)
 
     def _has_much_to_copy(self) -> bool:
         pages = 0
@@ -253,6 +256,7 @@ class Session(Closing):
         for _ in range(MAX_ATTEMPTS):
             try:
                 member.attach(self._emit)
+                reached(Point.ATTACHED)
                 return
             except TargetUntraceable as error:
                 if member is self._tree.root:
@@ -279,8 +283,10 @@ class Session(Closing):
     def _end_tracking(self) -> None:
         for member in self._tree.members:
             member.drop_tracking()
+            reached(Point.UNTRACKED)
         if self._lease:
             self._lease.release()
+            reached(Point.RELEASED)
             self._lease.close()
             self._lease = None
 
@@ -331,6 +337,7 @@ def detach(pid: int) -> bool:
             except LOST_ERRORS:
                 os.close(fd)
         keeper.release()
+        reached(Point.RELEASED)
         keeper.close()
         return True
 
@@ -340,5 +347,6 @@ def _drop(member: Member, fd: int) -> None:
     try:
         member.tracker.refresh()
         member.drop_tracking()
+        reached(Point.UNTRACKED)
     except LOST_ERRORS:
         member.tracker.close()

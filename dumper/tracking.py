@@ -11,6 +11,7 @@ from dumper.memory_map import Classifier, Vma, is_trackable
 from dumper.proc import GONE_ERRORS
 from dumper.proc.maps import Mapping, MapsParser, read_maps
 from dumper.target import Target, gone
+from formats.faults import Point, reached
 
 
 class TrackingLostError(Exception):
@@ -82,6 +83,7 @@ class Tracker:
     def _register(self, mappings: list[Mapping]) -> list[int]:
         table = SpanTable([Span(m.start_addr, m.end_addr) for m in mappings])
         errors = uffd.register(self.fd, table)
+        reached(Point.REGISTERED)
         for mapping, error in zip(mappings, errors, strict=True):
             if error == errno.ENOMEM:
                 raise TrackingLostError

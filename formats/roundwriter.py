@@ -15,6 +15,7 @@ from pathlib import Path
 
 from formats import files
 from formats.errors import StorageError
+from formats.faults import Point, reached
 from formats.frames import FrameWriter
 from formats.layout import (
     IMAGE_NAME,
@@ -53,6 +54,7 @@ class RoundWriter:
             raise ValueError(f"{number} is not a round number")
         _create_checkpoint(checkpoint)
         files.create_directory(self.path)
+        reached(Point.ROUND_MADE)
 
     def open_process(self, pid: int) -> PageWriters:
         """Create the two files of a process; `commit` closes them. Raises StorageError."""
@@ -84,6 +86,7 @@ class RoundWriter:
         """
         entries = [writer.close() for pair in self._writers for writer in pair]
         files.sync_directory(self.path)
+        reached(Point.FILES_SYNCED)
         manifest = dataclasses.replace(manifest_without_files, files=entries)
         data = encode_manifest(manifest)
         temporary_path = self.path / MANIFEST_TEMPORARY_NAME
@@ -95,6 +98,7 @@ class RoundWriter:
             files.close_quietly(fd)
             raise
         files.sync_and_close(fd, temporary_path)
+        reached(Point.MANIFEST_WRITTEN)
         self._publish(temporary_path)
         self._committed = True
         return manifest, hashlib.sha256(data).hexdigest()
@@ -136,6 +140,7 @@ class RoundWriter:
             temporary_path.rename(path)
         except OSError as error:
             raise StorageError.from_os_error("rename a file to", path, error) from error
+        reached(Point.MANIFEST_RENAMED)
         files.sync_directory(self.path)
         files.sync_directory(self._checkpoint)
 

@@ -4,11 +4,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from dumper.kernel.native import checked, ffi, lib, new_array
+from formats.faults import Point, native_step
 
 O_TRACESYSGOOD = 1
 O_SUSPEND_SECCOMP = 1 << 21  # PTRACE_O_SUSPEND_SECCOMP, needs CAP_SYS_ADMIN
 
 MAX_CHILDREN = 1 << 16
+INJECT_STEPS = {
+    Point.INJECT_FRAMES: lib.PD_INJECT_STEP_FRAMES,
+    Point.INJECT_SET: lib.PD_INJECT_STEP_SET,
+    Point.INJECT_ENTERED: lib.PD_INJECT_STEP_ENTERED,
+    Point.INJECT_RETURNED: lib.PD_INJECT_STEP_RETURNED,
+    Point.INJECT_TAKEN: lib.PD_INJECT_STEP_TAKEN,
+    Point.INJECT_CLOSED: lib.PD_INJECT_STEP_CLOSED,
+}
 
 # user_regs_struct of x86_64, in order: sys/user.h
 REGISTER_NAMES = [
@@ -147,12 +156,8 @@ def inject_userfaultfd(
     flags: int,
     expected_fd: int,
     timeout_ns: int,
-    die_at: int,
-    victim_pid: int,
 ) -> int:
     """userfaultfd(flags) in the stopped thread `tid`; returns the descriptor here, closed again in the target.
-
-    At step `die_at` (PD_INJECT_STEP_*) process `victim_pid` is killed, for tests.
 
     Raises:
         OSError: EPERM and others as in userfaultfd(2) of the target; ETIMEDOUT if the thread does not run; ENOEXEC if
@@ -160,6 +165,6 @@ def inject_userfaultfd(
     """
     return checked(
         lib.pd_inject_userfaultfd(
-            tid, pidfd, mem_fd, native_site(site), flags, expected_fd, timeout_ns, die_at, victim_pid
+            tid, pidfd, mem_fd, native_site(site), flags, expected_fd, timeout_ns, *native_step(INJECT_STEPS)
         )
     )

@@ -14,6 +14,7 @@ from typing import Any
 from dumper.kernel.native import checked, ffi, lib, new_array
 from dumper.kernel.ptrace import REGISTER_NAMES, InjectionSite, StopError, ThreadSet, native_site
 from formats.closing import Closing
+from formats.faults import Point, native_step
 
 SIGINFO_BYTES = 128
 ARENA_BYTES_PER_THREAD = 4096  # of /proc/PID/task/TID/status, and a few queued signals
@@ -23,6 +24,19 @@ MAX_POSIX_TIMERS = 256  # there is room for more, but not beforehand
 ASK_TIMEOUT_NS = 100_000_000
 LEAVE_VDSO_TIMEOUT_NS = 20_000_000
 MAX_STUCK_THREADS = 4096
+ASK_STEPS = {
+    Point.ASK_FRAMES: lib.PD_ASK_STEP_FRAMES,
+    Point.ASK_SET: lib.PD_ASK_STEP_SET,
+    Point.ASK_MASKED: lib.PD_ASK_STEP_MASKED,
+    Point.ASK_ENTERED: lib.PD_ASK_STEP_ENTERED,
+    Point.ASK_RETURNED: lib.PD_ASK_STEP_RETURNED,
+    Point.ASK_AGAIN: lib.PD_ASK_STEP_AGAIN,
+    Point.ASK_CHAIN: lib.PD_ASK_STEP_CHAIN,
+    Point.ASK_CHAINED: lib.PD_ASK_STEP_CHAINED,
+    Point.ASK_UNMASKED: lib.PD_ASK_STEP_UNMASKED,
+    Point.ASK_REGISTERS: lib.PD_ASK_STEP_REGISTERS,
+    Point.ASK_PARTLY: lib.PD_ASK_STEP_PARTLY,
+}
 SETTINGS = [  # in the order of PD_PRCTL_*
     "dumpable",
     "keepcaps",
@@ -163,13 +177,11 @@ class StateReader(Closing):
         *,
         signals: int,
         timer_ids: Sequence[int],
-        die_at: int = 0,
-        victim_pid: int = 0,
     ) -> None:
         """Reads everything; inside the freeze. `threads` and `process` give it later.
 
         `signals`: bit n-1 asks for the disposition of signal n. Without a `site` nothing is injected. Threads that
-        are killed meanwhile are left out. At step `die_at` (PD_ASK_STEP_*) process `victim_pid` is killed, for tests.
+        are killed meanwhile are left out.
         """
         self._read_outside(threads, pid, mem_fd)
         self._timer_count = len(timer_ids)
@@ -186,8 +198,7 @@ class StateReader(Closing):
         self._asking.mem_fd = mem_fd
         self._asking.seccomp_suspended = threads.seccomp_suspended
         self._asking.timeout_ns = ASK_TIMEOUT_NS
-        self._asking.die_at = die_at
-        self._asking.victim = victim_pid
+        self._asking.die_at, self._asking.victim = native_step(ASK_STEPS)
         checked(lib.pd_ask_threads(self._states, self._count, self._asking))
         checked(
             lib.pd_ask_process(

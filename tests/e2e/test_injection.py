@@ -9,21 +9,21 @@ from pathlib import Path
 import pytest
 
 from dumper.inject import take_userfaultfd
-from dumper.kernel.native import lib
+from dumper.kernel.ptrace import INJECT_STEPS
 from dumper.proc.maps import MapsParser, read_maps
 from dumper.target import Target as DumpTarget
+from formats.faults import VARIABLE, Point
 from tests.harness import REPO, Target, is_stopped, predump, tracer_pid
 
 pytestmark = pytest.mark.usefixtures("targets")
 
-STEPS = {name.removeprefix("PD_INJECT_STEP_"): getattr(lib, name) for name in dir(lib) if "INJECT_STEP" in name}
 INJECT_AND_DIE = """
 import sys
 from dumper.inject import take_userfaultfd
 from dumper.proc.maps import MapsParser, read_maps
 from dumper.target import Target
 target = Target(int(sys.argv[1]))
-take_userfaultfd(target, MapsParser().parse(read_maps(target.tid)), die_at=int(sys.argv[2]))
+take_userfaultfd(target, MapsParser().parse(read_maps(target.tid)))
 """
 DEATHS = 10
 HUNDREDS = 300
@@ -40,13 +40,14 @@ def descriptors(pid: int) -> dict[str, str]:
     return {entry.name: str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
 
 
-@pytest.mark.parametrize("step", [name for name in STEPS if name != "NONE"])
-def test_death_of_the_tool_at_every_step_leaves_the_target_as_it_was(step: str) -> None:
+@pytest.mark.parametrize("step", INJECT_STEPS)
+def test_death_of_the_tool_at_every_step_leaves_the_target_as_it_was(step: Point) -> None:
+    environment = {**os.environ, VARIABLE: step}
     with Target.spawn("selfcheck") as target:
         before = signal_mask(target.pid), descriptors(target.pid)
         for _ in range(DEATHS):
-            arguments = [sys.executable, "-c", INJECT_AND_DIE, str(target.pid), str(STEPS[step])]
-            died = subprocess.run(arguments, cwd=REPO, check=False, capture_output=True, text=True)
+            arguments = [sys.executable, "-c", INJECT_AND_DIE, str(target.pid)]
+            died = subprocess.run(arguments, cwd=REPO, env=environment, check=False, capture_output=True, text=True)
             assert died.returncode == -signal.SIGKILL, died.stderr
         assert "errors=0" in target.command("status")
         assert not is_stopped(target.pid)

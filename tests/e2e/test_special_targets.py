@@ -16,10 +16,12 @@ import pytest
 
 from dumper.errors import TargetUntraceable
 from dumper.inject import take_userfaultfd
-from dumper.kernel.native import lib
+from dumper.kernel.ptrace import INJECT_STEPS
 from dumper.proc.maps import Mapping, MapsParser, read_maps
 from dumper.target import Target as DumpTarget
+from formats import faults
 from formats.chain import Checkpoint, MemoryView
+from formats.faults import Point
 from tests.harness import (
     Predump,
     RunningPredump,
@@ -39,7 +41,6 @@ pytestmark = pytest.mark.usefixtures("targets")
 GONE, UNTRACEABLE, NOT_CONVERGED = 10, 13, 3
 LEAST_PAGES_AFTER_EXEC = 32
 """A program that has just begun has the kernel's stack for it, and what its loader has touched."""
-STEPS = {name: getattr(lib, name) for name in dir(lib) if "INJECT_STEP" in name and not name.endswith("NONE")}
 DEATHS = 4
 ATTACHES = 50
 DUMPS_CUT_SHORT = 30
@@ -106,7 +107,7 @@ def rounds_and_dump(target: Target, checkpoint: Path) -> None:
     assert_equal(target, checkpoint)
 
 
-def die_while_injecting(pid: int, step: int) -> None:
+def die_while_injecting(pid: int, step: Point) -> None:
     """A process of its own attaches to `pid` and is killed at that step."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -114,7 +115,8 @@ def die_while_injecting(pid: int, step: int) -> None:
         try:
             target = DumpTarget(pid)
             maps = MapsParser().parse(read_maps(target.tid))
-            poll_until(lambda: dies_or_tries_again(target, maps, step), 10, "the target to be home from the last time")
+            faults.die_at(step)
+            poll_until(lambda: dies_or_tries_again(target, maps), 10, "the target to be home from the last time")
             os.write(writer, b"nothing went wrong")
         except BaseException as error:
             os.write(writer, repr(error).encode())
@@ -127,10 +129,10 @@ def die_while_injecting(pid: int, step: int) -> None:
     assert os.WIFSIGNALED(status), f"the tool was not killed at step {step}: {said}"
 
 
-def dies_or_tries_again(target: DumpTarget, maps: list[Mapping], step: int) -> bool:
+def dies_or_tries_again(target: DumpTarget, maps: list[Mapping]) -> bool:
     """A target on its way home still has the descriptor of the time before, and is refused for it."""
     try:
-        take_userfaultfd(target, maps, die_at=step)
+        take_userfaultfd(target, maps)
     except TargetUntraceable as error:
         if "uses userfaultfd itself" in error.message:
             return False
@@ -139,11 +141,11 @@ def dies_or_tries_again(target: DumpTarget, maps: list[Mapping], step: int) -> b
 
 
 def die_at_every_step(target: Target) -> None:
-    for name, step in STEPS.items():
+    for step in INJECT_STEPS:
         for _ in range(DEATHS):
             die_while_injecting(target.pid, step)
-            assert target.alive(), f"the target was killed by a death of the tool at {name}"
-            poll_until(lambda: is_as_before(target.pid), 10, f"the target to be as before after {name}")
+            assert target.alive(), f"the target was killed by a death of the tool at {step}"
+            poll_until(lambda: is_as_before(target.pid), 10, f"the target to be as before after {step}")
 
 
 def is_as_before(pid: int) -> bool:
@@ -489,7 +491,7 @@ def test_signals_that_come_meanwhile_are_handled_exactly_once(tmp_path: Path) ->
                     os.kill(target.pid, signal.SIGRTMIN + 4)
                 sent += SIGNALS_PER_TURN
                 os.close(take_userfaultfd(dump_target, maps).uffd)
-        for step in STEPS.values():
+        for step in INJECT_STEPS:
             os.kill(target.pid, signal.SIGSTOP)  # so that it is pending when the call is injected
             poll_until(lambda: proc_state(target.pid) == "T", 10, "the target to stop")
             os.kill(target.pid, signal.SIGRTMIN + 4)

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from dumper.kernel.native import lib
 from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, InjectionSite, ThreadSet
-from dumper.kernel.state import RawProcess, RawThread, StateReader, leave_vdso
+from dumper.kernel.state import ASK_STEPS, RawProcess, RawThread, StateReader, leave_vdso
 from dumper.proc.maps import MapsParser, read_maps
 from dumper.site import find_site
 from dumper.target import Target as DumpTarget
+from formats.faults import VARIABLE, Point
 from tests.harness import COMMAND_S, REPO, Target, is_stopped, is_untouched, poll_until, stopped
 
 pytestmark = pytest.mark.usefixtures("targets")
@@ -29,21 +29,20 @@ STOP_NS = 500_000_000
 ALT_STACK_BYTES = 65536
 MS_NS = 1_000_000
 S_NS = 1_000_000_000
-STEPS = {name.removeprefix("PD_ASK_STEP_"): getattr(lib, name) for name in dir(lib) if "ASK_STEP" in name}
 DEATHS = 20
 RANDOM_DEATHS = 150
 MASKS = ["urgent-unblocked", "all-blocked"]  # one stop for all calls of a thread, or two for each
 PAUSE = 34  # pause(2)
-ONE_BY_ONE_STEPS = ("ENTERED", "RETURNED", "AGAIN")
+ONE_BY_ONE_STEPS = (Point.ASK_ENTERED, Point.ASK_RETURNED, Point.ASK_AGAIN)
 HUNDREDS = 300
 READ_AND_DIE = """
-import os, sys
+import sys
 from dumper.kernel.ptrace import ThreadSet
 from dumper.kernel.state import StateReader
 from dumper.proc.maps import MapsParser, read_maps
 from dumper.site import find_site
 from dumper.target import Target
-pid, die_at = int(sys.argv[1]), int(sys.argv[2])
+pid = int(sys.argv[1])
 with Target(pid) as target:
     site = find_site(target, MapsParser().parse(read_maps(pid)))
     reader = StateReader(64)
@@ -51,10 +50,7 @@ with Target(pid) as target:
     while True:
         threads = ThreadSet(pid)
         threads.stop(500_000_000)
-        reader.read(
-            threads, pid, target.mem_fd, site,
-            signals=2**64 - 1, timer_ids=[0, 2], die_at=die_at, victim_pid=os.getpid(),
-        )
+        reader.read(threads, pid, target.mem_fd, site, signals=2**64 - 1, timer_ids=[0, 2])
         threads.resume()
         assert reader.process().refusal == "", reader.process().refusal
 """
@@ -285,9 +281,14 @@ def test_hundreds_of_readings_go_unnoticed(blocked: str) -> None:
 
 
 @contextmanager
-def reader_process(pid: int, die_at: int) -> Iterator[subprocess.Popen[bytes]]:
-    arguments = [sys.executable, "-c", READ_AND_DIE, str(pid), str(die_at)]
-    process = subprocess.Popen(arguments, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def reader_process(pid: int, die_at: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", READ_AND_DIE, str(pid)],
+        cwd=REPO,
+        env={**os.environ, VARIABLE: die_at},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     try:
         yield process
     finally:
@@ -295,12 +296,12 @@ def reader_process(pid: int, die_at: int) -> Iterator[subprocess.Popen[bytes]]:
         process.communicate(timeout=COMMAND_S)
 
 
-@pytest.mark.parametrize("step", [name for name in STEPS if name != "NONE"])
-def test_death_at_every_step_leaves_the_target_as_it_was(step: str) -> None:
+@pytest.mark.parametrize("step", ASK_STEPS)
+def test_death_at_every_step_leaves_the_target_as_it_was(step: Point) -> None:
     blocked = "all-blocked" if step in ONE_BY_ONE_STEPS else "urgent-unblocked"
     with Target.spawn("selfcheck", blocked) as target:
         for _ in range(DEATHS):
-            with reader_process(target.pid, STEPS[step]) as process:
+            with reader_process(target.pid, step) as process:
                 _, errors = process.communicate(timeout=COMMAND_S)
                 assert process.returncode == -signal.SIGKILL, errors
         assert "errors=0" in target.command("status")
@@ -313,7 +314,7 @@ def test_death_at_any_instant_leaves_the_target_as_it_was(blocked: str) -> None:
     chance = random.Random(3)
     with Target.spawn("selfcheck", "interruptible", blocked) as target:
         for _ in range(RANDOM_DEATHS):
-            with reader_process(target.pid, 0) as process:
+            with reader_process(target.pid, "") as process:
                 assert process.stdout is not None
                 assert process.stdout.readline() == b"reading\n"
                 time.sleep(chance.uniform(0, 0.02))  # any instant will do

@@ -1,0 +1,155 @@
+"""Named points at which a test has predump killed: the target must go on, and no round be half there.
+
+With PREDUMP_DIE_AT=POINT in the environment, the process that finds it there is killed with SIGKILL as soon as it, or a
+child that works for it, reaches that point; with POINT:N, when it does so for the Nth time. Without it nothing happens.
+The keeper is a process of its own: it inherits the environment, and dies at its own points only.
+
+The points lie where a death leaves something half done. Those called inject-* and ask-* are steps of the native
+library, in the midst of a call that is injected into a target.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from enum import StrEnum
+
+VARIABLE = "PREDUMP_DIE_AT"
+
+
+class Point(StrEnum):
+    """In the order in which a command comes to them."""
+
+    # The target is stopped for its userfaultfd.
+    ATTACH_FOUND = "attach-found"
+    """Where to inject is known, nothing was touched."""
+    STOPPED = "stopped"
+    """One process, to attach to it or for the dump; others may not be."""
+    INJECT_FRAMES = "inject-frames"
+    INJECT_SET = "inject-set"
+    INJECT_ENTERED = "inject-entered"
+    INJECT_RETURNED = "inject-returned"
+    INJECT_TAKEN = "inject-taken"
+    INJECT_CLOSED = "inject-closed"
+    ATTACH_TAKEN = "attach-taken"
+    """The call is over, all stand still."""
+    ATTACH_RESUMED = "attach-resumed"
+    ATTACH_ENABLED = "attach-enabled"
+    """The userfaultfd is ready, no memory is registered yet."""
+    ATTACHED = "attached"
+    """One process of the session, others may not be."""
+    REGISTERED = "registered"
+
+    # The keeper is found, or started.
+    BORROWED = "borrowed"
+    KEEPER_BOUND = "keeper-bound"
+    """There is a socket, and nobody who answers it."""
+    KEEPER_STARTED = "keeper-started"
+    KEEPER_CONNECTED = "keeper-connected"
+
+    # A round.
+    ROUND_MADE = "round-made"
+    """Its directory."""
+    SCANNED = "scanned"
+    """Written pages were reset, and are not copied yet."""
+    SUBMITTED = "submitted"
+    """Some pages are on their way to the disk."""
+    FLUSHED = "flushed"
+    FILES_SYNCED = "files-synced"
+    """All files but the manifest are durable."""
+    MANIFEST_WRITTEN = "manifest-written"
+    """Under its temporary name."""
+    MANIFEST_RENAMED = "manifest-renamed"
+    """The round exists, its name may not be durable yet."""
+    COMMITTED = "committed"
+    HELD = "held"
+    """The keeper has the userfaultfds, and knows nothing of the round."""
+    TOLD = "told"
+    """It knows of the round."""
+
+    # The dump.
+    PREPARED = "prepared"
+    MICRO_ROUND = "micro-round"
+    FROZEN = "frozen"
+    """All are stopped."""
+    SETTLED = "settled"
+    ASK_FRAMES = "ask-frames"
+    ASK_SET = "ask-set"
+    ASK_MASKED = "ask-masked"
+    ASK_ENTERED = "ask-entered"
+    ASK_RETURNED = "ask-returned"
+    ASK_AGAIN = "ask-again"
+    ASK_CHAIN = "ask-chain"
+    ASK_CHAINED = "ask-chained"
+    ASK_UNMASKED = "ask-unmasked"
+    ASK_REGISTERS = "ask-registers"
+    ASK_PARTLY = "ask-partly"
+    ASKED = "asked"
+    COPIED = "copied"
+    OBJECTS_COPIED = "objects-copied"
+    STREAMED = "streamed"
+    """What did not fit the staging memory was written."""
+    SIGNALLED = "signalled"
+    """SIGSTOP or SIGKILL was sent to one process."""
+    THAWING = "thawing"
+    THAWED = "thawed"
+    WRITTEN = "written"
+    UNTRACKED = "untracked"
+    """One process; the keeper still has it."""
+    RELEASED = "released"
+
+    # In the keeper.
+    KEEPER_BEGIN = "keeper-begin"
+    KEEPER_LENT = "keeper-lent"
+    """It has answered, and sent the userfaultfds."""
+    KEEPER_HOLD = "keeper-hold"
+    KEEPER_COMMIT = "keeper-commit"
+    KEEPER_RELEASE = "keeper-release"
+    KEEPER_ANSWERED = "keeper-answered"
+    """Any of these, but for one that it lends something for."""
+
+
+class _Death:
+    """The death that is wanted, if any."""
+
+    def __init__(self) -> None:
+        self.point: Point | None = None
+        self.victim_pid = 0
+        self._passes_left = 0
+
+    def want(self, text: str) -> None:
+        name, _, times = text.partition(":")
+        self.point = Point(name) if name else None
+        self._passes_left = int(times or 1) - 1
+        self.victim_pid = os.getpid()
+
+    def is_due(self) -> bool:
+        """Whether the point was passed often enough."""
+        self._passes_left -= 1
+        return self._passes_left < 0
+
+
+_death = _Death()
+
+
+def die_at(text: str) -> None:
+    """Wants the death of this process as PREDUMP_DIE_AT would, "" for none. Raises ValueError for no point."""
+    _death.want(text)
+
+
+def reached(point: Point) -> None:
+    """Kills the process if it is to die here."""
+    if point is _death.point and _death.is_due():
+        os.kill(_death.victim_pid, signal.SIGKILL)
+
+
+def native_step(steps: Mapping[Point, int]) -> tuple[int, int]:
+    """The step of a native call at which it is to kill a process, and the pid of that; (0, 0) if at none."""
+    point = _death.point
+    if point is None or point not in steps or not _death.is_due():
+        return 0, 0
+    return steps[point], _death.victim_pid
+
+
+die_at(os.environ.get(VARIABLE, ""))
