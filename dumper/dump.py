@@ -24,8 +24,6 @@ from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, InjectionSite
 from dumper.objects import MappedFiles, ObjectSet
 from dumper.output import Figures, ImageOutput, RoundOutput
 from dumper.pipeline import PagePipeline
-from dumper.proc import GONE_ERRORS
-from dumper.proc.stat import read_stat
 from dumper.processdump import ProcessDump
 from dumper.recheck import recheck_with, recheck_with_nothing
 from dumper.rounds import OpenRound, Options, RoundContents, exec_notice, unseen_notice
@@ -49,6 +47,10 @@ class AfterDump(StrEnum):
     LEAVE_RUNNING = "leave-running"
     LEAVE_STOPPED = "leave-stopped"
     KILL = "kill"
+
+
+LAST_SIGNALS = {AfterDump.LEAVE_STOPPED: signal.SIGSTOP, AfterDump.KILL: signal.SIGKILL}
+"""Sent in the freeze; a stop takes effect before the first instruction after it."""
 
 
 @contextmanager
@@ -78,7 +80,6 @@ class Dumper:
         self._site: InjectionSite | None = None
         self._contents = RoundContents()
         self._opened = ExitStack()  # until the dump is over
-        self._were_stopped: set[int] = set()
         self._left: list[Member] = []
         self._object_outputs: dict[int, ImageOutput] = {}
 
@@ -176,16 +177,15 @@ class Dumper:
     # ---- in the freeze -----------------------------------------------------------------------------------------
 
     def _freeze_and_write(self, round_: OpenRound, after: AfterDump) -> RoundFinished:
-        figures, root = round_.output.figures, self._tree.root
-        self._note_if_stopped(root)
+        figures = round_.output.figures
         freeze = Freeze(
-            root.target,
+            self._tree.root.target,
             descendants=self._target_of if self._tree.whole else None,
             optional=O_SUSPEND_SECCOMP,  # one thread alone may have a filter
         )
-        with ExitStack() as undo:
-            undo.callback(self._emit.release)
-            self._emit.hold()  # whoever listens may keep us waiting
+        finished: RoundFinished | None = None
+        self._emit.hold()  # whoever listens may keep us waiting
+        try:
             with _no_garbage_collection(), freeze:
                 reached(Point.FROZEN)
                 self._capture(freeze, figures)
@@ -193,22 +193,19 @@ class Dumper:
                     self._contents.streamed_while_frozen = True
                     self._write_pages(round_.output, frozen=True)
                     reached(Point.STREAMED)
-                if after is AfterDump.LEAVE_STOPPED:
-                    self._stop_all(undo)
-                if after is AfterDump.KILL:
+                if last_signal := LAST_SIGNALS.get(after):
+                    # Only once the dump is on disk: until then, whatever becomes of us, everything goes on.
                     self._emit.release()
                     finished = self._finish(round_, freeze, stands_still=True)
                     for process in self._processes.values():
-                        _send(process, signal.SIGKILL)
-                    return finished
+                        _send(process, last_signal)
                 reached(Point.THAWING)
-            reached(Point.THAWED)
+        finally:
             self._emit.release()
-            for member in self._left:
-                self._tree.remove(member)
-            finished = self._finish(round_, freeze, stands_still=after is AfterDump.LEAVE_STOPPED)
-            undo.pop_all()
-        return finished
+        reached(Point.THAWED)
+        for member in self._left:
+            self._tree.remove(member)
+        return finished or self._finish(round_, freeze, stands_still=False)
 
     def _target_of(self, pid: int) -> Target:
         """The Target of a descendant, a new one if it was not known. Raises TargetGone, and as Member."""
@@ -220,14 +217,7 @@ class Dumper:
         member = member or self._tree.add(pid)
         if member is None:
             raise gone(pid)
-        self._note_if_stopped(member)
         return member.target
-
-    def _note_if_stopped(self, member: Member) -> None:
-        """Takes down whether it was stopped before: if the dump fails, it stays so."""
-        with suppress(*GONE_ERRORS):  # that it has ended is for the freeze to find
-            if read_stat(member.pid, member.target.tid).state in "Tt":
-                self._were_stopped.add(member.pid)
 
     def _capture(self, freeze: Freeze, figures: Figures) -> None:
         """Everything that only the freeze can tell.
@@ -291,13 +281,6 @@ class Dumper:
 
     def _fits(self) -> bool:
         return all(staging.fits for staging in self._stagings())
-
-    def _stop_all(self, undo: ExitStack) -> None:
-        """Leaves everything stopped, by a signal that takes effect before the first instruction after the freeze."""
-        for pid, process in self._processes.items():
-            _send(process, signal.SIGSTOP)
-            if pid not in self._were_stopped:
-                undo.callback(_send, process, signal.SIGCONT)  # no dump, no stop
 
     # ---- after it ----------------------------------------------------------------------------------------------
 
