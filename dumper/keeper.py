@@ -11,12 +11,14 @@ believes that it is. It holds nothing in the targets and ends with the root of t
             <---- ok
     commit(state)         ---->           the round is on disk: no longer in doubt; processes not in it are let go
             <---- ok
+    open                  ---->           the next round is open: in doubt again
+            <---- ok
     release               ---->           ends
             <---- ok
 
 A process is known by [pid, start time]. One connection is one command's lease; a second one is told that the keeper is
-busy. A connection that closes after `begin` without `commit` leaves the chain in doubt: pages were reset that no round
-holds.
+busy. A connection that closes after `begin` or `open` without `commit` leaves the chain in doubt: pages were reset that
+no round holds.
 
 It runs as `python -m dumper.keeper PID LISTENER_FD PIDFD` and needs the standard library only.
 """
@@ -109,6 +111,8 @@ class Keeper:
         elif request["op"] == "commit":
             reached(Point.KEEPER_COMMIT)
             self._commit(request["state"])
+        elif request["op"] == "open":
+            self._in_doubt = True
         elif request["op"] == "release":
             reached(Point.KEEPER_RELEASE)
             for key in list(self._uffds):

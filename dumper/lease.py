@@ -19,6 +19,7 @@ from dumper.target import Target
 from formats.faults import Point, reached
 
 ANSWER_TIMEOUT_S = 10.0
+MAX_TRIES = 5
 
 
 Key = tuple[int, int]
@@ -117,8 +118,10 @@ def exclusive(target: Target) -> Iterator[None]:
 class Lease:
     """The exclusive use of a keeper; ends with `close`, or with this process."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, target: Target) -> None:
         self._connection = connection
+        self._target = target
+        self._in_doubt = True  # a keeper that was started just now knows of no round; one that was there begins
 
     def _ask(self, request: dict[str, object], fds: Sequence[int] = ()) -> dict[str, object]:
         socket.send_fds(self._connection, [json.dumps(request).encode()], fds)
@@ -155,6 +158,21 @@ class Lease:
     def commit(self, state: ChainState) -> None:
         """Says that the round is on disk. Raises OSError if the keeper is gone, and the tracking with it."""
         self._ask({"op": "commit", "state": state.as_json()})
+        self._in_doubt = False
+
+    def open_round(self) -> None:
+        """Says that pages are about to be reset: from now on the chain is in doubt, until the next `commit`.
+
+        Raises TargetBusy if the keeper does not answer: it would go on to believe in the round before.
+        """
+        if self._in_doubt:
+            return
+        try:
+            with suppress(ConnectionError):  # it has ended, and believes nothing
+                self._ask({"op": "open"})
+        except OSError:
+            raise _busy(self._target) from None
+        self._in_doubt = True
 
     def release(self) -> None:
         """Has the keeper drop the userfaultfds and end; one that has ended already is as good."""
@@ -186,7 +204,7 @@ def _connect(target: Target) -> Lease | None:
             hint="Run predump as the same user as before.",
             pid=target.pid,
         )
-    return Lease(connection)
+    return Lease(connection, target)
 
 
 def borrow(target: Target) -> tuple[Lease, dict[Key, int], ChainState | None] | None:
@@ -194,19 +212,21 @@ def borrow(target: Target) -> tuple[Lease, dict[Key, int], ChainState | None] | 
 
     Raises TargetBusy if another command has it, PermissionDenied.
     """
-    lease = _connect(target)
-    if lease is None:
-        return None
-    try:
-        held, state = lease.begin()
-    except ConnectionError:  # it ended just now
-        lease.close()
-        return None
-    except (BlockingIOError, TimeoutError):
-        lease.close()
-        raise _busy(target) from None
-    reached(Point.BORROWED)
-    return lease, held, state
+    for _ in range(MAX_TRIES):
+        lease = _connect(target)
+        if lease is None:
+            return None
+        try:
+            held, state = lease.begin()
+        except ConnectionError:  # it ended just now, and perhaps left a socket that nobody answers any more
+            lease.close()
+            continue
+        except (BlockingIOError, TimeoutError):
+            lease.close()
+            break
+        reached(Point.BORROWED)
+        return lease, held, state
+    raise _busy(target)
 
 
 def _busy(target: Target) -> TargetBusy:
@@ -241,4 +261,4 @@ def start_keeper(target: Target) -> Lease:
     connection.settimeout(ANSWER_TIMEOUT_S)
     connection.connect(str(path))
     reached(Point.KEEPER_CONNECTED)
-    return Lease(connection)
+    return Lease(connection, target)

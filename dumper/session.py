@@ -118,6 +118,7 @@ class Session(Closing):
     # ---- rounds ------------------------------------------------------------------------------------------------
 
     def _take_round(self) -> RoundFinished:
+        self._open_round()
         since_ns = time.monotonic_ns()
         finished = self._rounds.take()
         self._since_ns = since_ns
@@ -125,6 +126,7 @@ class Session(Closing):
         return finished
 
     def _take_dump(self, after: AfterDump) -> RoundFinished:
+        self._open_round()
         if any(member.has_seccomp_filter() for member in self._tree.members):
             finished = self._dump_from_child(after)
         else:
@@ -153,6 +155,11 @@ class Session(Closing):
 
     def _new_pipeline(self) -> PagePipeline:
         return PagePipeline(level=self._options.level, compress_threads=self._options.compress_threads)
+
+    def _open_round(self) -> None:
+        """Pages are reset from now on: if we die, nobody may build on the round before. Raises TargetBusy."""
+        if self._lease:
+            self._lease.open_round()
 
     def _tell_keeper(self) -> None:
         """Only now may the next command build on the round."""
