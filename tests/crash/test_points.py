@@ -1,0 +1,230 @@
+"""SIGKILL at every named point of every command that touches a target: it goes on, and the next commands are right."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from formats.faults import Point
+from formats.manifest import RoundKind
+from tests.crash.patients import Patient, patient_of
+from tests.crash.zygote import Zygote
+from tests.harness import keeper_pids, poll_until
+from tests.tally import Count, Tally
+
+pytestmark = pytest.mark.usefixtures("targets")
+
+ATTACH = (
+    Point.ATTACH_FOUND,
+    Point.STOPPED,
+    Point.INJECT_FRAMES,
+    Point.INJECT_SET,
+    Point.INJECT_ENTERED,
+    Point.INJECT_RETURNED,
+    Point.INJECT_TAKEN,
+    Point.INJECT_CLOSED,
+    Point.ATTACH_TAKEN,
+    Point.ATTACH_RESUMED,
+    Point.ATTACH_ENABLED,
+    Point.ATTACHED,
+    Point.REGISTERED,
+)
+NEW_KEEPER = (Point.KEEPER_BOUND, Point.KEEPER_STARTED, Point.KEEPER_CONNECTED)
+COMMIT = (
+    Point.SUBMITTED,
+    Point.FLUSHED,
+    Point.FILES_SYNCED,
+    Point.MANIFEST_WRITTEN,
+    Point.MANIFEST_RENAMED,
+    Point.COMMITTED,
+)
+ROUND = (Point.ROUND_MADE, Point.SCANNED, *COMMIT)
+TOLD = (Point.HELD, Point.TOLD)
+ASK_BY_CHAIN = (
+    Point.ASK_FRAMES,
+    Point.ASK_SET,
+    Point.ASK_MASKED,
+    Point.ASK_CHAIN,
+    Point.ASK_CHAINED,
+    Point.ASK_UNMASKED,
+    Point.ASK_REGISTERS,
+    Point.ASK_PARTLY,
+)
+ASK_ONE_BY_ONE = (Point.ASK_ENTERED, Point.ASK_RETURNED, Point.ASK_AGAIN)
+CAPTURE = (Point.STOPPED, Point.FROZEN, Point.SETTLED, Point.ASKED, Point.COPIED, Point.OBJECTS_COPIED)
+DUMP = (Point.ROUND_MADE, Point.PREPARED, Point.MICRO_ROUND, *CAPTURE, Point.WRITTEN, *COMMIT)
+END = (Point.UNTRACKED, Point.RELEASED)
+STAYS = (Point.SIGNALLED, Point.THAWING, Point.THAWED, *END)
+"""With --leave-stopped: the dump is on disk, and the target was told to stop."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command that dies, and what goes before it. A point with `:2` is passed twice, and has its death then."""
+
+    kind: str
+    """Of the patient."""
+    command: str
+    points: tuple[str, ...]
+    before: tuple[str, ...] = ()
+
+
+SCENARIOS = {
+    "first pre-dump": Scenario("selfcheck", "pre-dump", (*ATTACH, *NEW_KEEPER, *ROUND, *TOLD)),
+    "next pre-dump": Scenario("memory", "pre-dump", (Point.BORROWED, Point.REGISTERED, *ROUND, *TOLD), ("pre-dump",)),
+    "dump": Scenario("memory", "dump", (*DUMP, Point.THAWING, Point.THAWED, *END), ("pre-dump",)),
+    "dump --leave-stopped": Scenario(
+        "selfcheck", "dump --leave-stopped", (*DUMP, *ASK_BY_CHAIN, *STAYS), ("pre-dump",)
+    ),
+    "dump --kill": Scenario("selfcheck", "dump --kill", (*DUMP, Point.SIGNALLED, *END), ("pre-dump",)),
+    "dump --no-pre-dump": Scenario("selfcheck all-blocked", "dump --no-pre-dump", (*ASK_ONE_BY_ONE, *COMMIT)),
+    "streamed": Scenario(
+        "memory",
+        "dump --leave-stopped --staging 1M",
+        (Point.COPIED, Point.SUBMITTED, f"{Point.SUBMITTED}:2", Point.STREAMED, *COMMIT[2:], *STAYS[:2]),
+        ("pre-dump",),
+    ),
+    "run": Scenario(
+        "memory",
+        "run --max-rounds 2 --max-freeze 1us --leave-stopped",
+        (
+            *(f"{point}:{turn}" for turn in (1, 2) for point in ROUND),
+            Point.MICRO_ROUND,
+            f"{Point.MICRO_ROUND}:2",
+            Point.FROZEN,
+            Point.WRITTEN,
+            f"{Point.COMMITTED}:3",
+        ),
+    ),
+    "run with a keeper": Scenario(
+        "memory", "run --max-freeze 60s", (Point.BORROWED, *TOLD, Point.FROZEN, *END), ("pre-dump",)
+    ),
+    "detach": Scenario("selfcheck", "detach", (Point.BORROWED, Point.REGISTERED, *END), ("pre-dump",)),
+    "a filter that kills": Scenario(
+        "special seccomp-kill",
+        "dump --leave-stopped",
+        (*ATTACH[:9], Point.FROZEN, *ASK_BY_CHAIN[:-1], Point.ASKED, Point.COPIED),
+    ),
+    "first pre-dump of a tree": Scenario(
+        "tree",
+        "pre-dump",
+        (
+            *(f"{point}:2" for point in ATTACH),
+            f"{Point.SCANNED}:3",
+            Point.MANIFEST_RENAMED,
+            *TOLD,
+        ),
+    ),
+    "dump of a tree": Scenario(
+        "tree",
+        "dump --leave-stopped",
+        (
+            f"{Point.STOPPED}:2",
+            f"{Point.ASK_CHAIN}:2",
+            Point.OBJECTS_COPIED,
+            Point.COMMITTED,
+            Point.SIGNALLED,
+            f"{Point.SIGNALLED}:2",
+            f"{Point.SIGNALLED}:3",
+            f"{Point.UNTRACKED}:2",
+        ),
+        ("pre-dump",),
+    ),
+    "detach of a tree": Scenario("tree", "detach", (Point.UNTRACKED, f"{Point.UNTRACKED}:2"), ("pre-dump",)),
+}
+KEEPER_SCENARIOS = {
+    "first pre-dump": Scenario(
+        "memory",
+        "pre-dump",
+        (Point.KEEPER_HOLD, Point.KEEPER_ANSWERED, Point.KEEPER_COMMIT, f"{Point.KEEPER_ANSWERED}:2"),
+    ),
+    "next pre-dump": Scenario(
+        "memory",
+        "pre-dump",
+        (Point.KEEPER_BEGIN, Point.KEEPER_LENT, f"{Point.KEEPER_COMMIT}:2", f"{Point.KEEPER_ANSWERED}:3"),
+        ("pre-dump",),
+    ),
+    "dump": Scenario("memory", "dump", (Point.KEEPER_BEGIN, Point.KEEPER_LENT, Point.KEEPER_RELEASE), ("pre-dump",)),
+    "run": Scenario("memory", "run", (Point.KEEPER_LENT, f"{Point.KEEPER_COMMIT}:2"), ("pre-dump",)),
+    "detach": Scenario(
+        "selfcheck", "detach", (Point.KEEPER_BEGIN, Point.KEEPER_LENT, Point.KEEPER_RELEASE), ("pre-dump",)
+    ),
+    "first pre-dump of a tree": Scenario("tree", "pre-dump", (Point.KEEPER_HOLD, Point.KEEPER_COMMIT)),
+    "next pre-dump of a tree": Scenario("tree", "pre-dump", (Point.KEEPER_LENT,), ("pre-dump",)),
+}
+
+
+def cases(scenarios: dict[str, Scenario]) -> list[tuple[str, str]]:
+    return [(name, point) for name, scenario in scenarios.items() for point in scenario.points]
+
+
+def test_every_point_has_a_death(tally: Tally) -> None:
+    """Each case below asserts that its point was reached."""
+    tally.add(Count.FAULT_POINTS, len(Point))
+    tried = {point.partition(":")[0] for _, point in (*cases(SCENARIOS), *cases(KEEPER_SCENARIOS))}
+    assert tried == set(Point)
+
+
+@pytest.mark.parametrize(("name", "point"), cases(SCENARIOS))
+def test_predump_dies(name: str, point: str, zygote: Zygote, tmp_path: Path, tally: Tally) -> None:
+    scenario = SCENARIOS[name]
+    with patient_of(scenario.kind, tmp_path, zygote, tally) as patient:
+        for command in scenario.before:
+            patient.run(command)
+        earlier = patient.files()
+        done = patient.run(scenario.command, expect=None, die_at=point)
+        assert done.returncode == -signal.SIGKILL, f"{point} was not reached\n{done}"
+        tally.add(Count.KILLS_AT_POINTS)
+        assert earlier.items() <= patient.files().items(), "earlier rounds are as they were"
+        last_step = Point(point.partition(":")[0])
+        if "--kill" in scenario.command and last_step in STAYS:
+            assert_killed(patient)
+            return
+        if "--leave-stopped" in scenario.command and last_step in STAYS:
+            assert_stops(patient, complete=point not in (Point.SIGNALLED, f"{Point.SIGNALLED}:2"))
+        patient.assert_goes_on()
+        patient.assert_next_commands_are_right()
+
+
+def assert_killed(patient: Patient) -> None:
+    """As was asked for, with the dump on disk."""
+    assert patient.target.wait() == -signal.SIGKILL
+    assert patient.rounds()[-1][1] is RoundKind.DUMP
+    patient.assert_verified()
+
+
+def assert_stops(patient: Patient, *, complete: bool) -> None:
+    """The dump is on disk, and its processes were told to stop, all of them if `complete`; they go on after it."""
+    assert patient.rounds()[-1][1] is RoundKind.DUMP
+    if complete or len(patient.pids) == 1:
+        patient.wait_until_stopped()
+        patient.assert_dumped()
+    patient.resume()
+
+
+@pytest.mark.parametrize(("name", "point"), cases(KEEPER_SCENARIOS))
+def test_the_keeper_dies(name: str, point: str, zygote: Zygote, tmp_path: Path, tally: Tally) -> None:
+    """The command that it dies under ends well; the next one takes everything again, if the tracking went with it."""
+    scenario = KEEPER_SCENARIOS[name]
+    with patient_of(scenario.kind, tmp_path, zygote, tally) as patient:
+        for command in scenario.before:
+            patient.run(command, die_at=point)
+            assert keeper_pids(patient.pid), f"the keeper dies later than at '{command}'"
+        earlier = set(keeper_pids(patient.pid))
+        done = patient.run(scenario.command, die_at=point, expect=None)
+        assert done.returncode in (0, 3), str(done)
+        tally.add(Count.KILLS_AT_POINTS)
+        poll_until(lambda: not earlier & set(keeper_pids(patient.pid)), 10, f"the keeper to die at {point}")
+        patient.assert_goes_on()
+        if scenario.command == "pre-dump" and point == Point.KEEPER_BEGIN:
+            assert done.result["full"] is True, "nobody lends anything"
+            assert len(keeper_pids(patient.pid)) == 1, "there is a new one"
+        elif scenario.command == "pre-dump":
+            poll_until(lambda: not keeper_pids(patient.pid), 10, f"the keeper to die at {point}")
+            is_last = point in (f"{Point.KEEPER_ANSWERED}:2", f"{Point.KEEPER_ANSWERED}:3")
+            assert is_last or "keeper-lost" in [event.get("subject") for event in done.events]
+            assert patient.run("pre-dump").result["full"] is True
+        patient.assert_next_commands_are_right()
