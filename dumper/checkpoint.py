@@ -13,6 +13,7 @@ from formats.checkpoint import Checkpoint, RoundInfo
 from formats.closing import Closing
 from formats.errors import NotACheckpoint, PredumpError, StorageError
 from formats.framereader import FrameReader
+from formats.rounddirs import is_committed
 from formats.roundwriter import remove_unfinished
 
 
@@ -54,6 +55,18 @@ class CheckpointDirectory(Closing):
     def next_number(self) -> int:
         """The number of the round to come."""
         return self.last.number + 1 if self.last else 1
+
+    def check_place(self, first: int) -> None:
+        """Raises StorageError if the directory, or a round from `first` on, is not where it was."""
+        try:
+            is_here = os.path.samestat(self.path.stat(), os.fstat(self._lock_fd))
+        except OSError:
+            is_here = False
+        if not is_here:
+            raise StorageError.out_of_place(self.path)
+        for path in (self.path / layout.round_name(number) for number in range(first, self.next_number)):
+            if not is_committed(path):
+                raise StorageError.out_of_place(path)
 
     def continues(self, state: ChainState) -> bool:
         """Whether the last round is the one that `state` speaks of."""

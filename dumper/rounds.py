@@ -98,6 +98,7 @@ class OpenRound:
         self._directory = directory
         self._emit = emit
         root = tree.root
+        self._check_place()
         # Some process may build on the round before though the root does not.
         self._is_full = all(member.base.is_full for member in tree.members)
         self._full_reason = root.base.full_reason if self._is_full else ""
@@ -118,6 +119,7 @@ class OpenRound:
         """Makes the round exist and every process build on it from now on. Raises StorageError."""
         self.output.flush()
         reached(Point.FLUSHED)
+        self._check_place()
         output, figures, last = self.output, self.output.figures, self._directory.last
         processes = [part.record() for part in contents.parts] + contents.zombies
         for part in contents.parts:
@@ -163,6 +165,11 @@ class OpenRound:
         )
         self._emit(finished)
         return finished
+
+    def _check_place(self) -> None:
+        """Raises StorageError if the rounds that this one builds on are not where they were."""
+        built_on = [member.base.full_round for member in self._tree.members if not member.base.is_full]
+        self._directory.check_place(min(built_on, default=self._directory.next_number))
 
 
 def _ended(last: RoundInfo | None, processes: Sequence[image.Process]) -> list[image.EndedProcess]:

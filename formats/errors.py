@@ -72,6 +72,7 @@ _STORAGE_HINTS = {
     errno.EEXIST: "Choose another directory, or remove what is in the way.",
     errno.ENOENT: "Create the parent directory first.",
     errno.ENOTDIR: "Choose a path whose parents are all directories.",
+    errno.EFBIG: "Raise the limit on the size of files (ulimit -f), or choose another file system.",
     errno.EMFILE: "Raise the limit on open files (ulimit -n), or flatten the checkpoint.",
     errno.EIO: "Check the kernel log and the disk.",
 }
@@ -91,4 +92,14 @@ class StorageError(PredumpError):
             hint=_STORAGE_HINTS.get(error.errno or 0, "Check that file system and try again."),
             path=str(path),
             errno=error.errno or 0,
+        )
+
+    @classmethod
+    def out_of_place(cls, path: Path) -> Self:
+        """The error for a directory that is not the one any more that was there before."""
+        return cls(
+            f"{path} was removed or replaced while the checkpoint was written.",
+            hint="Begin a new checkpoint, and leave its directory where it is.",
+            path=str(path),
+            errno=errno.ENOENT,
         )

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import os
 from pathlib import Path
 
 from formats import files
@@ -54,6 +55,7 @@ class RoundWriter:
             raise ValueError(f"{number} is not a round number")
         _create_checkpoint(checkpoint)
         files.create_directory(self.path)
+        self._made = self.path.lstat()
         reached(Point.ROUND_MADE)
 
     def open_process(self, pid: int) -> PageWriters:
@@ -85,6 +87,8 @@ class RoundWriter:
         Raises StorageError; the round is then not committed, and `abandon` removes it.
         """
         entries = [writer.close() for pair in self._writers for writer in pair]
+        if not self._is_in_place():
+            raise StorageError.out_of_place(self.path)
         files.sync_directory(self.path)
         reached(Point.FILES_SYNCED)
         manifest = dataclasses.replace(manifest_without_files, files=entries)
@@ -114,6 +118,8 @@ class RoundWriter:
         for pages, pagemap in self._writers:
             pages.abort()
             pagemap.abort()
+        if not self._is_in_place():
+            return  # what is there now is somebody else's
         with contextlib.suppress(OSError, StorageError):
             # If the commit failed after its rename: without its manifest the rest is no round.
             (self.path / MANIFEST_NAME).unlink(missing_ok=True)
@@ -121,6 +127,13 @@ class RoundWriter:
             for path in self._paths:
                 path.unlink(missing_ok=True)
             self.path.rmdir()
+
+    def _is_in_place(self) -> bool:
+        """Whether the round's path still names the directory that was made for it."""
+        try:
+            return os.path.samestat(self.path.lstat(), self._made)
+        except OSError:
+            return False
 
     def _open(self, pages_file: str, pagemap_file: str) -> PageWriters:
         pages = FrameWriter(self.path / pages_file)

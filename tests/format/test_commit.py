@@ -206,6 +206,26 @@ def test_abandon_keeps_files_of_others(tmp_path: Path) -> None:
     assert (writer.path / "notes").read_text() == "mine"
 
 
+def replace_directory_of(writer: RoundWriter) -> Path:
+    """Somebody else's round takes the place of the one that is being written; returns a file of it."""
+    writer.path.rename(writer.path.with_name("elsewhere"))
+    writer.path.mkdir()
+    theirs = writer.path / MANIFEST_NAME
+    theirs.write_text("theirs")
+    return theirs
+
+
+def test_a_round_that_took_the_place_of_another_is_left_alone(tmp_path: Path) -> None:
+    writer = RoundWriter(tmp_path / "checkpoint", 1)
+    fill_round(writer, FIRST)
+    theirs = replace_directory_of(writer)
+    with pytest.raises(StorageError, match="removed or replaced"):
+        writer.commit(manifest_of(1, process_of(FIRST), None))
+    writer.abandon()
+    assert [path.name for path in writer.path.iterdir()] == [MANIFEST_NAME]
+    assert theirs.read_text() == "theirs"
+
+
 def test_commit_returns_what_the_file_holds(tmp_path: Path) -> None:
     writer = RoundWriter(tmp_path / "checkpoint", 1)
     fill_round(writer, FIRST)
