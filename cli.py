@@ -1,5 +1,6 @@
 """The command line: options in, exit code out. The one place where an exception becomes an exit code."""
 
+import errno
 import functools
 import io
 import signal
@@ -15,6 +16,12 @@ from display.reporter import Reporter
 from formats.errors import PredumpError
 
 EXIT_INTERRUPTED = 130
+SHORTAGES = {
+    errno.ENOMEM: ("there is not enough memory", "Free some, raise its limit (ulimit -v), or use less with --staging"),
+    errno.EMFILE: ("predump may not open so many files", "Raise the limit on open files (ulimit -n)"),
+    errno.ENFILE: ("too many files are open on this host", "Close some, or raise fs.file-max"),
+}
+"""What may run short anywhere, and what to do about it."""
 USAGE_HINT = "Add --help to the command to see its options"
 
 
@@ -79,6 +86,10 @@ def _guarded(action: Callable[[], int], reporter: Reporter, debug: bool) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        shortage = SHORTAGES.get(errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", 0))
+        if shortage:
+            reporter.error(*shortage, 1, {})
+            return 1
         what = f"{type(error).__name__}: {error}"
         reporter.error(f"internal error: {what}", "Run it again with --debug and report the traceback", 1, {})
         return 1

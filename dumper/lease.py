@@ -16,6 +16,7 @@ from pathlib import Path
 from dumper.errors import PermissionDenied, TargetBusy
 from dumper.keeper import FDS_PER_MESSAGE, MAX_MESSAGE_BYTES, peer_uid
 from dumper.target import Target
+from formats.errors import PredumpError, StorageError
 from formats.faults import Point, reached
 
 ANSWER_TIMEOUT_S = 10.0
@@ -64,7 +65,7 @@ class ChainState:
 def runtime_dir() -> Path:
     """Where this user's keepers are found, made if need be.
 
-    Raises PermissionDenied if somebody else made it.
+    Raises PermissionDenied if somebody else made it, StorageError.
     """
     uid = os.geteuid()
     if uid == 0:
@@ -73,7 +74,10 @@ def runtime_dir() -> Path:
         path = Path(os.environ["XDG_RUNTIME_DIR"]) / "predump"
     else:
         path = Path(f"/tmp/predump-{uid}")
-    path.mkdir(mode=0o700, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise StorageError.from_os_error("create the directory", path, error) from error
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or found.st_mode & 0o077:
         raise PermissionDenied(
@@ -96,10 +100,13 @@ def _is_at(path: Path, fd: int) -> bool:
 
 @contextmanager
 def exclusive(target: Target) -> Iterator[None]:
-    """Keeps other commands off the target. Raises TargetBusy, PermissionDenied."""
+    """Keeps other commands off the target. Raises TargetBusy, PermissionDenied, StorageError."""
     path = _runtime_path(target, "lock")
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise StorageError.from_os_error("create", path, error) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -140,9 +147,11 @@ class Lease:
         assert isinstance(held, list)
         fds: list[int] = []
         while len(fds) < len(held):
-            message, more, _, _ = socket.recv_fds(self._connection, MAX_MESSAGE_BYTES, FDS_PER_MESSAGE)
+            message, more, flags, _ = socket.recv_fds(self._connection, MAX_MESSAGE_BYTES, FDS_PER_MESSAGE)
             if not message:
                 raise ConnectionResetError("the keeper has ended")
+            if flags & socket.MSG_CTRUNC:  # there was no room for some of them
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             fds += more
         state = answer["state"]
         keys = [(int(pid), int(start)) for pid, start in held]
@@ -236,8 +245,19 @@ def _busy(target: Target) -> TargetBusy:
 
 
 def start_keeper(target: Target) -> Lease:
-    """Starts a keeper, which holds nothing yet, and takes its lease. Raises TargetBusy, OSError."""
+    """Starts a keeper, which holds nothing yet, and takes its lease. Raises TargetBusy, PredumpError."""
     path = _runtime_path(target, "sock")
+    try:
+        return _start_keeper(target, path)
+    except OSError as error:
+        raise PredumpError(
+            f"the keeper for process {target.pid}, with the socket {path}, could not be started: {error.strerror}",
+            hint="It needs room for its socket, and for one more process; 'predump dump' needs no keeper.",
+            pid=target.pid,
+        ) from error
+
+
+def _start_keeper(target: Target, path: Path) -> Lease:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         try:
             listener.bind(str(path))
