@@ -10,9 +10,11 @@ import json
 import os
 import re
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -419,6 +421,28 @@ class RunningPredump:
         if code >= 0:
             done.events.extend(parse_events(stdout))
         return done
+
+
+NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+
+
+def unprivileged_python() -> tuple[tuple[str, ...], dict[str, str]]:
+    """How to run predump as nobody: an interpreter that nobody may execute, and its paths."""
+    if shutil.which("setpriv") is None or os.geteuid() != 0:
+        pytest.skip("needs root and setpriv")
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    env = {"PYTHONPATH": f"{REPO}:{sysconfig.get_path('purelib')}", "PYTHONDONTWRITEBYTECODE": "1"}
+    for python in (f"/usr/bin/{version}", sys.executable):
+        prefix = (*NOBODY, python)
+        probe = [*prefix, "-c", "import cli, dumper.kernel, zstandard"]
+        environment = {**os.environ, **env}
+        try:
+            done = subprocess.run(probe, cwd=REPO, env=environment, capture_output=True, check=False)
+        except OSError:
+            continue
+        if done.returncode == 0:
+            return prefix, env
+    pytest.skip("user 65534 may not execute a Python, or not read the code")
 
 
 # ---- file systems and what a target has done ----

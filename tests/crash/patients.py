@@ -53,10 +53,10 @@ class Patient:
         """All processes of it, the root first."""
         return [self.pid]
 
-    def words(self, command: str) -> tuple[object, ...]:
-        """The command line of it, such as `dump --kill`."""
+    def words(self, command: str, checkpoint: Path | None = None) -> tuple[object, ...]:
+        """The command line of it, such as `dump --kill`, for its own checkpoint or another one."""
         name, *options = command.split()
-        where = () if name == "detach" else ("-D", self.checkpoint)
+        where = () if name == "detach" else ("-D", checkpoint or self.checkpoint)
         return (name, self._option, self.pid, *where, *options)
 
     def check_itself(self) -> None:
