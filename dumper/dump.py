@@ -6,6 +6,7 @@ write           classify, compress and write from the staging memory            
 """
 
 import gc
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, InjectionSite
 from dumper.objects import MappedFiles, ObjectSet
 from dumper.output import Figures, ImageOutput, RoundOutput
 from dumper.pipeline import PagePipeline
+from dumper.proc import GONE_ERRORS
+from dumper.proc.stat import read_stat
 from dumper.processdump import ProcessDump
 from dumper.recheck import recheck_with, recheck_with_nothing
 from dumper.rounds import OpenRound, Options, RoundContents, exec_notice, unseen_notice
@@ -38,6 +41,8 @@ from formats.manifest import RoundKind
 
 T = TypeVar("T")
 
+STOP_SHOWS_NS = 1_000_000_000
+POLL_S = 0.001
 MAX_ATTEMPTS = 2  # a process that stands still calls exec no more
 
 
@@ -203,6 +208,8 @@ class Dumper:
         finally:
             self._emit.release()
         reached(Point.THAWED)
+        if after is AfterDump.LEAVE_STOPPED:
+            _wait_until_stopped(list(self._processes))
         for member in self._left:
             self._tree.remove(member)
         return finished or self._finish(round_, freeze, stands_still=False)
@@ -332,6 +339,22 @@ def _send(process: ProcessDump, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):  # it was killed in the freeze
         signal.pidfd_send_signal(process.member.target.pidfd, number)
     reached(Point.SIGNALLED)
+
+
+def _wait_until_stopped(pids: list[int]) -> None:
+    """A thread that was not scheduled since the freeze does not show the stop yet, though it will not run before it."""
+    deadline_ns = time.monotonic_ns() + STOP_SHOWS_NS
+    while not all(map(_is_stopped, pids)) and time.monotonic_ns() < deadline_ns:
+        time.sleep(POLL_S)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether none of its threads runs; also if it has ended."""
+    try:
+        tids = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - again and again
+        return all(read_stat(pid, int(tid)).state in "TtZX" for tid in tids)
+    except GONE_ERRORS:
+        return True
 
 
 def _clocks() -> image.Clocks:
