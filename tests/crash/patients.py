@@ -12,7 +12,7 @@ from formats.check import verify
 from formats.checkpoint import Checkpoint
 from formats.manifest import RoundKind
 from tests.crash.zygote import Zygote
-from tests.harness import Predump, Target, is_stopped, is_untouched, memory_target, poll_until
+from tests.harness import Predump, Target, is_stopped, is_untouched, memory_target, poll_until, thread_fields
 from tests.oracle import compare
 from tests.tally import Count, Tally
 
@@ -20,6 +20,8 @@ HOME_S = 20
 """A target whose tracer was killed comes home by itself, at once; a machine may be busy."""
 TREE_CHILDREN = 2
 WRITER_PAGES_PER_S = 2000
+STAGING = "64M"
+"""Enough for each of them, and touched sooner than the usual 256 MiB."""
 
 
 class Patient:
@@ -57,6 +59,8 @@ class Patient:
         """The command line of it, such as `dump --kill`, for its own checkpoint or another one."""
         name, *options = command.split()
         where = () if name == "detach" else ("-D", checkpoint or self.checkpoint)
+        if name in ("dump", "run") and "--staging" not in options:
+            options += ["--staging", STAGING]
         return (name, self._option, self.pid, *where, *options)
 
     def check_itself(self) -> None:
@@ -82,7 +86,7 @@ class Patient:
         """It is stopped, and equals the last round, which is whole."""
         assert self.rounds()[-1][1] is RoundKind.DUMP, "it is stopped, and there is no dump of it"
         for pid in self.pids:
-            assert is_stopped(pid), f"process {pid} is not stopped"
+            assert is_stopped(pid), f"process {pid} is not stopped: {thread_fields(pid, 'State')}"
             found = compare(pid, self.checkpoint)
             self.tally.compared(found)
             assert not found.mismatches, str(found)

@@ -77,10 +77,19 @@ SCENARIOS = {
     "next pre-dump": Scenario("memory", "pre-dump", (Point.BORROWED, Point.REGISTERED, *ROUND, *TOLD), ("pre-dump",)),
     "dump": Scenario("memory", "dump", (*DUMP, Point.THAWING, Point.THAWED, *END), ("pre-dump",)),
     "dump --leave-stopped": Scenario(
-        "selfcheck", "dump --leave-stopped", (*DUMP, *ASK_BY_CHAIN, *STAYS), ("pre-dump",)
+        "selfcheck interruptible", "dump --leave-stopped", (*DUMP, *ASK_BY_CHAIN, *STAYS), ("pre-dump",)
     ),
-    "dump --kill": Scenario("selfcheck", "dump --kill", (*DUMP, Point.SIGNALLED, *END), ("pre-dump",)),
-    "dump --no-pre-dump": Scenario("selfcheck all-blocked", "dump --no-pre-dump", (*ASK_ONE_BY_ONE, *COMMIT)),
+    "dump --kill": Scenario(
+        "selfcheck interruptible",
+        "dump --kill",
+        (Point.FROZEN, Point.COPIED, Point.WRITTEN, *COMMIT[2:], Point.SIGNALLED, *END),
+        ("pre-dump",),
+    ),
+    "dump --no-pre-dump": Scenario(
+        "selfcheck interruptible all-blocked",
+        "dump --no-pre-dump",
+        (*ASK_ONE_BY_ONE, Point.FROZEN, Point.THAWED, *COMMIT[2:]),
+    ),
     "streamed": Scenario(
         "memory",
         "dump --leave-stopped --staging 1M",
@@ -90,17 +99,22 @@ SCENARIOS = {
     "run": Scenario(
         "memory",
         "run --max-rounds 2 --max-freeze 1us --leave-stopped",
+        (f"{Point.SCANNED}:2", f"{Point.MANIFEST_RENAMED}:2", Point.FROZEN, Point.WRITTEN, f"{Point.COMMITTED}:3"),
+    ),
+    "run with a keeper": Scenario(
+        "memory",
+        "run --max-rounds 2 --max-freeze 1us",
         (
-            *(f"{point}:{turn}" for turn in (1, 2) for point in ROUND),
+            Point.BORROWED,
+            *TOLD,
+            *(f"{point}:2" for point in (*ROUND, *TOLD)),
             Point.MICRO_ROUND,
             f"{Point.MICRO_ROUND}:2",
             Point.FROZEN,
             Point.WRITTEN,
-            f"{Point.COMMITTED}:3",
+            *END,
         ),
-    ),
-    "run with a keeper": Scenario(
-        "memory", "run --max-freeze 60s", (Point.BORROWED, *TOLD, Point.FROZEN, *END), ("pre-dump",)
+        ("pre-dump",),
     ),
     "detach": Scenario("selfcheck", "detach", (Point.BORROWED, Point.REGISTERED, *END), ("pre-dump",)),
     "a filter that kills": Scenario(
@@ -112,8 +126,10 @@ SCENARIOS = {
         "tree",
         "pre-dump",
         (
-            *(f"{point}:2" for point in ATTACH),
-            f"{Point.SCANNED}:3",
+            Point.ATTACHED,
+            *(f"{point}:2" for point in (Point.STOPPED, Point.INJECT_RETURNED, Point.ATTACH_RESUMED, Point.ATTACHED)),
+            f"{Point.REGISTERED}:2",
+            f"{Point.SCANNED}:2",
             Point.MANIFEST_RENAMED,
             *TOLD,
         ),

@@ -38,7 +38,7 @@ KIND = "idle 2 1 5000"
 COMMANDS = (
     "pre-dump",
     "dump",
-    "dump --leave-stopped --staging 256K",
+    "dump --leave-stopped --no-pre-dump --staging 256K",
     "dump --kill",
     "run --max-freeze 1us --max-rounds 2 --leave-stopped",
 )
