@@ -213,9 +213,13 @@ def test_death_of_the_tool_while_it_dumps_a_target_whose_filter_kills(after: str
 @pytest.mark.parametrize("mode", ["seccomp-errno", "seccomp-kill", "leaderless", "rseq", "unprivileged", "pending"])
 def test_death_of_the_tool_while_it_injects(mode: str) -> None:
     with Target.spawn("special", mode) as target:
-        before = descriptors(target.pid), thread_fields(target.pid, "SigBlk")
+
+        def seen() -> tuple[dict[str, str], dict[int, str]]:
+            return descriptors(target.pid), thread_fields(target.pid, "SigBlk")
+
+        before = seen()
         die_at_every_step(target)
-        assert (descriptors(target.pid), thread_fields(target.pid, "SigBlk")) == before
+        poll_until(lambda: seen() == before, 10, "descriptors and signal masks to be as before")
         assert_unharmed(target)
 
 
