@@ -82,7 +82,7 @@ class Tracker:
 
     def _register(self, mappings: list[Mapping]) -> list[int]:
         table = SpanTable([Span(m.start_addr, m.end_addr) for m in mappings])
-        errors = uffd.register(self.fd, table)
+        errors = uffd.register(self.fd, self._target.pagemap_fd, table)
         reached(Point.REGISTERED)
         for mapping, error in zip(mappings, errors, strict=True):
             if error == errno.ENOMEM:

@@ -11,6 +11,8 @@ import pytest
 from tests.harness import build_targets
 from tests.tally import Tally
 
+HUGE_PAGES = 16
+
 # A shell that runs the tests in the background ignores SIGINT for them, and so would each command that they interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -49,3 +51,20 @@ def seed(request: pytest.FixtureRequest) -> int | None:
     """What --seed says, if anything."""
     value = request.config.getoption("--seed")
     return None if value is None else int(value)
+
+
+@pytest.fixture
+def huge_pages() -> Iterator[None]:
+    """A pool with some huge pages more; it has its size again afterwards."""
+    pool = Path("/proc/sys/vm/nr_hugepages")
+    before = pool.read_text()
+    try:
+        pool.write_text(str(int(before) + HUGE_PAGES))
+    except OSError as error:
+        pytest.skip(f"{pool} cannot be written: {error}")
+    try:
+        if int(pool.read_text()) < int(before) + HUGE_PAGES:
+            pytest.skip("this machine has no room for huge pages")
+        yield
+    finally:
+        pool.write_text(before)

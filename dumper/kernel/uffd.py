@@ -29,13 +29,14 @@ def enable(uffd: int, features: Feature = TRACKING_FEATURES) -> None:
     checked(lib.pd_uffd_enable(uffd, int(features)))
 
 
-def register(uffd: int, spans: SpanTable) -> list[int]:
-    """Registers each span for write-protection; the result of each is 0 or an errno.
+def register(uffd: int, pagemap_fd: int, spans: SpanTable) -> list[int]:
+    """Registers each span, a mapping, for write-protection; the result of each is 0 or an errno.
 
-    Registering again what is registered changes nothing, so it is done every round for all VMAs.
+    Registering again what is registered changes nothing, so it is done every round for all VMAs. In one that was not,
+    or not any more, all pages count as written. `pagemap_fd` is an open /proc/PID/pagemap of the same process.
     """
     results = ffi.new("int32_t[]", max(1, spans.count))
-    lib.pd_uffd_register(uffd, spans.c, spans.count, results)
+    lib.pd_uffd_register(uffd, pagemap_fd, spans.c, spans.count, results)
     return [-int(result) for result in results[0 : spans.count]]
 
 

@@ -32,6 +32,7 @@ PROT_RW = mmap.PROT_READ | mmap.PROT_WRITE
 MAP_NORESERVE = 0x4000  # asm-generic/mman-common.h
 ANON = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
 MADV_NOHUGEPAGE, MADV_GUARD_INSTALL = 15, 102  # asm-generic/mman-common.h
+MREMAP_MAYMOVE, MREMAP_FIXED = 1, 2  # linux/mman.h
 PR_SET_PDEATHSIG = 1
 
 
@@ -42,6 +43,7 @@ _ffi.cdef(
     """
     void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset);
     int munmap(void *addr, size_t length);
+    void *mremap(void *old_address, size_t old_size, size_t new_size, int flags, ...);
     int mprotect(void *addr, size_t length, int prot);
     int madvise(void *addr, size_t length, int advice);
     int prctl(int option, ...);
@@ -72,6 +74,10 @@ class Memory:
 
     def unmap(self, addr: int, pages: range) -> None:
         _succeed(_libc.munmap(_at(addr + pages.start * PAGE), len(pages) * PAGE))
+
+    def move(self, addr: int, pages: range, to_addr: int) -> None:
+        bytes_ = len(pages) * PAGE
+        _libc.mremap(_at(addr + pages.start * PAGE), bytes_, bytes_, MREMAP_MAYMOVE | MREMAP_FIXED, _at(to_addr))
 
     def protect(self, addr: int, pages: range, prot: int) -> None:
         _succeed(_libc.mprotect(_at(addr + pages.start * PAGE), len(pages) * PAGE, prot))
@@ -163,7 +169,7 @@ class Child:
         if self.uffd < 0:
             self.uffd = self.take_fd(self.userfaultfd())
             uffd.enable(self.uffd)
-        assert uffd.register(self.uffd, SpanTable([Span(addr, addr + n_pages * PAGE)])) == [0]
+        assert uffd.register(self.uffd, self.pagemap_fd, SpanTable([Span(addr, addr + n_pages * PAGE)])) == [0]
 
     def end(self) -> None:
         """Kills it; it stays a zombie until the fixture reaps it."""

@@ -21,6 +21,7 @@ from dumper.kernel.pages import Scanner, Span, SpanFlag, SpanTable
 from dumper.kernel.runs import RunKind, RunList
 from tests.harness import page_tables_kb
 from tests.kernel.child import (
+    ANON,
     COPY,
     DATA,
     MADV_GUARD_INSTALL,
@@ -37,6 +38,8 @@ from tests.kernel.child import (
     run_list,
     running_child,
 )
+
+MAP_HUGETLB = 0x40000  # asm-generic/mman-common.h
 
 
 def scan(
@@ -166,6 +169,42 @@ def test_pages_that_nobody_tracks_are_copied(child: Child) -> None:
     span = [Span(addr, addr + 4 * PAGE)]
     found = scan(child, addr, span, reset=False, covered=[(0, 4, DATA, 0)])
     assert found == [(page, COPY, 0) for page in range(4)]
+
+
+def test_a_mapping_that_a_move_took_the_registration_from(child: Child) -> None:
+    """Pages that come back to the end of it: the kernel drops the registration of all, and keeps their protection."""
+    addr, elsewhere = child.map(8), child.map(1)
+    child.touch(addr, range(8))
+    child.track(addr, 8)
+    child.move(addr, range(7, 8), elsewhere)
+    child.track(addr, 7)
+    child.track(elsewhere, 1)
+    assert scan(child, addr, [Span(addr, addr + 7 * PAGE)], reset=True) == [(page, COPY, 0) for page in range(7)]
+    child.move(elsewhere, range(1), addr + 7 * PAGE)
+    child.touch(addr, [2])  # unseen
+    child.track(addr, 8)
+    spans, covered = [Span(addr, addr + 8 * PAGE)], [(0, 7, DATA, 0)]
+    kinds = {page: kind for page, kind, _ in scan(child, addr, spans, reset=True, covered=covered)}
+    assert kinds[2] is COPY
+    child.touch(addr, [2])
+    covered = [(0, 8, DATA, 0)]
+    kinds = {page: kind for page, kind, _ in scan(child, addr, spans, reset=True, covered=covered)}
+    assert kinds == {page: COPY if page == 2 else PARENT for page in range(8)}
+
+
+@pytest.mark.parametrize("kind", ["small", "huge"])
+def test_registering_again_changes_nothing(child: Child, kind: str, request: pytest.FixtureRequest) -> None:
+    flags, n_pages = ANON, 700
+    if kind == "huge":
+        request.getfixturevalue("huge_pages")
+        flags, n_pages = ANON | MAP_HUGETLB, 1024
+    addr = child.map(n_pages, flags)
+    child.touch(addr, range(512))
+    spans, covered = [Span(addr, addr + n_pages * PAGE)], [(0, n_pages, DATA, 0)]
+    for expected in (COPY, PARENT, PARENT):
+        child.track(addr, n_pages)
+        found = scan(child, addr, spans, reset=True, covered=covered)
+        assert {(page, kind) for page, kind, _ in found} == {(page, expected) for page in range(512)}
 
 
 def test_a_dropped_private_copy_of_a_file_page_is_copied(child: Child) -> None:

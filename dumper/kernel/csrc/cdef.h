@@ -88,6 +88,8 @@ int64_t pd_scan(int pagemap_fd, const struct pd_scan_mode *mode, const struct pd
 /* The pages of [start, end) that are of `category`; returns the number of regions, `capacity` if there may be more. */
 int64_t pd_scan_category(int pagemap_fd, uint64_t start, uint64_t end, uint64_t category, struct pd_region *regions,
 			 uint64_t capacity);
+/* The same for pages with content that are registered and count as not written. */
+int64_t pd_scan_protected(int pagemap_fd, uint64_t start, uint64_t end, struct pd_region *regions, uint64_t capacity);
 
 /*
  * Turns regions[*used ..] into runs: COPY where a page was written or is in doubt, ZERO, what `staged` says (STAGED,
@@ -173,8 +175,11 @@ int pd_count_pages(const struct pd_run *runs, uint64_t n_runs, const struct pd_s
 
 /* UFFDIO_API with exactly `features`. -EINVAL: the kernel lacks one of them, or the descriptor was set up before. */
 int pd_uffd_enable(int uffd, uint64_t features);
-/* UFFDIO_REGISTER for write-protection; results[i] is 0 or -errno. Returns how many succeeded. */
-int64_t pd_uffd_register(int uffd, const struct pd_span *spans, uint64_t n_spans, int32_t *results);
+/*
+ * UFFDIO_REGISTER for write-protection; results[i] is 0 or -errno. Returns how many succeeded. A mapping that was not
+ * registered has nothing protected in it: protection that it kept from an earlier registration is lifted.
+ */
+int64_t pd_uffd_register(int uffd, int pagemap_fd, const struct pd_span *spans, uint64_t n_spans, int32_t *results);
 /* Lifts write-protection piecewise, then UFFDIO_UNREGISTER. Returns how many spans were unregistered. */
 int64_t pd_uffd_unregister(int uffd, const struct pd_span *spans, uint64_t n_spans);
 

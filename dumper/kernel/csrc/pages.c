@@ -245,6 +245,20 @@ int64_t pd_scan_category(int pagemap_fd, uint64_t start, uint64_t end, uint64_t 
 	return scan_range(&scan, start, end, arg, regions, capacity);
 }
 
+int64_t pd_scan_protected(int pagemap_fd, uint64_t start, uint64_t end, struct pd_region *regions, uint64_t capacity)
+{
+	static const struct pd_scan_mode mode = {0};
+	const struct scan scan = {pagemap_fd, &mode};
+	const struct pd_pm_scan_arg arg = {
+		.category_inverted = PD_WRITTEN,
+		.category_mask = PD_WPALLOWED | PD_WRITTEN,
+		.category_anyof_mask = PD_PRESENT | PD_SWAPPED,
+		.return_mask = PD_WPALLOWED,
+	};
+
+	return scan_range(&scan, start, end, arg, regions, capacity);
+}
+
 /* Whether the bytes of an earlier round cannot stand for these pages. */
 static int must_copy(uint64_t categories)
 {

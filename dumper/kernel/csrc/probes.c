@@ -84,7 +84,7 @@ int pd_probe_zapped_huge_page(int uffd, int pagemap_fd)
 	madvise((void *)addr, HUGE_PAGE_BYTES, MADV_HUGEPAGE);
 	*(volatile uint8_t *)addr = 1;
 	if (scan_huge_page(pagemap_fd, addr, 0, PD_HUGE) == (int64_t)HUGE_PAGE_BYTES &&
-	    pd_uffd_register(uffd, &span, 1, &error) == 1 &&
+	    pd_uffd_register(uffd, pagemap_fd, &span, 1, &error) == 1 &&
 	    scan_huge_page(pagemap_fd, addr, PD_PM_SCAN_WP_MATCHING, PD_WRITTEN | PD_PRESENT) > 0) {
 		madvise((void *)addr, HUGE_PAGE_BYTES, MADV_DONTNEED);
 		reported = scan_huge_page(pagemap_fd, addr, 0, PD_WRITTEN);
