@@ -52,16 +52,23 @@ class MappedFiles(Closing):
         self._fds: dict[tuple[str, int, int, int], int] = {}
 
     def fd(self, tid: int, mapping: Mapping) -> int:
-        """A descriptor of the file that a live thread maps, or -1 if it may not be opened (CAP_CHECKPOINT_RESTORE)."""
+        """A descriptor of the file that a live thread maps, or -1 if it may not be opened (CAP_CHECKPOINT_RESTORE).
+
+        -1 also if the mapping is not there any more, which is no answer for another mapping of the same file.
+        """
         # A System V segment may be another one with each mapping: see Key.
         place = (tid, mapping.start_addr) if mapping.is_sysv else (0, 0)
         key = (mapping.device, mapping.inode, *place)
         if key not in self._fds:
             path = Path(f"/proc/{tid}/map_files/{mapping.start_addr:x}-{mapping.end_addr:x}")
             fd = -1
-            with contextlib.suppress(OSError):
+            try:
                 if stat.S_ISREG(path.stat().st_mode):  # opening a device might do something
                     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return -1
+            except OSError:
+                pass
             self._fds[key] = fd
         return self._fds[key]
 

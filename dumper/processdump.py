@@ -124,7 +124,8 @@ class ProcessDump(Closing):
     def copy(self, objects: ObjectSet) -> None:
         """Copies what is left. Raises one of tree.LOST_ERRORS."""
         member = self.member
-        if member.space.has_changed():
+        # A file that could not be opened may have been a mapping that changed just then.
+        if member.space.has_changed() or any(fd < 0 for _, fd in self._shared):
             self.look()
         self.copied_pages = self.staging.final_round(self._spans, self.source(), self.recheck)
         self.objects = objects.add_mappings([(vma, fd) for vma, fd in self._shared if fd >= 0])

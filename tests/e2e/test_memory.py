@@ -7,10 +7,16 @@ import re
 import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from dumper.dump import AfterDump
+from dumper.objects import MappedFiles
+from dumper.proc.maps import Mapping
+from dumper.rounds import Options
+from dumper.session import Session
 from formats.checkpoint import Checkpoint
 from tests.harness import (
     Predump,
@@ -24,7 +30,7 @@ from tests.harness import (
     poll_until,
     predump,
 )
-from tests.oracle import Comparison, ProcessMemory, compare
+from tests.oracle import PAGE_BYTES, Comparison, ProcessMemory, compare
 
 pytestmark = pytest.mark.usefixtures("targets")
 
@@ -280,6 +286,27 @@ def test_clean_pages_of_a_private_memfd(tmp_path: Path, checkpoint: Path) -> Non
         dump_stopped(target, checkpoint)
         assert_equal(target, checkpoint)
         assert_unharmed(target)
+
+
+def test_shared_mappings_that_change_while_they_are_looked_at(
+    target: Target, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their files are opened by the addresses of the mapping: in the freeze at last these stay what they are."""
+    original, seen = MappedFiles.fd, set[Mapping]()
+
+    def not_at_first(files: MappedFiles, tid: int, mapping: Mapping) -> int:
+        if mapping not in seen:
+            seen.add(mapping)
+            mapping = replace(mapping, end_addr=mapping.end_addr + PAGE_BYTES)
+        return original(files, tid, mapping)
+
+    monkeypatch.setattr(MappedFiles, "fd", not_at_first)
+    with Session(target.pid, checkpoint, Options(), lambda _: None) as session:
+        session.dump(AfterDump.LEAVE_STOPPED, pre_dump=False)
+    (process,) = Checkpoint.open(checkpoint).round().manifest.processes
+    assert [vma.object is None for vma in process.vmas if vma.is_shared] == [False] * 3
+    assert_equal(target, checkpoint)
+    assert_unharmed(target)
 
 
 @pytest.mark.usefixtures("huge_pages")
