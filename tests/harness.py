@@ -97,6 +97,24 @@ def is_untouched(pid: int) -> bool:
     return not traced and not stopped
 
 
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process that has not ended; a zombie has."""
+    try:
+        return proc_state(pid) not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def live_tree(pid: int) -> list[int]:
+    """The process and its descendants, parents first, without those that have ended. Exact while none of them runs."""
+    found = [pid] if is_alive(pid) else []
+    for parent in found:
+        for task in Path(f"/proc/{parent}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # a thread that ends
+                found += filter(is_alive, map(int, (task / "children").read_text().split()))
+    return found
+
+
 def page_tables_kb(pid: int) -> int:
     """VmPTE: what the page tables of `pid` take, in kB."""
     return int(_status_field(pid, "VmPTE").split()[0])

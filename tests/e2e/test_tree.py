@@ -18,6 +18,7 @@ from tests.harness import (
     Predump,
     RunningPredump,
     Target,
+    is_alive,
     is_stopped,
     is_untouched,
     keeper_pids,
@@ -50,20 +51,13 @@ class Tree:
     @property
     def pids(self) -> list[int]:
         """The processes that live."""
-        return [pid for pid in self.counts() if _is_alive(pid)]
+        return [pid for pid in self.counts() if is_alive(pid)]
 
     def spawn(self) -> int:
         return int(self.target.command("spawn").split()[1])
 
     def nest(self) -> int:
         return int(self.target.command("nest").split()[1])
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return proc_state(pid) not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.fixture
@@ -265,7 +259,7 @@ def test_kill_ends_all_of_them(tree: Tree, checkpoint: Path) -> None:
     pids = tree.pids
     command("dump", tree, checkpoint, "--kill")
     tree.target.wait()
-    poll_until(lambda: not any(map(_is_alive, pids)), 10, "all processes to end")
+    poll_until(lambda: not any(map(is_alive, pids)), 10, "all processes to end")
     predump("verify", checkpoint)
 
 

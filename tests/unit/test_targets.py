@@ -13,6 +13,7 @@ from tests.harness import (
     Target,
     is_stopped,
     is_untouched,
+    live_tree,
     memory_target,
     page_tables_kb,
     poll_until,
@@ -20,7 +21,7 @@ from tests.harness import (
     stopped,
     tracer_pid,
 )
-from tests.oracle import read_maps
+from tests.oracle import PAGE_BYTES, read_maps
 
 pytestmark = pytest.mark.usefixtures("targets")
 
@@ -95,6 +96,41 @@ def test_memory_notices_a_changed_byte(tmp_path: Path, name: str) -> None:
         with pytest.raises(AssertionError, match=f"area {name} differs"):
             target.check()
         assert target.wait() == 1
+
+
+CHURN_OPERATIONS = (
+    "write zero read poke pwrite thread discard free remove remap protect lock guard unguard populate "
+    "move swap leave huge brk stay fork"
+)
+
+
+def test_churn_does_every_operation_and_stays_right(tmp_path: Path) -> None:
+    with Target.spawn("churn", tmp_path / "file") as target:
+        for seed in range(10):
+            for name in CHURN_OPERATIONS.split():
+                target.command(f"do {name} {seed}")
+            target.command("check")
+        target.command("exec")
+        target.command("start 2000 1")
+        poll_until(lambda: int(target.command("check").split("=")[1]) > 300, 30, "300 operations")
+        target.check()
+
+
+def test_churn_notices_a_changed_byte(tmp_path: Path) -> None:
+    with Target.spawn("churn", tmp_path / "file") as target:
+        heap = next(one for one in read_maps(target.pid) if one.path == "[heap]")
+        poke(target.pid, heap.end_addr - PAGE_BYTES + 11, b"\x5a\xa5")
+        with pytest.raises(AssertionError, match="area heap, page 31 differs"):
+            target.command("check")
+
+
+def test_churn_notices_a_child_that_was_killed(tmp_path: Path) -> None:
+    with Target.spawn("churn", tmp_path / "file") as target:
+        target.command("do fork 3")
+        _, child = live_tree(target.pid)
+        os.kill(child, signal.SIGKILL)
+        with pytest.raises(AssertionError, match=f"child {child} ended with status 0x9"):
+            target.command("end")
 
 
 def test_memory_refuses_unknown_commands(tmp_path: Path) -> None:
