@@ -8,13 +8,13 @@ from dumper.errors import TargetBusy
 from dumper.kernel.runs import RunList
 from dumper.lease import ChainState
 from dumper.target import Target
-from formats import files, layout
+from formats import layout
 from formats.checkpoint import Checkpoint, RoundInfo
 from formats.closing import Closing
 from formats.errors import NotACheckpoint, PredumpError, StorageError
 from formats.framereader import FrameReader
 from formats.rounddirs import is_committed
-from formats.roundwriter import remove_unfinished
+from formats.roundwriter import create_checkpoint, remove_unfinished
 
 
 class CheckpointDirectory(Closing):
@@ -23,8 +23,7 @@ class CheckpointDirectory(Closing):
     def __init__(self, path: Path) -> None:
         """Raises StorageError, TargetBusy."""
         self.path = path
-        if not path.exists():
-            files.create_directory(path)
+        create_checkpoint(path)
         try:
             self._lock_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:

@@ -53,7 +53,7 @@ class RoundWriter:
         self._committed = False
         if not ROUND_NAME.fullmatch(self.path.name):
             raise ValueError(f"{number} is not a round number")
-        _create_checkpoint(checkpoint)
+        create_checkpoint(checkpoint)
         files.create_directory(self.path)
         self._made = self.path.lstat()
         reached(Point.ROUND_MADE)
@@ -158,8 +158,8 @@ class RoundWriter:
         files.sync_directory(self._checkpoint)
 
 
-def _create_checkpoint(path: Path) -> None:
-    """Make the checkpoint's directory unless it exists, which leaves its mode to its owner."""
+def create_checkpoint(path: Path) -> None:
+    """Make the checkpoint's directory unless it exists, which leaves its mode to its owner; raises StorageError."""
     try:
         files.create_directory(path)
     except StorageError as error:
