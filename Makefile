@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NATIVE := dumper/kernel/_native.abi3.so
 
-.PHONY: setup test reliability fuzz demo lint types bench clean
+.PHONY: setup test reliability fuzz stress demo lint types bench clean
 setup: $(READY)
 
 $(VENV)/.tools: pyproject.toml
@@ -29,6 +29,10 @@ reliability: $(READY) redis gdb
 # Damaged and crafted images, at random for SECONDS in all: tests/fuzz/test_damage.py says how to run one case again.
 fuzz: $(READY)
 	$(BIN)/python -m pytest tests/fuzz --seconds=$(SECONDS)
+
+# Random sequences of operations and commands.
+stress: $(READY)
+	$(BIN)/python -m pytest tests/stress --seconds=$(SECONDS)
 
 demo: $(READY)
 	$(BIN)/python -m tests.demo
