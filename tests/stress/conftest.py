@@ -1,7 +1,6 @@
 """Where random sequences begin, said at the end of a run."""
 
 import random
-from pathlib import Path
 
 import pytest
 
@@ -23,11 +22,6 @@ def first_seed(request: pytest.FixtureRequest, only_seed: int | None) -> int:
     seed = random.SystemRandom().randrange(1 << 32) if only_seed is None else only_seed
     request.config.stash[FIRST_SEED] = seed
     return seed
-
-
-@pytest.fixture
-def checkpoints(tmp_path: Path) -> dict[str, Path]:
-    return {name: tmp_path / name for name in ("one", "other")}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

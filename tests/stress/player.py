@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +18,7 @@ from dumper.session import Session
 from formats.chain import MemoryView
 from formats.check import verify
 from formats.checkpoint import Checkpoint
+from formats.rounddirs import list_round_paths
 from tests.harness import (
     Target,
     is_alive,
@@ -27,7 +30,7 @@ from tests.harness import (
     predump,
 )
 from tests.oracle import compare_view
-from tests.stress.sequences import MIB, Command, How, Sequence, Told
+from tests.stress.sequences import MIB, Command, How, Mishap, Sequence, Told
 from tests.tally import Count, Tally
 
 NOT_CONVERGED = 3
@@ -65,6 +68,9 @@ class Player:
         for step in self._sequence.steps:
             if isinstance(step, Told):
                 self._tell(step.line)
+            elif isinstance(step, Mishap):
+                self._let_go()
+                self._meddle(step)
             else:
                 self._run(step)
         self._tell("stop")
@@ -83,12 +89,24 @@ class Player:
         self._expect_unharmed(lambda: said.append(self._target.command("check")))
         self._tally.add(Count.OPERATIONS, int(said[0].removeprefix("ok done=")))
 
-    def _expect_unharmed(self, action: object) -> None:
-        assert callable(action)
+    def _expect_unharmed(self, action: Callable[[], object]) -> None:
         try:
             action()
         except AssertionError as error:
             raise Harmed(str(error)) from error
+
+    def _meddle(self, mishap: Mishap) -> None:
+        one, other = self._directory / "one", self._directory / "other"
+        if mishap is Mishap.LOST:
+            for path in list_round_paths(one)[-1:]:
+                shutil.rmtree(path)
+        elif one.exists() and mishap is Mishap.COPIED:
+            shutil.rmtree(other, ignore_errors=True)
+            shutil.copytree(one, other)
+        elif one.exists() and other.exists():
+            between = one.rename(self._directory / "between")
+            other.rename(one)
+            between.rename(other)
 
     # ---- commands --------------------------------------------------------------------------------------------------
 

@@ -55,7 +55,15 @@ class Command:
         return f"predump {' '.join(words)} ({self.how})"
 
 
-Step = Told | Command
+class Mishap(StrEnum):
+    """What may happen to checkpoints between two commands."""
+
+    COPIED = "the first checkpoint is copied over the other one"
+    EXCHANGED = "the two checkpoints change names"
+    LOST = "the last round of the first checkpoint is lost"
+
+
+Step = Told | Command | Mishap
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,8 @@ class _Drawn:
         for _ in range(self._random.randint(1, 3)):
             for _ in range(self._random.randint(2, 9)):
                 step = self._random.choices(
-                    [self._operate, self._command, self._start, self._exec, self._stop], [50, 40, 12, 4, 4]
+                    [self._operate, self._command, self._start, self._exec, self._stop, self._mishap],
+                    [50, 40, 12, 4, 4, 5],
                 )[0]
                 step()
             self._compare()
@@ -112,6 +121,9 @@ class _Drawn:
 
     def _exec(self) -> None:
         self._tell("exec")
+
+    def _mishap(self) -> None:
+        self._steps.append(self._random.choice([*Mishap] if len(self._checkpoints) > 1 else [Mishap.LOST]))
 
     def _command(self, *, compares: bool = False) -> None:
         name = self._random.choices(["pre-dump", "run", "dump", "detach"], [12, 2, 2, 2])[0]
