@@ -9,7 +9,7 @@ from dumper.kernel import uffd
 from dumper.kernel.pages import Span, SpanTable
 from dumper.memory_map import Classifier, Vma, is_trackable
 from dumper.proc import GONE_ERRORS
-from dumper.proc.maps import Mapping, MapsParser, read_maps
+from dumper.proc.maps import Mapping, MapsParser, read_maps, without_overlaps
 from dumper.target import Target, gone
 from formats.faults import Point, reached
 
@@ -38,7 +38,8 @@ class AddressSpace:
             return list(self._vmas.values())
         mappings = self._parser.parse(text)
         errors: dict[Mapping, int] = {}
-        if register is not None:
+        if register is not None:  # it runs
+            mappings = without_overlaps(mappings)
             wanted = [m for m in mappings if is_trackable(m, self._classifier.kind(m))]
             errors = dict(zip(wanted, register(wanted), strict=True))
         known = {} if register is not None else self._vmas

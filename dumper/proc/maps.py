@@ -77,6 +77,17 @@ class MapsParser:
         return list(self._known.values())
 
 
+def without_overlaps(mappings: list[Mapping]) -> list[Mapping]:
+    """Of mappings that overlap, the first: the file is read in parts, and a process that runs changes in between."""
+    found: list[Mapping] = []
+    end_addr = 0
+    for mapping in mappings:
+        if mapping.start_addr >= end_addr:
+            found.append(mapping)
+            end_addr = mapping.end_addr
+    return found
+
+
 def read_maps(tid: int) -> bytes:
     """The file as it is. Raises OSError: ENOENT or ESRCH if the process is gone, EACCES if it is another's."""
     return Path(f"/proc/{tid}/maps").read_bytes()

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from dumper import tracking
 from dumper.dump import AfterDump
 from dumper.objects import MappedFiles
-from dumper.proc.maps import Mapping
+from dumper.proc.maps import Mapping, read_maps
 from dumper.rounds import Options
 from dumper.session import Session
 from formats.checkpoint import Checkpoint
@@ -305,6 +306,26 @@ def test_shared_mappings_that_change_while_they_are_looked_at(
         session.dump(AfterDump.LEAVE_STOPPED, pre_dump=False)
     (process,) = Checkpoint.open(checkpoint).round().manifest.processes
     assert [vma.object is None for vma in process.vmas if vma.is_shared] == [False] * 3
+    assert_equal(target, checkpoint)
+    assert_unharmed(target)
+
+
+def test_mappings_that_change_while_they_are_read(
+    target: Target, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read of them may overlap then: a mapping that grew, and what it grew over, later in the file."""
+
+    def torn(tid: int) -> bytes:
+        first, *rest = read_maps(tid).splitlines(keepends=True)
+        end = f"{int(rest[0].split(b'-')[1].split()[0], 16):012x}".encode()
+        return b"".join([first.split(b"-")[0] + b"-" + end + first[first.index(b" ") :], *rest])
+
+    with Session(target.pid, checkpoint, Options(), lambda _: None) as session:
+        with monkeypatch.context() as patch:
+            patch.setattr(tracking, "read_maps", torn)
+            session.pre_dump()
+        target.command("write 500 3")
+        session.dump(AfterDump.LEAVE_STOPPED, pre_dump=True)
     assert_equal(target, checkpoint)
     assert_unharmed(target)
 

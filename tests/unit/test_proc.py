@@ -8,7 +8,7 @@ import pytest
 
 from dumper.proc.buildid import build_id
 from dumper.proc.fds import lowest_free
-from dumper.proc.maps import MapsParser, parse_line
+from dumper.proc.maps import MapsParser, parse_line, without_overlaps
 from dumper.proc.stat import parse_stat
 from dumper.proc.status import parse_status
 
@@ -32,6 +32,14 @@ def test_an_anonymous_mapping_and_a_path_that_is_not_utf8() -> None:
 def test_a_line_that_is_not_understood_is_never_skipped(line: bytes) -> None:
     with pytest.raises(ValueError, match="maps"):
         parse_line(line)
+
+
+def test_of_overlapping_mappings_the_first_counts() -> None:
+    """As a reader may get them while the process moves memory."""
+    lines = b"1000-3000 rw-p 0 00:00 0\n3000-6000 rw-p 0 00:00 0\n4000-5000 rw-p 0 00:00 0\n5000-7000 r--p 0 00:00 0\n"
+    lines += b"6000-7000 rw-p 0 00:00 0\n"
+    found = without_overlaps(MapsParser().parse(lines))
+    assert [(m.start_addr, m.end_addr) for m in found] == [(0x1000, 0x3000), (0x3000, 0x6000), (0x6000, 0x7000)]
 
 
 def test_mappings_are_parsed_anew_when_they_change() -> None:
