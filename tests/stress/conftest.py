@@ -10,18 +10,11 @@ FIRST_SEED = pytest.StashKey[int]()
 
 
 @pytest.fixture(scope="session")
-def only_seed(request: pytest.FixtureRequest) -> int | None:
-    """What --seed says, if anything."""
-    value = request.config.getoption("--seed")
-    return None if value is None else int(value)
-
-
-@pytest.fixture(scope="session")
-def first_seed(request: pytest.FixtureRequest, only_seed: int | None) -> int:
-    """The seed of the first sequence, another one in each run; the next one has the next seed."""
-    seed = random.SystemRandom().randrange(1 << 32) if only_seed is None else only_seed
-    request.config.stash[FIRST_SEED] = seed
-    return seed
+def first_seed(request: pytest.FixtureRequest, seed: int | None) -> int:
+    """The seed of the first sequence, another one in each run unless --seed says it; the next one has the next seed."""
+    first = random.SystemRandom().randrange(1 << 32) if seed is None else seed
+    request.config.stash[FIRST_SEED] = first
+    return first
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -35,14 +35,13 @@ def play(drawn: Sequence, directory: Path, tally: Tally) -> None:
 
 
 def test_random_sequences(
-    tmp_path: Path, tally: Tally, first_seed: int, only_seed: int | None, seconds: float | None
+    tmp_path: Path, tally: Tally, first_seed: int, seed: int | None, seconds: float | None
 ) -> None:
-    """As many as fit the time; with --seed that one only, over and over if --seconds is given, too."""
+    """As many as fit the time; with --seed and no --seconds that one only."""
     end = time.monotonic() + (DEFAULT_S if seconds is None else seconds)
     for number in itertools.count():
-        drawn = sequence(first_seed if only_seed is not None else first_seed + number)
-        play(drawn, tmp_path / str(number), tally)
-        if time.monotonic() > end or (only_seed is not None and seconds is None):
+        play(sequence(first_seed + number), tmp_path / str(number), tally)
+        if time.monotonic() > end or (seed is not None and seconds is None):
             break
 
 
