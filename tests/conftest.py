@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,14 @@ def seed(request: pytest.FixtureRequest) -> int | None:
     """What --seed says, if anything."""
     value = request.config.getoption("--seed")
     return None if value is None else int(value)
+
+
+@pytest.fixture
+def rng(seed: int | None) -> random.Random:
+    """Random choices, others in each run unless --seed says which; a failure shows what to say."""
+    start = random.SystemRandom().randrange(1 << 32) if seed is None else seed
+    print(f"again: --seed {start}")
+    return random.Random(start)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """SIGKILL at random instants, hundreds of times on one target: of predump in each of its commands, and of the keeper.
 
-PREDUMP_TEST_SEED repeats a run, as far as the machine does.
+--seed repeats a run, as far as the machine does.
 """
 
 from __future__ import annotations
@@ -43,18 +43,12 @@ KEEPER_TURN = 4
 KINDS = ("selfcheck interruptible", "memory", "tree")
 
 
-def new_random() -> random.Random:
-    seed = int(os.environ.get("PREDUMP_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
-    print(f"PREDUMP_TEST_SEED={seed}")
-    return random.Random(seed)
-
-
 class Killer:
     """Kills again and again, and knows how long each command takes."""
 
-    def __init__(self, patient: Patient) -> None:
+    def __init__(self, patient: Patient, rng: random.Random) -> None:
         self._patient = patient
-        self._random = new_random()
+        self._random = rng
         self._durations_s: dict[str, float] = {}
         for command in COMMANDS:
             self.measure(command)
@@ -95,10 +89,12 @@ class Killer:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_kills_at_random(kind: str, zygote: Zygote, tmp_path: Path, tally: Tally, seconds: float | None) -> None:
+def test_kills_at_random(
+    kind: str, zygote: Zygote, tmp_path: Path, tally: Tally, seconds: float | None, rng: random.Random
+) -> None:
     end_s = time.monotonic() + (seconds or DEFAULT_S) / len(KINDS)
     with patient_of(kind, tmp_path, zygote, tally) as patient:
-        killer = Killer(patient)
+        killer = Killer(patient, rng)
         turn = 0
         while time.monotonic() < end_s:
             turn += 1

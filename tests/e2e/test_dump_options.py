@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -36,8 +35,6 @@ pytestmark = pytest.mark.usefixtures("targets")
 UNREADABLE_PAGES = 4 + 2
 """Of the memory target: guard pages, and one page past the end of each of its two files."""
 CORRUPT, UNSUPPORTED, PARENT_MISSING, INTERRUPTED = 20, 21, 22, 130
-KILLS_OF_SELFCHECK, KILLS_OF_MEMORY = 15, 10
-COMMANDS = ("pre-dump", "dump", "run")
 SLOW = ("--level", "19", "--threads", "1")
 """Some megabytes per second."""
 SLOW_MIB = 8
@@ -167,62 +164,6 @@ def test_full_disk_neither_kills_nor_stops(after: str, staging: str, tmp_path: P
 
 
 # ---- an end at any moment ----
-
-
-def kill_at_a_random_moment(random_: random.Random, *words: object) -> float:
-    """Start the command and SIGKILL it between its first instruction of ours and somewhat after its usual end."""
-    delay_s = random_.uniform(0.1, 0.75)
-    with RunningPredump.start(*words) as running:
-        running.ends_within(delay_s)
-        running.process.send_signal(signal.SIGKILL)
-        running.ends_within(10)
-    return delay_s
-
-
-def new_random(what: str) -> random.Random:
-    seed = int(os.environ.get("PREDUMP_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
-    print(f"{what}: PREDUMP_TEST_SEED={seed}")
-    return random.Random(seed)
-
-
-def test_kill_at_random_moments_goes_unnoticed(tmp_path: Path) -> None:
-    random_ = new_random("kills")
-    checkpoint = tmp_path / "0"
-    with Target.spawn("selfcheck") as target:
-        for turn in range(KILLS_OF_SELFCHECK):
-            command = COMMANDS[turn % 3]
-            moment = kill_at_a_random_moment(random_, command, *on(target, checkpoint))
-            said = f"turn {turn}: {command} killed after {moment:.3f} s"
-            poll_until(lambda: is_untouched(target.pid), 10, f"the target to go on, {said}")
-            assert target.alive(), said
-            assert "errors=0 " in target.command("status"), said
-            if turn % 5 == 4:
-                predump("dump", *on(target, checkpoint))
-                predump("verify", checkpoint)
-                assert "errors=0 " in target.command("status"), said
-                checkpoint = tmp_path / f"{turn}"
-        assert target.command("fds") == "ok 0"
-        target.check()
-
-
-def test_dump_after_a_kill_at_a_random_moment_is_right(tmp_path: Path) -> None:
-    random_ = new_random("kills")
-    checkpoint = tmp_path / "checkpoint"
-    with memory_target(tmp_path) as target:
-        for turn in range(KILLS_OF_MEMORY):
-            command = COMMANDS[turn % 3]
-            moment = kill_at_a_random_moment(random_, command, *on(target, checkpoint))
-            said = f"turn {turn}: {command} killed after {moment:.3f} s"
-            poll_until(lambda: is_untouched(target.pid), 10, f"the target to go on, {said}")
-            target.command(f"write 300 {turn}")
-            target.command("zap 50")
-            if turn % 2:
-                predump("dump", *on(target, checkpoint), "--leave-stopped")
-                assert_equal(target, checkpoint)
-                os.kill(target.pid, signal.SIGCONT)
-                poll_until(lambda: is_untouched(target.pid), 10, "the target to go on")
-                target.command("check")
-        target.check()
 
 
 @pytest.mark.parametrize(

@@ -295,23 +295,20 @@ def test_exec_between_commands(mode: str, checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["exec", "exec-thread"])
-def test_exec_in_the_middle_of_a_run(mode: str, tmp_path: Path) -> None:
-    seed = int(os.environ.get("PREDUMP_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
-    print(f"PREDUMP_TEST_SEED={seed}")
-    random_ = random.Random(seed)
+def test_exec_in_the_middle_of_a_run(mode: str, tmp_path: Path, rng: random.Random) -> None:
     options = ("--leave-stopped", "--interval", "20ms", "--max-freeze", "0ms", "--max-rounds", "6")
     with Target.spawn("special", mode) as target:
         for turn in range(EXEC_RUNS):
             checkpoint = tmp_path / f"{turn}"
             with RunningPredump.start("run", "-p", target.pid, "-D", checkpoint, *options) as running:
                 running.wait_for("attached")
-                running.ends_within(random_.uniform(0, 0.25))
+                running.ends_within(rng.uniform(0, 0.25))
                 target.send("exec")
                 done = running.finish(20)
             if done.returncode in (0, NOT_CONVERGED):
                 assert_equal(target, checkpoint, LEAST_PAGES_AFTER_EXEC)
             else:
-                assert done.returncode in (GONE, UNTRACEABLE), f"turn {turn}, seed {seed}\n{done}"
+                assert done.returncode in (GONE, UNTRACEABLE), f"turn {turn}\n{done}"
                 assert done.result["message"], str(done)
             go_on(target)
             target.answer("exec")
