@@ -1,0 +1,65 @@
+"""The two ways to capture a process, and what must hold after either."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.harness import is_stopped, is_untouched, poll_until, predump
+from tests.oracle import compare
+from tests.tally import Count, Tally
+
+GO_ON_S = 10.0
+
+Change = Callable[[int], object]
+"""Changes the process; given a number that is another one each time."""
+Way = Callable[[int, Path, Change], None]
+
+
+def by_run(pid: int, checkpoint: Path, change: Change) -> None:
+    """One command; the process is left stopped."""
+    change(1)
+    predump("run", "-p", pid, "-D", checkpoint, "--max-freeze", "60s", "--leave-stopped")
+
+
+def by_commands(pid: int, checkpoint: Path, change: Change) -> None:
+    """Two rounds while it runs, with changes after each, and the dump; the process is left stopped."""
+    for i in range(2):
+        predump("pre-dump", "-p", pid, "-D", checkpoint)
+        assert is_untouched(pid)
+        change(i)
+    predump("dump", "-p", pid, "-D", checkpoint, "--leave-stopped")
+
+
+WAYS: dict[str, Way] = {"run": by_run, "commands": by_commands}
+
+
+def assert_captured(
+    pid: int, checkpoint: Path, tally: Tally, check: Callable[[], object], *, skipped_pages: int = 0
+) -> None:
+    """The stopped process equals the last round; it goes on, and finds itself unharmed.
+
+    `check` raises AssertionError if it does not; at most `skipped_pages` of its pages may be left out.
+    """
+    tally.add(Count.MEMORY_CASES)
+    assert is_stopped(pid), "--leave-stopped leaves it stopped"
+    found = compare(pid, checkpoint)
+    tally.compared(found)
+    assert not found.mismatches, str(found)
+    assert found.pages_skipped <= skipped_pages, str(found)
+    assert_unharmed(pid, tally, check)
+    predump("verify", checkpoint)
+
+
+def assert_unharmed(pid: int, tally: Tally, check: Callable[[], object]) -> None:
+    """The stopped process goes on, untraced, and `check` finds nothing wrong."""
+    harmed = True
+    try:
+        os.kill(pid, signal.SIGCONT)
+        poll_until(lambda: is_untouched(pid), GO_ON_S, "the process to go on")
+        check()
+        harmed = False
+    finally:
+        tally.add(Count.TARGETS_HARMED, harmed)
