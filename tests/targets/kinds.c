@@ -37,7 +37,7 @@
 #define STACK_ROOM_BYTES (512 * 1024) /* for the calls of the main thread, below which its stack grows */
 #define GROWSDOWN_TOP (16UL << 40) /* far from everything that is mapped without an address */
 #define RESERVED_BYTES (16UL << 40)
-#define RESERVED_PAGES 512
+#define RESERVED_PAGES 2048
 #define MANY_VMAS 30000
 #define MANY_VMAS_PAGES 1000
 #define N_GUARDS 32
