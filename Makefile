@@ -18,12 +18,12 @@ $(READY): $(VENV)/.tools setup.py $(wildcard dumper/kernel/csrc/*) dumper/kernel
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-test: $(READY) redis gdb
+test: $(READY) redis gdb filesystems clang
 	$(BIN)/python -m pytest
 
 # How long each open-ended test goes on.
 SECONDS ?= 600
-reliability: $(READY) redis gdb
+reliability: $(READY) redis gdb filesystems clang
 	$(BIN)/python -m tests.reliability $(SECONDS)
 
 # Damaged and crafted images, at random for SECONDS in all: tests/fuzz/test_damage.py says how to run one case again.
@@ -48,7 +48,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks
 
 # Real targets for the tests. Where they cannot be installed, the tests that need them are skipped and say so.
-.PHONY: redis gdb
+.PHONY: redis gdb filesystems clang
 redis:
 	@command -v redis-server redis-benchmark >/dev/null || { \
 		echo "installing redis-server"; \
@@ -60,6 +60,20 @@ gdb:
 		echo "installing gdb and binutils"; \
 		(apt-get update && apt-get install --yes gdb binutils) >/dev/null 2>&1; \
 	} || echo "gdb cannot be installed here: its tests will be skipped"
+
+filesystems:
+	@{ command -v mkfs.ext4 && command -v mkfs.btrfs && command -v mkfs.xfs; } >/dev/null || { \
+		echo "installing e2fsprogs, btrfs-progs and xfsprogs"; \
+		(apt-get update && apt-get install --yes --no-install-recommends e2fsprogs btrfs-progs xfsprogs) >/dev/null 2>&1; \
+	} || echo "btrfs-progs or xfsprogs cannot be installed here: their tests will be skipped"
+
+# Its MemorySanitizer, which gcc does not have. The second package's name has a version in it.
+clang:
+	@command -v clang >/dev/null || { \
+		echo "installing clang"; \
+		(apt-get update && apt-get install --yes --no-install-recommends clang && \
+		 apt-get install --yes --no-install-recommends "libclang-rt-$$(clang -dumpversion | cut -d. -f1)-dev") >/dev/null 2>&1; \
+	} || echo "clang cannot be installed here: its test will be skipped"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info dumper/kernel/_native*.so tests/targets/bin
