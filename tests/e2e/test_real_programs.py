@@ -1,8 +1,6 @@
-"""Programs that nobody wrote for predump: an interpreter, a JVM and node, captured while they work."""
+"""Programs that nobody wrote for predump: an interpreter, a JVM, node and Go, captured while they work."""
 
-import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import is_untouched, poll_until, predump
-from tests.oracle import compare
-
-READY_S = 60.0
+from tests.harness import is_untouched, predump
+from tests.matrix.ways import WAYS, assert_captured
+from tests.tally import Tally
 
 PYTHON = """
 import ctypes, random
@@ -35,6 +32,18 @@ public class Busy {
     }
 }
 """
+GO = """
+package main
+import ("fmt"; "time")
+func main() {
+    table := map[int][]byte{}
+    fmt.Println("ready")
+    for i := 0; ; i++ {
+        table[i%2000] = make([]byte, 20000)
+        if i%100 == 0 { time.Sleep(5 * time.Millisecond) }
+    }
+}
+"""
 NODE = """
 const rows = [];
 console.log("ready");
@@ -46,6 +55,8 @@ def command(program: str, directory: Path) -> list[str]:
     """How to start it; skips where the machine lacks it."""
     if program == "python":
         return [shutil.which("python3") or "python3", "-c", PYTHON]
+    if program == "go":
+        return [str(go_program(directory))]
     interpreter = shutil.which(program)
     if interpreter is None:
         pytest.skip(f"{program} is not installed")
@@ -54,6 +65,17 @@ def command(program: str, directory: Path) -> list[str]:
     source = directory / "Busy.java"
     source.write_text(JAVA)
     return [interpreter, "-Xmx256m", str(source)]
+
+
+def go_program(directory: Path) -> Path:
+    """Built with what is there."""
+    source, program = directory / "busy.go", directory / "busy"
+    source.write_text(GO)
+    for compiler, *options in (("go", "build"), ("gccgo",)):
+        if shutil.which(compiler):
+            subprocess.run([compiler, *options, "-o", str(program), str(source)], cwd=directory, check=True)
+            return program
+    pytest.skip("neither go nor gccgo is installed")
 
 
 @contextmanager
@@ -68,16 +90,18 @@ def started(words: list[str]) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-@pytest.mark.parametrize("program", ["python", "java", "node"])
-def test_a_busy_program_is_captured_and_goes_on(program: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("program", ["python", "java", "node", "go"])
+def test_a_busy_program_is_captured_and_goes_on(program: str, way: str, tmp_path: Path, tally: Tally) -> None:
+    """Nobody needs to change it: it writes all the time."""
     checkpoint = tmp_path / "checkpoint"
     with started(command(program, tmp_path)) as process:
-        options = ("--interval", "100ms", "--max-freeze", "60s", "--leave-stopped")
-        predump("run", "-t", process.pid, "-D", checkpoint, *options)
-        found = compare(process.pid, checkpoint)
-        assert not found.mismatches, str(found)
-        predump("verify", checkpoint)
-        os.kill(process.pid, signal.SIGCONT)
-        poll_until(lambda: is_untouched(process.pid), READY_S, "the program to go on")
-        predump("dump", "-t", process.pid, "-D", checkpoint)
-        assert process.poll() is None
+
+        def is_alive() -> None:
+            assert process.poll() is None
+
+        WAYS[way](process.pid, checkpoint, lambda _: None)
+        assert_captured(process.pid, checkpoint, tally, is_alive)
+        predump("dump", "-p", process.pid, "-D", checkpoint)
+        assert is_untouched(process.pid)
+        is_alive()
