@@ -64,12 +64,20 @@
 #define __NR_mseal 462
 #endif
 
+#ifndef UFFD_USER_MODE_ONLY
+#define UFFD_USER_MODE_ONLY 1
+#endif
+#define FEATURE_WP_ASYNC (1 << 15) /* of userfaultfd, since 6.7 */
+#define PAGEMAP_WORD_BYTES 8
+#define PAGEMAP_WP (1ULL << 57)
+
 struct page {
 	unsigned char *address;
 	uint64_t seed;
 	uint64_t file_seed; /* what the page of the file below a private one has; 0 where there is no file */
 	bool is_own; /* of a private mapping: no longer the file's */
 	bool is_guard;
+	bool is_written; /* since the target itself began to track it */
 };
 
 struct kind {
@@ -88,6 +96,7 @@ static unsigned char *start;
 static size_t length_bytes;
 static int fd = -1; /* of what is mapped */
 static bool is_private;
+static int own_pagemap_fd = -1; /* where the target tracks writes itself */
 static int drop_advice = MADV_DONTNEED;
 static size_t drop_pages = 1; /* fewer cannot be dropped */
 static struct page *guards[N_GUARDS]; /* the oldest is at guards[next_guard] */
@@ -137,6 +146,7 @@ static void set_content(struct page *page, uint64_t seed)
 	fill_page(page->address, seed);
 	page->seed = seed;
 	page->is_own = true;
+	page->is_written = true;
 }
 
 /* ---- ways of change ---- */
@@ -612,6 +622,25 @@ static void make_uring(const char *unused)
 	make_anonymous(unused);
 }
 
+/* A program that tracks its own writes as predump would. Written pages lose their protection. */
+static void make_own_tracking(const char *unused)
+{
+	int uffd = (int)syscall(__NR_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+	struct uffdio_api api = {.api = UFFD_API, .features = FEATURE_WP_ASYNC};
+	struct uffdio_register area = {.mode = UFFDIO_REGISTER_MODE_WP};
+	struct uffdio_writeprotect protection = {.mode = UFFDIO_WRITEPROTECT_MODE_WP};
+
+	make_anonymous(unused);
+	area.range.start = protection.range.start = (uintptr_t)start;
+	area.range.len = protection.range.len = length_bytes;
+	own_pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	if (uffd < 0 || own_pagemap_fd < 0 || ioctl(uffd, UFFDIO_API, &api) < 0 ||
+	    ioctl(uffd, UFFDIO_REGISTER, &area) < 0 || ioctl(uffd, UFFDIO_WRITEPROTECT, &protection) < 0)
+		die("userfaultfd");
+	for (size_t i = 0; i < n_pages; i++)
+		pages[i].is_written = false;
+}
+
 static void make_reservation(const char *unused)
 {
 	(void)unused;
@@ -694,12 +723,26 @@ static const struct kind kinds[] = {
 	{"swapped-anonymous", make_anonymous, {write_page, zero_page, drop, page_out}, READ_WRITE, true},
 	{"swapped-private-file", make_private_file, {write_page, zero_page, drop, page_out}, READ_WRITE, true},
 	{"swapped-shared", make_shared_anonymous, {write_page, zero_page, punch, page_out}, READ_WRITE, true},
+	{"own-tracking", make_own_tracking, {write_page, zero_page}, READ_WRITE, false},
 	{"reservation", make_reservation, {write_page, zero_page, drop}, READ_WRITE, false},
 	{"many-vmas", make_many_vmas, {write_page, zero_page, drop}, READ_WRITE, false},
 	{"threads", make_threads, {write_page}, READ_WRITE, false},
 };
 
 /* ---- the self-check ---- */
+
+/* Whether the target's own tracking says of the page what happened to it. */
+static bool is_tracked_right(const struct page *page)
+{
+	off_t offset = (off_t)((uintptr_t)page->address / PAGE_BYTES * PAGEMAP_WORD_BYTES);
+	uint64_t word;
+
+	if (own_pagemap_fd < 0)
+		return true;
+	if (pread(own_pagemap_fd, &word, sizeof(word), offset) != sizeof(word))
+		die("pagemap");
+	return page->is_written == !(word & PAGEMAP_WP);
+}
 
 static bool check(void)
 {
@@ -711,7 +754,10 @@ static bool check(void)
 	for (size_t i = 0; clean && i < n_pages; i++) {
 		long offset = pages[i].is_guard ? -1 : wrong_offset(pages[i].address, pages[i].seed);
 
-		if (offset >= 0) {
+		if (!is_tracked_right(&pages[i])) {
+			answer("bad page %zu is tracked as %s", i, pages[i].is_written ? "clean" : "written");
+			clean = false;
+		} else if (offset >= 0) {
 			answer("bad page %zu differs at %p", i, (void *)(pages[i].address + offset));
 			clean = false;
 		}
