@@ -45,7 +45,7 @@ _SCAN_PRESENT_OR_SWAPPED = 1 << 3 | 1 << 4
 SCANNED_BYTES = 1 << 30
 """Ranges of this size and more are looked through by PAGEMAP_SCAN first."""
 
-_KERNEL_INTERNAL = re.compile(r"/memfd:|/dev/zero \(deleted\)|/SYSV[0-9a-f]{8}|/anon_hugepage|/secretmem")
+_NO_FILE_ON_DISK = re.compile(r"^/memfd:|^/SYSV[0-9a-f]{8}|^/anon_hugepage|^/secretmem| \(deleted\)$")
 
 
 class Segment(Protocol):
@@ -102,7 +102,7 @@ class Mapping:
     @property
     def has_file(self) -> bool:
         """Whether a clean page can be had again from a file on some disk."""
-        return self.inode != 0 and not _KERNEL_INTERNAL.match(self.path)
+        return self.inode != 0 and not _NO_FILE_ON_DISK.search(self.path)
 
 
 @dataclass

@@ -229,6 +229,17 @@ def test_every_kind_of_memory(tmp_path: Path) -> None:
         target.check()
 
 
+def test_clean_page_of_a_deleted_file_claimed_absent(tmp_path: Path) -> None:
+    """There is no file to have it from."""
+    with Target.spawn("kinds", "private-deleted-file", tmp_path / "file") as target, stopped(target.pid):
+        (mapping,) = [one for one in read_maps(target.pid) if one.path == f"{tmp_path}/file (deleted)"]
+        view = TrueView(target.pid)
+        assert compare_view(target.pid, view).mismatches == []
+        clean = mapping.start_addr + PAGE_BYTES
+        view.pages[clean] = None
+        assert [addr - clean < PAGE_BYTES for addr, _ in compare_view(target.pid, view).mismatches] == [True]
+
+
 def test_holes_of_terabytes_are_passed_over(idle: tuple[int, int]) -> None:
     """What PAGEMAP_SCAN calls no hole is what pagemap says, page by page, in one scan or many."""
     pid, _ = idle
