@@ -31,6 +31,7 @@
 #define FILE_PAGES 256 /* of which the last one is partial */
 #define FILE_TAIL_BYTES 1000
 #define CHANGES 100
+#define N_ALIKE 4
 #define RARELY 8 /* one in so many, of what changes all pages at once */
 #define MAX_PAGES 8192
 #define MAX_GROWTH 1024 /* pages */
@@ -158,6 +159,13 @@ static bool write_page(struct page *page)
 	set_content(page, draw());
 	if (kind->perms != READ_WRITE)
 		protect(page->address, PAGE_BYTES, kind->perms);
+	return true;
+}
+
+/* With a content that many pages have. */
+static bool write_alike(struct page *page)
+{
+	set_content(page, 1 + draw() % N_ALIKE);
 	return true;
 }
 
@@ -507,6 +515,14 @@ static void make_wiped_on_fork(const char *unused)
 	advise(start, length_bytes, MADV_WIPEONFORK);
 }
 
+static void make_mergeable(const char *unused)
+{
+	make_anonymous(unused);
+	for (size_t i = 0; i < n_pages; i++)
+		write_alike(&pages[i]);
+	advise(start, length_bytes, MADV_MERGEABLE);
+}
+
 /* The file's pages have content, the last one is partial; one page more is mapped, but neither is touched. */
 static void make_file(const char *path, int flags)
 {
@@ -709,6 +725,7 @@ static const struct kind kinds[] = {
 	{"execute-only", make_protected, {write_page, drop}, PROT_EXEC, false},
 	{"sealed", make_sealed, {write_page, zero_page, drop}, READ_WRITE, false},
 	{"guarded", make_guarded, {write_page, drop, move_guard}, READ_WRITE, false},
+	{"mergeable", make_mergeable, {write_page, write_alike, write_alike, drop}, READ_WRITE, false},
 	{"wiped-on-fork", make_wiped_on_fork, {write_page, drop, fork_once}, READ_WRITE, false},
 	{"private-file", make_private_file, {write_page, zero_page, drop, write_file}, READ_WRITE, false},
 	{"shared-file", make_shared_file, {write_page, zero_page, forget, punch, write_file}, READ_WRITE, false},
