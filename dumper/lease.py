@@ -115,10 +115,12 @@ def exclusive(target: Target) -> Iterator[None]:
         if _is_at(path, fd):
             break
         os.close(fd)  # its last holder removed it just now
+    holder_pid = os.getpid()
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        if os.getpid() == holder_pid:  # a child that was forked meanwhile does not hold it
+            path.unlink(missing_ok=True)
         os.close(fd)
 
 
@@ -236,6 +238,15 @@ def borrow(target: Target) -> tuple[Lease, dict[Key, int], ChainState | None] | 
         reached(Point.BORROWED)
         return lease, held, state
     raise _busy(target)
+
+
+def is_tracked(target: Target) -> bool:
+    """Whether a keeper holds the tracking of the target for the next command. Raises PermissionDenied."""
+    lease = _connect(target)
+    if lease is None:
+        return False
+    lease.close()
+    return True
 
 
 def _busy(target: Target) -> TargetBusy:

@@ -162,15 +162,8 @@ def try_user_mode_userfaultfd() -> str:
     return "userfaultfd(2) works with UFFD_USER_MODE_ONLY, which asks for no privilege"
 
 
-def _own_userfaultfd() -> int:
-    try:
-        return probes.userfaultfd(os.O_CLOEXEC)
-    except PermissionError:
-        return probes.userfaultfd(os.O_CLOEXEC | uffd.USER_MODE_ONLY)
-
-
 def _has_uffd_features(features: uffd.Feature) -> bool:
-    with _closing(_own_userfaultfd()) as fd:
+    with _closing(uffd.create()) as fd:
         try:
             uffd.enable(fd, features)
         except OSError as error:

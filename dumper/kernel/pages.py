@@ -21,6 +21,7 @@ class SpanFlag(IntFlag):
     WHOLE = lib.PD_SPAN_WHOLE
     BY_FD = lib.PD_SPAN_BY_FD
     CHANGES = lib.PD_SPAN_CHANGES
+    WATCH = lib.PD_SPAN_WATCH
 
 
 @dataclass(frozen=True, slots=True)

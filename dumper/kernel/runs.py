@@ -89,6 +89,16 @@ class RunList:
         lib.pd_unite_runs(self.c, other.c, united.c)
         return united
 
+    def changes_since(self, known: "RunList", *, in_doubt: bool) -> tuple["RunList", "RunList"]:
+        """What a write watch tells of these runs, the yield of a scan with SpanFlag.WATCH and `known` as covered.
+
+        Returns what changed (COPY runs), and what is known from now on (PARENT runs); pd_find_changes says more.
+        """
+        room = max(1, 2 * (len(self) + len(known)))
+        changed, known_now = RunList(room), RunList(room)
+        lib.pd_find_changes(known.c, self.c, in_doubt, changed.c, known_now.c)
+        return changed, known_now
+
     def sweep(self) -> Any:
         """A struct pd_sweep over the runs, from the first on; valid while the list stays as it is."""
         return ffi.new("struct pd_sweep *", {"runs": self.c.runs, "n_runs": len(self), "next": 0})

@@ -24,6 +24,18 @@ class Feature(IntFlag):
 TRACKING_FEATURES = Feature.PAGEFAULT_FLAG_WP | Feature.WP_HUGETLBFS_SHMEM | Feature.WP_UNPOPULATED | Feature.WP_ASYNC
 
 
+def create() -> int:
+    """A userfaultfd of the calling process, close-on-exec, with UFFD_USER_MODE_ONLY where a plain one is refused.
+
+    With WP_ASYNC the kernel's own writes are tracked all the same. Raises OSError as `probes.userfaultfd`.
+    """
+    flags = os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        return probes.userfaultfd(flags)
+    except PermissionError:
+        return probes.userfaultfd(flags | USER_MODE_ONLY)
+
+
 def enable(uffd: int, features: Feature = TRACKING_FEATURES) -> None:
     """UFFDIO_API. Raises OSError: EINVAL if the kernel lacks a feature or the descriptor is in use already."""
     checked(lib.pd_uffd_enable(uffd, int(features)))

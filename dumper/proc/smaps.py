@@ -10,6 +10,7 @@ FIRST_FIELD = b"\nSize:"  # of each mapping
 # After the flags of a mapping: fields that later kernels may add, then the header of the next one.
 FIELDS = re.compile(rb"(?:[A-Za-z]\w*:[^\n]*\n)*")
 HEADER = re.compile(FIELDS.pattern + rb"([0-9a-f]+)-([0-9a-f]+) [-r][-w][-x][-ps] [0-9a-f]+ [^\n]*\n")
+PAGE_SIZE = re.compile(rb"^([0-9a-f]+)-[0-9a-f]+ [-r][-w][-x][-ps] |^KernelPageSize: *([0-9]+) kB$", re.MULTILINE)
 GUARD_FLAG = "gu"
 MADV_GUARD_INSTALL = 102
 
@@ -38,6 +39,18 @@ def parse_smaps_flags(text: bytes) -> list[tuple[int, int, str]]:
     if not pieces or not FIELDS.fullmatch(header):
         raise ValueError(f"not the end of /proc/PID/smaps: {header[:100]!r}")
     return found
+
+
+def parse_page_bytes(text: bytes) -> dict[int, int]:
+    """The size of the pages of each mapping, in bytes, by its start address: more than 4096 for those of hugetlbfs."""
+    sizes: dict[int, int] = {}
+    start_addr = 0
+    for match in PAGE_SIZE.finditer(text):
+        if match[1]:
+            start_addr = int(match[1], 16)
+        else:
+            sizes[start_addr] = int(match[2]) * 1024
+    return sizes
 
 
 def read_smaps(tid: int) -> bytes:

@@ -34,6 +34,7 @@ struct pd_region {
 #define PD_SPAN_WHOLE 8     /* cannot be scanned: every page is content */
 #define PD_SPAN_BY_FD 16    /* content is what SEEK_DATA finds in `fd` from `fd_offset_bytes`; the page tables are not asked */
 #define PD_SPAN_CHANGES 32  /* all of it tracked, and known to the last scan: only changes need be looked at */
+#define PD_SPAN_WATCH 64    /* of a write watch: a zero page that may have been written is passed over like a hole */
 struct pd_span {
 	uint64_t start_addr, end_addr;
 	uint32_t flags;
@@ -166,6 +167,16 @@ int pd_move_runs(struct pd_run_list *in, uint64_t *next, uint64_t start, uint64_
 
 /* All pages that are in `a` or in `b` (both sorted), as COPY runs; `out` has room for the runs of both. Returns 0. */
 int pd_unite_runs(const struct pd_run_list *a, const struct pd_run_list *b, struct pd_run_list *out);
+
+/*
+ * What a write watch tells. `known`: the pages whose content somebody may have seen; `now`: the runs of a scan with
+ * PD_SPAN_WATCH that had `known` as `covered`. Appends to `changed` (COPY runs) what was written, and what is known and
+ * has no content now, unless it is a zero page that was not written since it was armed; and to `known_now` (PARENT runs)
+ * what has content and all of `changed`. With `in_doubt`, no zero page is exempt: it may have been armed unnoticed. Both
+ * lists need room for twice the runs of `known` and `now` together.
+ */
+int pd_find_changes(const struct pd_run_list *known, const struct pd_run_list *now, int in_doubt,
+		    struct pd_run_list *changed, struct pd_run_list *known_now);
 
 /* Adds the pages of each VMA to counts[4 * vma + kind], kind being DATA, ZERO or PARENT; both sorted by address. */
 int pd_count_pages(const struct pd_run *runs, uint64_t n_runs, const struct pd_span *vmas, uint64_t n_vmas,

@@ -280,6 +280,11 @@ int64_t pd_classify(struct pd_region *regions, uint64_t n_regions, uint64_t *use
 			uint64_t start = region->start_addr, end = region->end_addr, index = 0;
 			uint32_t kind = PD_RUN_COPY;
 
+			if (region->categories & PD_PFNZERO && region->categories >> 32 & PD_SPAN_WATCH &&
+			    must_copy(region->categories)) {
+				region->start_addr = end;
+				continue;
+			}
 			if (region->categories & PD_KEPT) {
 				const struct pd_run *run = sweep_to(staged, start, &end, ~0u);
 
@@ -342,6 +347,28 @@ int pd_unite_runs(const struct pd_run_list *a, const struct pd_run_list *b, stru
 
 		if (from < end)
 			covered = runs_append(out, from, end, PD_RUN_COPY, 0);
+	}
+	return 0;
+}
+
+int pd_find_changes(const struct pd_run_list *known, const struct pd_run_list *now, int in_doubt,
+		    struct pd_run_list *changed, struct pd_run_list *known_now)
+{
+	struct pd_sweep before = {known->runs, known->n_runs, 0}, after = {now->runs, now->n_runs, 0};
+	uint64_t addr = 0, to;
+
+	for (; addr < UINT64_MAX; addr = to) {
+		to = UINT64_MAX;
+		const struct pd_run *had = sweep_to(&before, addr, &to, ~0u);
+		const struct pd_run *has = sweep_to(&after, addr, &to, ~0u);
+		int is_still_zero = has && has->kind == PD_RUN_ZERO && !in_doubt;
+		int has_content = has && has->kind != PD_RUN_ZERO;
+		int is_changed = has_content ? has->kind == PD_RUN_COPY : had && !is_still_zero;
+
+		if (is_changed)
+			runs_append(changed, addr, to, PD_RUN_COPY, 0);
+		if (is_changed || has_content)
+			runs_append(known_now, addr, to, PD_RUN_PARENT, 0);
 	}
 	return 0;
 }
