@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.harness import build_targets
+from tests.filesystems import loop_mounted, ran
+from tests.harness import build_targets, tmpfs
 from tests.tally import Tally
 
 HUGE_PAGES = 16
+SWAP_MIB = 32
 
 # A shell that runs the tests in the background ignores SIGINT for them, and so would each command that they interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -55,6 +59,12 @@ def seed(request: pytest.FixtureRequest) -> int | None:
 
 
 @pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """Where a checkpoint may be made."""
+    return tmp_path / "checkpoint"
+
+
+@pytest.fixture
 def rng(seed: int | None) -> random.Random:
     """Random choices, others in each run unless --seed says which; a failure shows what to say."""
     start = random.SystemRandom().randrange(1 << 32) if seed is None else seed
@@ -77,3 +87,35 @@ def huge_pages() -> Iterator[None]:
         yield
     finally:
         pool.write_text(before)
+
+
+@pytest.fixture(scope="session")
+def file_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """Where a file system of this name is mounted: made when it is first asked for."""
+    with ExitStack() as mounts:
+        places: dict[str, Path] = {}
+
+        def place_of(name: str) -> Path:
+            if name not in places:
+                directory = tmp_path_factory.mktemp(name)
+                mount = tmpfs(directory / name, "size=16m") if name == "tmpfs" else loop_mounted(name, directory)
+                places[name] = mounts.enter_context(mount)
+            return places[name]
+
+        yield place_of
+
+
+@pytest.fixture
+def swap(file_system: Callable[[str], Path]) -> Iterator[None]:
+    """A swap file while the test runs."""
+    path = file_system("ext4") / "swap"
+    with path.open("wb") as file:
+        file.write(bytes(SWAP_MIB << 20))
+    path.chmod(0o600)
+    ran("mkswap", str(path))
+    ran("swapon", str(path))
+    try:
+        yield
+    finally:
+        subprocess.run(["swapoff", str(path)], check=True)
+        path.unlink()
