@@ -30,9 +30,10 @@ DATA, ZERO, PARENT = RunKind.DATA, RunKind.ZERO, RunKind.PARENT
 PROT_NONE = 0
 PROT_RW = mmap.PROT_READ | mmap.PROT_WRITE
 MAP_NORESERVE = 0x4000  # asm-generic/mman-common.h
+MAP_FIXED, MAP_HUGETLB = 0x10, 0x40000
+MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
 ANON = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
-MADV_NOHUGEPAGE, MADV_GUARD_INSTALL = 15, 102  # asm-generic/mman-common.h
-MREMAP_MAYMOVE, MREMAP_FIXED = 1, 2  # linux/mman.h
+MADV_NOHUGEPAGE, MADV_PAGEOUT, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE = 15, 21, 102, 103  # asm-generic/mman-common.h
 PR_SET_PDEATHSIG = 1
 
 
@@ -47,6 +48,10 @@ _ffi.cdef(
     int mprotect(void *addr, size_t length, int prot);
     int madvise(void *addr, size_t length, int advice);
     int prctl(int option, ...);
+    struct iovec { void *base; size_t n_bytes; };
+    ssize_t process_vm_writev(int pid, const struct iovec *here, unsigned long n_here, const struct iovec *there,
+                              unsigned long n_there, unsigned long flags);
+    ssize_t read(int fd, void *into, size_t length);
     """
 )
 _libc: Any = _ffi.dlopen(None)
@@ -64,20 +69,28 @@ def _at(addr: int) -> Any:
 class Memory:
     """What the child can do; each method is a request. Pages are counted from `addr`."""
 
-    def map(self, n_pages: int, flags: int = ANON, fd: int = -1, offset_pages: int = 0) -> int:
-        found = _libc.mmap(_ffi.NULL, n_pages * PAGE, PROT_RW, flags, fd, offset_pages * PAGE)
-        addr = int(_ffi.cast("intptr_t", found))
-        _succeed(addr == -1)
+    def map(self, n_pages: int, flags: int = ANON, fd: int = -1, offset_pages: int = 0, at: int = 0) -> int:
+        """Small pages; at address `at` if it is given, in place of what is there."""
+        addr = self.map_huge(n_pages, flags | (MAP_FIXED if at else 0), fd, offset_pages, at)
         with suppress(OSError):  # a kernel without huge pages
             self.advise(addr, range(n_pages), MADV_NOHUGEPAGE)
         return addr
 
+    def map_huge(self, n_pages: int, flags: int = ANON, fd: int = -1, offset_pages: int = 0, at: int = 0) -> int:
+        """Huge pages, if `flags` or a later madvise ask for them."""
+        found = _libc.mmap(_at(at), n_pages * PAGE, PROT_RW, flags, fd, offset_pages * PAGE)
+        addr = int(_ffi.cast("intptr_t", found))
+        _succeed(addr == -1)
+        return addr
+
+    def remap(self, addr: int, n_pages: int, new_pages: int, flags: int, to: int = 0) -> int:
+        found = _libc.mremap(_at(addr), n_pages * PAGE, new_pages * PAGE, flags, _at(to))
+        addr = int(_ffi.cast("intptr_t", found))
+        _succeed(addr == -1)
+        return addr
+
     def unmap(self, addr: int, pages: range) -> None:
         _succeed(_libc.munmap(_at(addr + pages.start * PAGE), len(pages) * PAGE))
-
-    def move(self, addr: int, pages: range, to_addr: int) -> None:
-        bytes_ = len(pages) * PAGE
-        _libc.mremap(_at(addr + pages.start * PAGE), bytes_, bytes_, MREMAP_MAYMOVE | MREMAP_FIXED, _at(to_addr))
 
     def protect(self, addr: int, pages: range, prot: int) -> None:
         _succeed(_libc.mprotect(_at(addr + pages.start * PAGE), len(pages) * PAGE, prot))
@@ -96,6 +109,28 @@ class Memory:
     def read(self, addr: int, pages: Iterable[int]) -> list[bytes]:
         return [bytes(_ffi.buffer(_at(addr + page * PAGE), PAGE)) for page in pages]
 
+    def read_into(self, addr: int, page: int) -> None:
+        """The kernel writes the page: read(2) from a pipe."""
+        reader, writer = os.pipe()
+        try:
+            os.write(writer, b"r" * PAGE)
+            assert _libc.read(reader, _at(addr + page * PAGE), PAGE) == PAGE
+        finally:
+            os.close(reader)
+            os.close(writer)
+
+    def write_from_outside(self, addr: int, page: int) -> None:
+        """As another process would: process_vm_writev(2)."""
+        there = _ffi.new("struct iovec *", (_at(addr + page * PAGE), 8))
+        here = _ffi.new("struct iovec *", (_ffi.from_buffer(b"outside!"), 8))
+        assert _libc.process_vm_writev(os.getpid(), here, 1, there, 1, 0) == 8
+
+    def open(self, path: str) -> int:
+        return os.open(path, os.O_RDWR)
+
+    def exec(self, *words: str) -> None:
+        os.execv(words[0], words)
+
     def memfd(self) -> int:
         return os.memfd_create("predump-test")
 
@@ -105,11 +140,7 @@ class Memory:
         return fd
 
     def userfaultfd(self) -> int:
-        flags = os.O_CLOEXEC | os.O_NONBLOCK
-        try:
-            return probes.userfaultfd(flags)
-        except PermissionError:
-            return probes.userfaultfd(flags | probes.USER_MODE_ONLY)
+        return uffd.create()
 
 
 def _serve(connection: Connection) -> NoReturn:
@@ -120,9 +151,9 @@ def _serve(connection: Connection) -> NoReturn:
             os.dup2(null, fd)
         memory = Memory()
         while True:
-            name, args = connection.recv()
+            name, args, named = connection.recv()
             try:
-                answer = getattr(memory, name)(*args)
+                answer = getattr(memory, name)(*args, **named)
             except OSError as error:
                 answer = error
             connection.send(answer)
@@ -150,8 +181,8 @@ class Child:
         if name not in Memory.__dict__:
             raise AttributeError(name)
 
-        def request(*args: object) -> Any:
-            self._connection.send((name, args))
+        def request(*args: object, **named: object) -> Any:
+            self._connection.send((name, args, named))
             assert self._connection.poll(ANSWER_S), f"the child does not answer {name}{args}"
             answer = self._connection.recv()
             if isinstance(answer, OSError):
@@ -159,6 +190,10 @@ class Child:
             return answer
 
         return request
+
+    def send(self, name: str, *args: object) -> None:
+        """A request that is not answered: it ends in another program."""
+        self._connection.send((name, args, {}))
 
     def take_fd(self, fd: int) -> int:
         """Its descriptor, here."""

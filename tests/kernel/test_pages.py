@@ -25,6 +25,9 @@ from tests.kernel.child import (
     COPY,
     DATA,
     MADV_GUARD_INSTALL,
+    MAP_HUGETLB,
+    MREMAP_FIXED,
+    MREMAP_MAYMOVE,
     PAGE,
     PARENT,
     PROT_NONE,
@@ -38,8 +41,6 @@ from tests.kernel.child import (
     run_list,
     running_child,
 )
-
-MAP_HUGETLB = 0x40000  # asm-generic/mman-common.h
 
 
 def scan(
@@ -176,11 +177,11 @@ def test_a_mapping_that_a_move_took_the_registration_from(child: Child) -> None:
     addr, elsewhere = child.map(8), child.map(1)
     child.touch(addr, range(8))
     child.track(addr, 8)
-    child.move(addr, range(7, 8), elsewhere)
+    child.remap(addr + 7 * PAGE, 1, 1, MREMAP_MAYMOVE | MREMAP_FIXED, elsewhere)
     child.track(addr, 7)
     child.track(elsewhere, 1)
     assert scan(child, addr, [Span(addr, addr + 7 * PAGE)], reset=True) == [(page, COPY, 0) for page in range(7)]
-    child.move(elsewhere, range(1), addr + 7 * PAGE)
+    child.remap(elsewhere, 1, 1, MREMAP_MAYMOVE | MREMAP_FIXED, addr + 7 * PAGE)
     child.touch(addr, [2])  # unseen
     child.track(addr, 8)
     spans, covered = [Span(addr, addr + 8 * PAGE)], [(0, 7, DATA, 0)]
