@@ -140,7 +140,12 @@ class Memory:
         return fd
 
     def userfaultfd(self) -> int:
-        return uffd.create()
+        self._uffd = uffd.create()
+        return self._uffd
+
+    def close_descriptor(self) -> None:
+        """Of the userfaultfd that was made last."""
+        os.close(self._uffd)
 
 
 def _serve(connection: Connection) -> NoReturn:

@@ -21,9 +21,10 @@ pytestmark = pytest.mark.usefixtures("targets")
 N_THREADS = 2
 N_PAGES = 4096
 SIZE_BYTES = N_PAGES * PAGE
-SECONDS = 2.0
+SECONDS = 16.0  # of all tests here together
 FEWEST_ROUNDS = 20
 KINDS = [("small", False), ("small", True), ("huge", False), ("huge", True)]
+N_TESTS = 2 * len(KINDS)
 each_kind = pytest.mark.parametrize(("pages", "drops"), KINDS, ids=["small", "small-drop", "huge", "huge-drop"])
 
 
@@ -75,7 +76,7 @@ def test_threads_of_another_process(pages: str, drops: bool, tally: Tally, secon
             with WriteWatch.of_process(target.pid, [(addr, SIZE_BYTES)]) as watch:
                 target.command("start")
                 copy = Copy(addr, lambda start, n_bytes: os.pread(fd, n_bytes, start))
-                follow(watch, copy, seconds or SECONDS)
+                follow(watch, copy, (seconds or SECONDS) / N_TESTS)
                 writes = int(target.command("stop").split()[1])
                 copy.update(watch.written(reset=True))
                 stale = copy.stale_pages()
@@ -105,7 +106,7 @@ def test_threads_of_the_own_process(pages: str, drops: bool, tally: Tally, secon
         assert library.start_writers(addr, N_PAGES, N_THREADS, pages == "huge", drops) == 0
         try:
             copy = Copy(addr, lambda start, n_bytes: bytes(view[start - addr : start - addr + n_bytes]))
-            follow(watch, copy, seconds or SECONDS)
+            follow(watch, copy, (seconds or SECONDS) / N_TESTS)
         finally:
             writes = library.stop_writers()
         copy.update(watch.written(reset=True))
