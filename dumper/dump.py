@@ -54,10 +54,6 @@ class AfterDump(StrEnum):
     KILL = "kill"
 
 
-LAST_SIGNALS = {AfterDump.LEAVE_STOPPED: signal.SIGSTOP, AfterDump.KILL: signal.SIGKILL}
-"""Sent in the freeze; a stop takes effect before the first instruction after it."""
-
-
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     """A collection in the freeze would lengthen it."""
@@ -198,12 +194,12 @@ class Dumper:
                     self._contents.streamed_while_frozen = True
                     self._write_pages(round_.output, frozen=True)
                     reached(Point.STREAMED)
-                if last_signal := LAST_SIGNALS.get(after):
+                if after is not AfterDump.LEAVE_RUNNING:
                     # Only once the dump is on disk: until then, whatever becomes of us, everything goes on.
                     self._emit.release()
                     finished = self._finish(round_, freeze, stands_still=True)
                     for process in self._processes.values():
-                        _send(process, last_signal)
+                        _end(process, after)
                 reached(Point.THAWING)
         finally:
             self._emit.release()
@@ -335,9 +331,14 @@ def _write(output: ImageOutput, staging: Staging, source: Source) -> None:
     output.figures.scan_ns, output.figures.copy_ns = staging.scan_ns, staging.copy_ns
 
 
-def _send(process: ProcessDump, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):  # it was killed in the freeze
-        signal.pidfd_send_signal(process.member.target.pidfd, number)
+def _end(process: ProcessDump, after: AfterDump) -> None:
+    """Stops or kills a process in the freeze: it will not run another instruction."""
+    assert process.stopped is not None
+    if after is AfterDump.LEAVE_STOPPED:
+        process.stopped.threads.send_stop()
+    else:
+        with suppress(ProcessLookupError):  # it was killed in the freeze
+            signal.pidfd_send_signal(process.member.target.pidfd, signal.SIGKILL)
     reached(Point.SIGNALLED)
 
 

@@ -91,6 +91,10 @@ class ThreadSet:
         """Detaches from every stopped thread; without effect when there is none."""
         lib.pd_resume_threads(self._list)
 
+    def send_stop(self) -> None:
+        """SIGSTOP to each of them: resumed, they stand still before they run an instruction or a signal handler."""
+        lib.pd_send_stop(self._pid, self._list)
+
     def stopped_tids(self) -> list[int]:
         """Threads that stand still, in the order they were found."""
         threads = self._threads[0 : self._list.n_threads]

@@ -7,6 +7,7 @@ import errno
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from dumper.dump import AfterDump, Dumper
 from dumper.errors import TargetUntraceable
 from dumper.inject import take_userfaultfd
 from dumper.kernel.ptrace import INJECT_STEPS
 from dumper.proc.maps import Mapping, MapsParser, read_maps
+from dumper.rounds import Options
+from dumper.session import Session
 from dumper.target import Target as DumpTarget
 from formats import faults
 from formats.chain import Checkpoint, MemoryView
@@ -34,7 +38,8 @@ from tests.harness import (
     stopped,
     thread_fields,
 )
-from tests.oracle import compare_view
+from tests.oracle import compare, compare_view
+from tests.steps import before
 
 pytestmark = pytest.mark.usefixtures("targets")
 
@@ -504,3 +509,24 @@ def test_signals_that_come_meanwhile_are_handled_exactly_once(tmp_path: Path) ->
         poll_until(lambda: int(target.command("handled").split()[1]) >= sent, 10, "all signals to be handled")
         assert target.command("handled") == f"ok {sent}"
         assert_unharmed(target)
+
+
+HANDLES_USR1 = """
+import signal
+signal.signal(signal.SIGUSR1, lambda *_: None)
+print("ready", flush=True)
+while True: signal.pause()
+"""
+
+
+def test_a_signal_that_comes_in_the_freeze_waits_in_a_process_left_stopped(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its handler would begin on the stack, if not with its first instruction."""
+    with Target.spawn(sys.executable, "-c", HANDLES_USR1) as target:
+        before(Dumper, "_capture", lambda: os.kill(target.pid, signal.SIGUSR1), monkeypatch)
+        with Session(target.pid, checkpoint, Options(), lambda _: None) as session:
+            session.dump(AfterDump.LEAVE_STOPPED, pre_dump=True)
+        found = compare(target.pid, checkpoint)
+        assert not found.mismatches, str(found)
+        go_on(target)

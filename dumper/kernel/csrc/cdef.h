@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 6
+#define PD_ABI 7
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -226,6 +226,11 @@ int64_t pd_children(int pid, int32_t *children, uint64_t capacity);
  * until this process ends.
  */
 int pd_resume_threads(struct pd_thread_list *list);
+/*
+ * SIGSTOP to every stopped thread of `pid`, each by itself: a thread takes what is meant for it alone first, so that the
+ * stop comes before signals that wait for the process, and that would put a frame on a stack.
+ */
+int pd_send_stop(int pid, const struct pd_thread_list *list);
 
 /* ---- inject.c: system calls inside the target --------------------------------------------------------------- */
 

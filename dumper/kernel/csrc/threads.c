@@ -232,6 +232,14 @@ int pd_resume_threads(struct pd_thread_list *list)
 	return 0;
 }
 
+int pd_send_stop(int pid, const struct pd_thread_list *list)
+{
+	for (uint64_t i = 0; i < list->n_threads; i++)
+		if (list->threads[i].flags & PD_THREAD_STOPPED)
+			syscall(__NR_tgkill, pid, list->threads[i].tid, SIGSTOP);
+	return 0;
+}
+
 /* Appends the numbers in a `children` file, which has no bound, to the list. */
 static int64_t read_children(const char *path, int32_t *children, uint64_t n, uint64_t capacity)
 {
