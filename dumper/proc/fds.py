@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Container
-from pathlib import Path
 
 USERFAULTFD = "anon_inode:[userfaultfd]"
 
@@ -10,9 +9,10 @@ USERFAULTFD = "anon_inode:[userfaultfd]"
 def read_fds(pid: int) -> dict[int, str]:
     """What each open descriptor refers to. Raises OSError: EACCES, ENOENT."""
     found = {}
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
+    directory = f"/proc/{pid}/fd"
+    for name in os.listdir(directory):  # noqa: PTH208 - five times as fast, and there may be ten thousands of them
         try:
-            found[int(entry.name)] = str(entry.readlink())
+            found[int(name)] = os.readlink(f"{directory}/{name}")  # noqa: PTH115
         except FileNotFoundError:  # closed meanwhile
             continue
     return found
