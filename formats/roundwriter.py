@@ -163,7 +163,7 @@ def create_checkpoint(path: Path) -> None:
     try:
         files.create_directory(path)
     except StorageError as error:
-        if error.fields["errno"] == errno.EEXIST and path.is_dir():
+        if error.fields["errno"] == errno.EEXIST and path.exists():  # or it is a link to nothing
             return
         raise
     files.sync_directory(path.absolute().parent)
