@@ -24,7 +24,7 @@ class Count(StrEnum):
     FAULT_POINTS = "named fault points"
     KILLS_AT_POINTS = "kills at a fault point"
     KILLS_AT_RANDOM = "kills at a random instant"
-    STORAGE_FAULTS = "storage faults (full, read-only, I/O error, removed)"
+    STORAGE_FAULTS = "storage faults (full, read-only, cannot be written, removed)"
     POWER_CUTS = "power cuts between two writes of a commit"
     ROUNDS_IN_A_ROW = "rounds on one target without a leak"
     IMAGES_TRIED = "damaged and hostile images tried"
