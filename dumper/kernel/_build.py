@@ -21,7 +21,18 @@ SOURCES = [
     "files.c",
     "probes.c",
 ]
-HEADERS = ["predump.h", "cdef.h", "compat.h", "page.h", "runs.h", "stops.h", "frames.h", "calls.h", "chain.h"]
+HEADERS = [
+    "predump.h",
+    "cdef.h",
+    "compat.h",
+    "page.h",
+    "pages.h",
+    "runs.h",
+    "stops.h",
+    "frames.h",
+    "calls.h",
+    "chain.h",
+]
 
 ffibuilder = FFI()
 ffibuilder.cdef((CSRC / "cdef.h").read_text(encoding="ascii"))

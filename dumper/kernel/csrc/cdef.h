@@ -89,8 +89,6 @@ int64_t pd_scan(int pagemap_fd, const struct pd_scan_mode *mode, const struct pd
 /* The pages of [start, end) that are of `category`; returns the number of regions, `capacity` if there may be more. */
 int64_t pd_scan_category(int pagemap_fd, uint64_t start, uint64_t end, uint64_t category, struct pd_region *regions,
 			 uint64_t capacity);
-/* The same for pages with content that are registered and count as not written. */
-int64_t pd_scan_protected(int pagemap_fd, uint64_t start, uint64_t end, struct pd_region *regions, uint64_t capacity);
 
 /*
  * Turns regions[*used ..] into runs: COPY where a page was written or is in doubt, ZERO, what `staged` says (STAGED,

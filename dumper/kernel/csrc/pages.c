@@ -5,6 +5,7 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+#include "pages.h"
 #include "predump.h"
 #include "runs.h"
 

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <sys/ioctl.h>
 
+#include "pages.h"
 #include "predump.h"
 
 /* Lifting protection holds the target's mmap lock: in pieces, so that its own page faults get in between. */
