@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.filesystems import loop_mounted, ran
-from tests.harness import build_targets, tmpfs
+from tests.filesystems import loop_mounted, ran, tmpfs
+from tests.harness import build_targets
 from tests.tally import Tally
 
 HUGE_PAGES = 16
@@ -98,7 +98,9 @@ def file_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[
         def place_of(name: str) -> Path:
             if name not in places:
                 directory = tmp_path_factory.mktemp(name)
-                mount = tmpfs(directory / name, "size=16m") if name == "tmpfs" else loop_mounted(name, directory)
+                place = directory / name
+                in_memory = name == "tmpfs"
+                mount = tmpfs(place, "size=16m") if in_memory else loop_mounted(name, place, directory / "image")
                 places[name] = mounts.enter_context(mount)
             return places[name]
 

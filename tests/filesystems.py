@@ -1,4 +1,4 @@
-"""File systems of the tests' own, on loop devices, gone again when the tests end."""
+"""File systems of the tests' own, in memory and on loop devices, gone again whatever happens."""
 
 from __future__ import annotations
 
@@ -24,15 +24,29 @@ def ran(*words: str) -> None:
 
 
 @contextmanager
-def loop_mounted(file_system: str, directory: Path) -> Iterator[Path]:
-    """A new file system in an image file; its loop device goes with the mount."""
-    image, place = directory / f"{file_system}.img", directory / file_system
-    place.mkdir()
-    with image.open("wb") as file:
-        file.truncate(IMAGE_MIB[file_system] << 20)
-    ran(f"mkfs.{file_system}", "-q", str(image))
-    ran("mount", "-t", file_system, "-o", "loop", str(image), str(place))
+def _mounted(directory: Path, source: str, *words: str) -> Iterator[Path]:
+    directory.mkdir()
+    ran("mount", *words, source, str(directory))
     try:
-        yield place
+        yield directory
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["umount", str(directory)], check=True)
+
+
+@contextmanager
+def tmpfs(directory: Path, options: str) -> Iterator[Path]:
+    """A small one in memory."""
+    with _mounted(directory, "predump-test", "-t", "tmpfs", "-o", options) as place:
+        yield place
+
+
+@contextmanager
+def loop_mounted(
+    file_system: str, directory: Path, image: Path, *mkfs_options: str, size_mib: int = 0
+) -> Iterator[Path]:
+    """A new one in the file `image`, as small as can be unless `size_mib` says; its loop device goes with the mount."""
+    with image.open("wb") as file:
+        file.truncate((size_mib or IMAGE_MIB[file_system]) << 20)
+    ran(f"mkfs.{file_system}", "-q", *mkfs_options, str(image))
+    with _mounted(directory, str(image), "-t", file_system, "-o", "loop") as place:
+        yield place

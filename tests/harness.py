@@ -143,6 +143,11 @@ def _end_keepers(pid: int) -> None:
             os.kill(keeper, signal.SIGKILL)
 
 
+def open_descriptors(pid: int) -> dict[str, str]:
+    """What the process has open, by the path of each descriptor in /proc."""
+    return {str(entry): str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+
+
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
     """All threads of `pid` stopped by SIGSTOP inside the block, running again after it."""
@@ -464,20 +469,6 @@ def unprivileged_python() -> tuple[tuple[str, ...], dict[str, str]]:
 
 
 # ---- file systems and what a target has done ----
-
-
-@contextmanager
-def tmpfs(directory: Path, options: str) -> Iterator[Path]:
-    """A small file system of its own; unmounted again whatever happens."""
-    directory.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", options, "predump-test", str(directory)]
-    mounted = subprocess.run(words, capture_output=True, text=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip(f"cannot mount: {mounted.stderr.strip()}")
-    try:
-        yield directory
-    finally:
-        subprocess.run(["umount", str(directory)], check=True)
 
 
 def wait_for_rewritten_pages(target: Target, n_pages: int) -> None:

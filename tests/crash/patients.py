@@ -12,7 +12,16 @@ from formats.check import verify
 from formats.checkpoint import Checkpoint
 from formats.manifest import RoundKind
 from tests.crash.zygote import Zygote
-from tests.harness import Predump, Target, is_stopped, is_untouched, memory_target, poll_until, thread_fields
+from tests.harness import (
+    Predump,
+    Target,
+    is_stopped,
+    is_untouched,
+    memory_target,
+    open_descriptors,
+    poll_until,
+    thread_fields,
+)
 from tests.oracle import compare
 from tests.tally import Count, Tally
 
@@ -139,11 +148,7 @@ class Patient:
         return {path: path.read_bytes() for path in found}
 
     def _open_descriptors(self) -> dict[str, str]:
-        found = {}
-        for pid in self.pids:
-            for entry in Path(f"/proc/{pid}/fd").iterdir():
-                found[str(entry)] = str(entry.readlink())
-        return found
+        return {path: link for pid in self.pids for path, link in open_descriptors(pid).items()}
 
 
 class Tree(Patient):

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.crash.patients import Patient, patient_of
 from tests.crash.zygote import Zygote
+from tests.filesystems import loop_mounted, tmpfs
 from tests.harness import (
     NOBODY,
     TARGETS,
@@ -26,7 +27,6 @@ from tests.harness import (
     is_untouched,
     poll_until,
     predump,
-    tmpfs,
     unprivileged_python,
 )
 from tests.tally import Count, Tally
@@ -47,26 +47,13 @@ FREE_KB = (0, 4, 8, 40, 400, 900, 1500)
 FILE_LIMITS = (4096, 20_000, 200_000)
 DESCRIPTOR_LIMITS = (8, 9, 10, 11, 12, 13, 14, 16, 18, 20, 24, 28, 32, 40)
 ADDRESS_SPACE_LIMITS_MB = (60, 120, 200, 320, 400)
-EXT4_BYTES = 16 << 20
+EXT4_MIB = 16
 
 
-@contextmanager
-def ext4(directory: Path, image: Path) -> Iterator[Path]:
-    """A small ext4, without a journal that an I/O error would stop, on a loop device over `image`."""
-    directory.mkdir()
-    with image.open("wb") as file:
-        file.truncate(EXT4_BYTES)
-    make = ["mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=0", str(image)]
-    for words in (make, ["mount", "-o", "loop", str(image), str(directory)]):
-        if shutil.which(words[0]) is None:
-            pytest.skip(f"there is no {words[0]} here")
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            pytest.skip(f"{words[0]} does not work here: {done.stderr.strip()}")
-    try:
-        yield directory
-    finally:
-        subprocess.run(["umount", str(directory)], check=True)
+def ext4(directory: Path, image: Path) -> AbstractContextManager[Path]:
+    """A small ext4, without a journal that an I/O error would stop."""
+    options = ("-F", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=0")
+    return loop_mounted("ext4", directory, image, *options, size_mib=EXT4_MIB)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.filesystems import tmpfs
 from tests.harness import (
     Predump,
     RunningPredump,
@@ -25,7 +26,6 @@ from tests.harness import (
     poll_until,
     predump,
     proc_state,
-    tmpfs,
     wait_for_rewritten_pages,
 )
 from tests.oracle import compare, read_maps

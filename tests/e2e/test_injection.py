@@ -13,7 +13,7 @@ from dumper.kernel.ptrace import INJECT_STEPS
 from dumper.proc.maps import MapsParser, read_maps
 from dumper.target import Target as DumpTarget
 from formats.faults import VARIABLE, Point
-from tests.harness import REPO, Target, is_stopped, predump, tracer_pid
+from tests.harness import REPO, Target, is_stopped, open_descriptors, predump, tracer_pid
 
 pytestmark = pytest.mark.usefixtures("targets")
 
@@ -35,16 +35,11 @@ def signal_mask(pid: int) -> str:
     return next(line for line in lines if line.startswith("SigBlk"))
 
 
-def descriptors(pid: int) -> dict[str, str]:
-    """What the process has open."""
-    return {entry.name: str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
-
-
 @pytest.mark.parametrize("step", INJECT_STEPS)
 def test_death_of_the_tool_at_every_step_leaves_the_target_as_it_was(step: Point) -> None:
     environment = {**os.environ, VARIABLE: step}
     with Target.spawn("selfcheck") as target:
-        before = signal_mask(target.pid), descriptors(target.pid)
+        before = signal_mask(target.pid), open_descriptors(target.pid)
         for _ in range(DEATHS):
             arguments = [sys.executable, "-c", INJECT_AND_DIE, str(target.pid)]
             died = subprocess.run(arguments, cwd=REPO, env=environment, check=False, capture_output=True, text=True)
@@ -52,17 +47,17 @@ def test_death_of_the_tool_at_every_step_leaves_the_target_as_it_was(step: Point
         assert "errors=0" in target.command("status")
         assert not is_stopped(target.pid)
         assert tracer_pid(target.pid) == 0
-        assert (signal_mask(target.pid), descriptors(target.pid)) == before
+        assert (signal_mask(target.pid), open_descriptors(target.pid)) == before
 
 
 def test_hundreds_of_injections_go_unnoticed() -> None:
     with Target.spawn("selfcheck") as target, DumpTarget(target.pid) as dump_target:
-        before = descriptors(target.pid)
+        before = open_descriptors(target.pid)
         maps = MapsParser().parse(read_maps(target.pid))
         for _ in range(HUNDREDS):
             os.close(take_userfaultfd(dump_target, maps).uffd)
         assert "errors=0" in target.command("status")
-        assert descriptors(target.pid) == before
+        assert open_descriptors(target.pid) == before
 
 
 def test_a_target_that_was_stopped_is_tracked_and_stays_stopped(tmp_path: Path) -> None:

@@ -21,12 +21,11 @@ from dumper.errors import KernelFeatureMissing, PermissionDenied, TargetBusy, Ta
 from dumper.kernel import uffd
 from dumper.kernel.pages import Scanner, Span, SpanTable
 from dumper.proc.smaps import parse_smaps_flags
-from tests.harness import REPO, Target, is_untouched, poll_until, predump
+from tests.harness import NOBODY, REPO, Target, is_untouched, poll_until, predump
 from tests.kernel.child import PAGE, Child, Memory, running_child
 from tests.watch.place import Place, pages, told
 
 FAILURE = 1
-NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 
