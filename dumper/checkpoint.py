@@ -4,25 +4,28 @@ import fcntl
 import os
 from pathlib import Path
 
+from dumper.destination import Destination
 from dumper.errors import TargetBusy
+from dumper.kernel.recheck import Recheck
 from dumper.kernel.runs import RunList
 from dumper.lease import ChainState
+from dumper.recheck import recheck_with
 from dumper.target import Target
 from formats import layout
 from formats.checkpoint import Checkpoint, RoundInfo
-from formats.closing import Closing
 from formats.errors import NotACheckpoint, PredumpError, StorageError
 from formats.framereader import FrameReader
 from formats.rounddirs import is_committed
-from formats.roundwriter import create_checkpoint, remove_unfinished
+from formats.roundwriter import RoundWriter, create_checkpoint, remove_unfinished
 
 
-class CheckpointDirectory(Closing):
+class CheckpointDirectory(Destination):
     """DIR of one command: made if it is missing, and locked against other commands until `close`."""
 
     def __init__(self, path: Path) -> None:
         """Raises StorageError, TargetBusy."""
         self.path = path
+        self.name = str(path)
         create_checkpoint(path)
         try:
             self._lock_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -54,6 +57,10 @@ class CheckpointDirectory(Closing):
     def next_number(self) -> int:
         """The number of the round to come."""
         return self.last.number + 1 if self.last else 1
+
+    def open_round(self) -> RoundWriter:
+        """Begins the round to come. Raises StorageError."""
+        return RoundWriter(self.path, self.next_number)
 
     def check_place(self, first: int) -> None:
         """Raises StorageError if the directory, or a round from `first` on, is not where it was."""
@@ -121,6 +128,13 @@ class CheckpointDirectory(Closing):
                 for index in range(reader.frame_count):
                     runs.extend_packed(reader.read_frame(index))
         return runs
+
+    def recheck(self, pid: int, threads: int) -> Recheck:
+        """What the last round holds of a process, for a comparison with memory.
+
+        Raises ParentMissing, ImageCorrupt, StorageError.
+        """
+        return recheck_with(self.path, pid, threads)
 
     def close(self) -> None:
         """Unlocks the directory."""

@@ -15,8 +15,8 @@ from enum import StrEnum
 from typing import TypeVar
 
 from dumper import describe, strict
-from dumper.checkpoint import CheckpointDirectory
 from dumper.convergence import another_micro_round
+from dumper.destination import Destination
 from dumper.errors import TargetUntraceable
 from dumper.events import Announcer, MicroRound, RoundFinished
 from dumper.freeze import Freeze, StoppedProcess
@@ -28,7 +28,7 @@ from dumper.pipeline import PagePipeline
 from dumper.proc import GONE_ERRORS
 from dumper.proc.stat import read_stat
 from dumper.processdump import ProcessDump
-from dumper.recheck import recheck_with, recheck_with_nothing
+from dumper.recheck import recheck_with_nothing
 from dumper.rounds import OpenRound, Options, RoundContents, exec_notice, unseen_notice
 from dumper.staging import Staging
 from dumper.state.descriptors import DescriptorCapture
@@ -68,10 +68,10 @@ class Dumper:
     """Takes one dump of a tree. Used by one OS thread: it owns ptrace."""
 
     def __init__(
-        self, tree: Tree, directory: CheckpointDirectory, pipeline: PagePipeline, options: Options, emit: Announcer
+        self, tree: Tree, destination: Destination, pipeline: PagePipeline, options: Options, emit: Announcer
     ) -> None:
         self._tree = tree
-        self._directory = directory
+        self._destination = destination
         self._pipeline = pipeline
         self._options = options
         self._emit = emit
@@ -91,7 +91,7 @@ class Dumper:
         """
         with self._opened:
             round_ = self._opened.enter_context(
-                OpenRound(RoundKind.DUMP, self._tree, self._directory, self._pipeline, self._emit)
+                OpenRound(RoundKind.DUMP, self._tree, self._destination, self._pipeline, self._emit)
             )
             self._files = self._opened.enter_context(MappedFiles())
             self._descriptors = self._opened.enter_context(DescriptorCapture())
@@ -164,7 +164,7 @@ class Dumper:
             if base.is_full:
                 process.recheck = recheck_with_nothing()
             else:
-                process.recheck = recheck_with(self._directory.path, pid, self._options.compress_threads)
+                process.recheck = self._destination.recheck(pid, self._options.compress_threads)
 
     def _while_running(self, process: ProcessDump, action: Callable[[], T]) -> T | None:
         """What `action` returns; None for a process that ended or called exec, which is prepared anew."""

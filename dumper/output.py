@@ -192,13 +192,10 @@ class ImageOutput:
 class RoundOutput:
     """A new round: one ImageOutput for each process and memory object."""
 
-    def __init__(
-        self, checkpoint: Path, number: int, pipeline: PagePipeline, on_progress: Callable[[int], None]
-    ) -> None:
-        """`on_progress` is called with pages dealt with since the call before. Raises StorageError."""
-        self.number = number
+    def __init__(self, writer: RoundWriter, pipeline: PagePipeline, on_progress: Callable[[int], None]) -> None:
+        """`on_progress` is called with pages dealt with since the call before."""
         self.figures = Figures()
-        self._writer = RoundWriter(checkpoint, number)
+        self._writer = writer
         self._pipeline = pipeline
         self._on_progress = on_progress
 

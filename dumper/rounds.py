@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from dumper import __version__, describe
-from dumper.checkpoint import CheckpointDirectory
 from dumper.describe import ProcessPart
+from dumper.destination import Destination
 from dumper.errors import TargetUntraceable
 from dumper.events import Emit, Notice, RoundFinished, RoundProgress, RoundStarted
 from dumper.kernel.pages import SpanTable
@@ -87,7 +87,7 @@ class OpenRound:
         self,
         kind: RoundKind,
         tree: Tree,
-        directory: CheckpointDirectory,
+        destination: Destination,
         pipeline: PagePipeline,
         emit: Emit,
     ) -> None:
@@ -95,19 +95,19 @@ class OpenRound:
         self._start_ns = time.monotonic_ns()
         self._kind = kind
         self._tree = tree
-        self._directory = directory
+        self._destination = destination
         self._emit = emit
         root = tree.root
         self._check_place()
         # Some process may build on the round before though the root does not.
         self._is_full = all(member.base.is_full for member in tree.members)
         self._full_reason = root.base.full_reason if self._is_full else ""
-        number = directory.next_number
+        number = self.number = destination.next_number
         emit(
             RoundStarted(pid=root.pid, round=number, kind=kind.value, full=self._is_full, full_reason=self._full_reason)
         )
         pages_expected = sum(_resident_pages(m) for m in tree.members) if self._is_full else 0
-        self.output = RoundOutput(directory.path, number, pipeline, Progress(emit, root.pid, number, pages_expected))
+        self.output = RoundOutput(destination.open_round(), pipeline, Progress(emit, root.pid, number, pages_expected))
 
     def __enter__(self) -> "OpenRound":
         return self
@@ -120,14 +120,14 @@ class OpenRound:
         self.output.flush()
         reached(Point.FLUSHED)
         self._check_place()
-        output, figures, last = self.output, self.output.figures, self._directory.last
+        output, figures, last = self.output, self.output.figures, self._destination.last
         processes = [part.record() for part in contents.parts] + contents.zombies
         for part in contents.parts:
             figures.add(part.output.figures)
             figures.attach_stop_ns += part.member.attach_stop_ns
         manifest = image.Manifest(
             checkpoint_id=last.manifest.checkpoint_id if last else describe.new_checkpoint_id(),
-            round=output.number,
+            round=self.number,
             kind=self._kind,
             created_ns=time.time_ns(),
             tool_version=__version__,
@@ -147,13 +147,13 @@ class OpenRound:
         )
         manifest, sha256 = output.commit(manifest)
         reached(Point.COMMITTED)
-        self._directory.last = RoundInfo(output.number, output.path, manifest, sha256)
+        self._destination.last = RoundInfo(self.number, output.path, manifest, sha256)
         for part in contents.parts:
-            part.member.base = part.next_base(output.number)
+            part.member.base = part.next_base(self.number)
             part.member.attach_stop_ns = 0
         finished = RoundFinished(
             pid=self._tree.root.pid,
-            round=output.number,
+            round=self.number,
             kind=self._kind.value,
             full=self._is_full,
             full_reason=self._full_reason,
@@ -169,7 +169,7 @@ class OpenRound:
     def _check_place(self) -> None:
         """Raises StorageError if the rounds that this one builds on are not where they were."""
         built_on = [member.base.full_round for member in self._tree.members if not member.base.is_full]
-        self._directory.check_place(min(built_on, default=self._directory.next_number))
+        self._destination.check_place(min(built_on, default=self._destination.next_number))
 
 
 def _ended(last: RoundInfo | None, processes: Sequence[image.Process]) -> list[image.EndedProcess]:
@@ -196,14 +196,14 @@ class PreDumper:
     def __init__(
         self,
         tree: Tree,
-        directory: CheckpointDirectory,
+        destination: Destination,
         pipeline: PagePipeline,
         emit: Emit,
         attach: Callable[[Member], None],
     ) -> None:
         """`attach` begins to track a process anew."""
         self._tree = tree
-        self._directory = directory
+        self._destination = destination
         self._pipeline = pipeline
         self._emit = emit
         self._attach = attach
@@ -224,7 +224,7 @@ class PreDumper:
 
         Raises TargetGone and TargetUntraceable if that one is the root, StorageError.
         """
-        with OpenRound(RoundKind.PRE_DUMP, self._tree, self._directory, self._pipeline, self._emit) as round_:
+        with OpenRound(RoundKind.PRE_DUMP, self._tree, self._destination, self._pipeline, self._emit) as round_:
             contents = RoundContents()
             for member in self._tree.members:
                 part = self._take_process(member, round_.output)

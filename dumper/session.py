@@ -8,6 +8,7 @@ from pathlib import Path
 from dumper import convergence, describe, lease, strict
 from dumper.checkpoint import CheckpointDirectory
 from dumper.convergence import Decision, Policy, RoundSample, Verdict
+from dumper.destination import Destination
 from dumper.dump import AfterDump, Dumper
 from dumper.errors import TargetUntraceable
 from dumper.events import Announcer, Emit, Notice, Predicted, RoundFinished
@@ -32,15 +33,20 @@ NOT_TRACKED = "dumped in one go, without tracking"
 
 
 class Session(Closing):
-    """`with Session(pid, directory, options, emit) as session: session.pre_dump()`.
+    """`with Session(pid, destination, options, emit) as session: session.pre_dump()`.
 
     With `tree`, all descendants of the process are captured with it. Nothing of them is touched before the first round.
     When the session ends, they run untraced; they stay tracked if (and only if) a keeper was left behind by `pre_dump`.
     To be used by one OS thread.
     """
 
-    def __init__(self, pid: int, directory: Path, options: Options, emit: Emit, *, tree: bool = False) -> None:
-        """Raises TargetGone, PermissionDenied, TargetUntraceable, TargetBusy, StorageError, PredumpError."""
+    def __init__(
+        self, pid: int, destination: Path | Destination, options: Options, emit: Emit, *, tree: bool = False
+    ) -> None:
+        """A path is that of a checkpoint directory, made if it is missing.
+
+        Raises TargetGone, PermissionDenied, TargetUntraceable, TargetBusy, StorageError, PredumpError.
+        """
         self._options = options
         self._emit = Announcer(emit)
         self._lease: Lease | None = None
@@ -48,12 +54,14 @@ class Session(Closing):
         self._since_ns = 0  # when the written pages were last reset, CLOCK_MONOTONIC
         with ExitStack() as opened:
             self._tree = opened.enter_context(Tree(pid, whole=tree, on_left=self._note_left))
-            self._directory = opened.enter_context(CheckpointDirectory(directory))
-            self._directory.refuse_other_target(self._tree.root.target, describe.host().boot_id)
+            if isinstance(destination, Path):
+                destination = CheckpointDirectory(destination)
+            self._destination: Destination = opened.enter_context(destination)
+            destination.refuse_other_target(self._tree.root.target, describe.host().boot_id)
             self._pipeline = opened.enter_context(self._new_pipeline())
             self._opened = opened.pop_all()
-        self._rounds = PreDumper(self._tree, self._directory, self._pipeline, self._emit, self._attach)
-        for number in self._directory.removed:
+        self._rounds = PreDumper(self._tree, self._destination, self._pipeline, self._emit, self._attach)
+        for number in self._destination.removed:
             self._notice("unfinished-round", f"round {number} had not been finished and was removed", round=number)
 
     def close(self) -> None:
@@ -135,7 +143,7 @@ class Session(Closing):
         return finished
 
     def _dump(self, after: AfterDump, pipeline: PagePipeline, emit: Announcer) -> RoundFinished:
-        return Dumper(self._tree, self._directory, pipeline, self._options, emit).take(after)
+        return Dumper(self._tree, self._destination, pipeline, self._options, emit).take(after)
 
     def _dump_from_child(self, after: AfterDump) -> RoundFinished:
         """The same by a tracer that outlives this process."""
@@ -163,7 +171,7 @@ class Session(Closing):
 
     def _tell_keeper(self) -> None:
         """Only now may the next command build on the round."""
-        last = self._directory.last
+        last = self._destination.last
         if self._lease is None or last is None:
             return
         tracked = {member.key: member.tracker for member in self._tree.members if member.tracker}
@@ -219,7 +227,7 @@ class Session(Closing):
         """Takes over what a keeper has. Raises TargetBusy."""
         if self._lease or self._since_ns:
             return
-        root, last = self._tree.root, self._directory.last
+        root, last = self._tree.root, self._destination.last
         self._since_ns = time.monotonic_ns()
         root.base = Base(RunList(1), FIRST_ROUND if last is None else _why_not_tracked(last.manifest.kind))
         borrowed = lease.borrow(root.target)
@@ -241,21 +249,21 @@ class Session(Closing):
 
     def _base_after(self, state: ChainState | None, member: Member) -> Base:
         """What the next round may leave to earlier ones, given the keeper's state."""
-        directory, pid = self._directory, member.pid
+        destination, pid = self._destination, member.pid
         if state is None:
             reason = "the round before was not finished"
-        elif directory.last is None:
+        elif destination.last is None:
             reason = FIRST_ROUND
-        elif not directory.continues(state):
-            reason = f"the last round in {directory.path} is not the one that tracking refers to"
+        elif not destination.continues(state):
+            reason = f"the last round in {destination.name} is not the one that tracking refers to"
         elif member.key not in state.processes:
             reason = "the process is not in the round before"
-        elif not directory.has_rounds(state.processes[member.key], state.round, pid):
+        elif not destination.has_rounds(state.processes[member.key], state.round, pid):
             reason = "an earlier round is missing"
         else:
-            before = directory.last.process(pid)
+            before = destination.last.process(pid)
             doubt = tuple(before.unseen_writers) if before else ()
-            return Base(directory.read_last_runs(pid), "", state.processes[member.key], doubt)
+            return Base(destination.read_last_runs(pid), "", state.processes[member.key], doubt)
         return Base(RunList(1), reason)
 
     def _attach(self, member: Member) -> None:

@@ -1,0 +1,62 @@
+"""Where the rounds of a session go: what it asks of a checkpoint directory, and of anything else that takes rounds."""
+
+from abc import ABC, abstractmethod
+
+from dumper.kernel.recheck import Recheck
+from dumper.kernel.runs import RunList
+from dumper.lease import ChainState
+from dumper.target import Target
+from formats.checkpoint import RoundInfo
+from formats.closing import Closing
+from formats.roundwriter import RoundWriter
+
+
+class Destination(Closing, ABC):
+    """Takes one round after the other.
+
+    name: for messages; last: the round that was committed last, which the next one builds on; removed: numbers of
+    rounds that somebody left unfinished.
+    """
+
+    name: str
+    last: RoundInfo | None
+    removed: list[int]
+
+    @property
+    @abstractmethod
+    def next_number(self) -> int:
+        """The number of the round to come."""
+
+    @abstractmethod
+    def open_round(self) -> RoundWriter:
+        """Begins the round to come. Raises StorageError."""
+
+    @abstractmethod
+    def check_place(self, first: int) -> None:
+        """Raises StorageError if it, or a round from `first` on, is not where it was."""
+
+    @abstractmethod
+    def continues(self, state: ChainState) -> bool:
+        """Whether the last round is the one that `state` speaks of."""
+
+    @abstractmethod
+    def has_rounds(self, first: int, last: int, pid: int) -> bool:
+        """Whether rounds `first` to `last` are there with their files, as far as their names tell."""
+
+    @abstractmethod
+    def refuse_other_target(self, target: Target, boot_id: str) -> None:
+        """Raises PredumpError if the rounds in it are of another process."""
+
+    @abstractmethod
+    def read_last_runs(self, pid: int) -> RunList:
+        """All runs of the last round: the pages that the next one may leave to it.
+
+        Raises ImageCorrupt, StorageError.
+        """
+
+    @abstractmethod
+    def recheck(self, pid: int, threads: int) -> Recheck:
+        """What the last round holds of a process, for a comparison with memory.
+
+        Raises ParentMissing, ImageCorrupt, StorageError.
+        """

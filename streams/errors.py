@@ -1,0 +1,19 @@
+"""What goes wrong on the way."""
+
+from __future__ import annotations
+
+from formats.errors import PredumpError
+
+
+class StreamBroken(PredumpError):
+    """The stream ended, or stayed away for too long, before it was complete."""
+
+
+class StreamRefused(PredumpError):
+    """The other side does not want what it was sent, and said why."""
+
+
+class StreamCorrupt(PredumpError):
+    """The other side does not keep to the protocol, or something on the way changes bytes."""
+
+    exit_code = 20
