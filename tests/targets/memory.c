@@ -556,6 +556,14 @@ static enum outcome serve(int *exit_code)
 	return END;
 }
 
+/* [stack] reaches as far as it was touched: room for the signal frames of an injection, which depend on the processor. */
+__attribute__((noinline)) static void touch_below(void)
+{
+	unsigned char room[16 * 1024];
+
+	*(volatile unsigned char *)room = 1;
+}
+
 /* Each `grow` nests one frame deeper, so what the stack holds stays live until the end. */
 __attribute__((noinline)) static int serve_deeper(const char *first_answer)
 {
@@ -567,6 +575,7 @@ __attribute__((noinline)) static int serve_deeper(const char *first_answer)
 	stack_depth++;
 	fill_area(add_area("stack", frame, sizeof(frame), STACK_PAGES), 1000000 * stack_depth);
 	pthread_mutex_unlock(&lock);
+	touch_below();
 	answer("%s", first_answer);
 	if (serve(&exit_code) == GROW_STACK)
 		exit_code = serve_deeper("ok");
