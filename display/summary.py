@@ -66,7 +66,7 @@ def target_block(info: RoundInfo, rounds: Sequence[RoundSummary]) -> RenderableT
     )
     build_id = f" (build id {process.exe_build_id})" if process.exe_build_id else ""
     host = manifest.host
-    values = (
+    values = [
         ("process", _who(manifest, process)),
         ("command", clip(shlex.join(process.cmdline[:_COMMAND_WORDS]), COMMAND_COLUMNS) or "-"),
         ("executable", (clip(process.exe, COMMAND_COLUMNS) or "-") + build_id),
@@ -76,8 +76,15 @@ def target_block(info: RoundInfo, rounds: Sequence[RoundSummary]) -> RenderableT
             "memory",
             f"{pages_text(manifest.stats.pages_present)} present, {bytes_text(stored_bytes)} stored in all rounds",
         ),
-    )
+    ]
+    if manifest.kind is RoundKind.DUMP and (phases := phases_text(manifest.stats)):
+        values.append(("freeze", f"by {manifest.freeze_by}: {phases}" if manifest.freeze_by else phases))
     return block("", values)
+
+
+def phases_text(stats: Stats) -> str:
+    """What a freeze consisted of, in its order."""
+    return ", ".join(f"{name} {duration_text(ns)}" for name, ns in stats.phases().items() if ns)
 
 
 def rounds_table(rounds: Sequence[RoundSummary]) -> RenderableType | None:

@@ -192,7 +192,9 @@ class Dumper:
                 self._capture(freeze, figures)
                 if not self._fits():
                     self._contents.streamed_while_frozen = True
+                    since_ns = time.monotonic_ns()
                     self._write_pages(round_.output, frozen=True)
+                    figures.stream_ns = time.monotonic_ns() - since_ns
                     reached(Point.STREAMED)
                 if after is not AfterDump.LEAVE_RUNNING:
                     # Only once the dump is on disk: until then, whatever becomes of us, everything goes on.
@@ -228,6 +230,7 @@ class Dumper:
         State comes before memory: asking a thread writes to its memory (its stack, and what the kernel keeps there for
         rseq(2)).
         """
+        since_ns = time.monotonic_ns()
         self._contents.clocks = _clocks()
         self._contents.zombies = list(filter(None, map(describe.zombie, freeze.zombies)))
         for stopped in freeze.processes:
@@ -236,18 +239,24 @@ class Dumper:
         for process in list(self._processes.values()):
             if process.stopped is None:  # it left the tree before the freeze, and runs
                 self._forget(process)
-        since_ns = time.monotonic_ns()
+        asking_ns = time.monotonic_ns()
         self._each(ProcessDump.ask)
         self._descriptors.read([process.member.target for process in self._processes.values()])
         reached(Point.ASKED)
-        figures.state_ns = time.monotonic_ns() - since_ns
+        copying_ns = time.monotonic_ns()
         self._each(lambda process: process.copy(self._objects))
         reached(Point.COPIED)
+        objects_ns = time.monotonic_ns()
         for content in self._descriptors.contents():
             self._objects.add_content(content.fd, content.kind, content.path)
+        capturing_ns = time.monotonic_ns()
         self._objects.capture()
         reached(Point.OBJECTS_COPIED)
-        figures.pages_copied_frozen = sum(process.copied_pages for process in self._processes.values())
+        processes = self._processes.values()
+        figures.state_ns = copying_ns - asking_ns
+        figures.maps_ns = asking_ns - since_ns + capturing_ns - objects_ns + sum(one.maps_ns for one in processes)
+        figures.holes_ns = sum(one.holes_ns for one in processes)
+        figures.pages_copied_frozen = sum(process.copied_pages for process in processes)
 
     def _settle(self, stopped: StoppedProcess) -> None:
         """Gets to know a process as it stands still: it may be new, or have called exec right before."""
@@ -300,7 +309,8 @@ class Dumper:
     def _finish(self, round_: OpenRound, freeze: Freeze, *, stands_still: bool) -> RoundFinished:
         """Writes, makes records of what was gathered, and commits. Raises StorageError, PredumpError (strict)."""
         contents, figures = self._contents, round_.output.figures
-        figures.frozen_ns, figures.stop_ns = freeze.frozen_ns, freeze.stop_ns
+        figures.frozen_ns, figures.stop_ns, figures.resume_ns = freeze.frozen_ns, freeze.stop_ns, freeze.resume_ns
+        contents.freeze_by = image.FreezeBy.COPY
         for process in self._processes.values():
             process.check_flags(stands_still=stands_still)
         files = self._descriptors.records(self._objects.ids)

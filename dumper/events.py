@@ -61,6 +61,7 @@ class RoundFinished(Event):
     full: bool
     full_reason: str
     streamed_while_frozen: bool
+    freeze_by: str
     processes: int
     missing: int
     pages_present: int
@@ -80,6 +81,11 @@ class RoundFinished(Event):
     pages_copied_frozen: int
     stop_ns: int
     state_ns: int
+    maps_ns: int
+    holes_ns: int
+    clone_ns: int
+    stream_ns: int
+    resume_ns: int
     injected_calls: int
 
 

@@ -108,6 +108,7 @@ class Freeze:
         self._since_ns = 0
         self._frozen_ns = 0
         self.stop_ns = 0
+        self.resume_ns = 0
         self.processes: list[StoppedProcess] = []
         self.zombies: list[int] = []
 
@@ -134,10 +135,13 @@ class Freeze:
 
     def thaw(self) -> None:
         """Lets every thread go on, children before their parents; a second call does nothing."""
+        since_ns = time.monotonic_ns()
         for process in reversed(self.processes):
             process.threads.resume()
         if self._since_ns:
-            self._frozen_ns = time.monotonic_ns() - self._since_ns
+            now_ns = time.monotonic_ns()
+            self.resume_ns = now_ns - since_ns
+            self._frozen_ns = now_ns - self._since_ns
             self._since_ns = 0
 
     @property

@@ -40,6 +40,11 @@ class Figures:
     pages_copied_frozen: int = 0
     stop_ns: int = 0
     state_ns: int = 0
+    maps_ns: int = 0
+    holes_ns: int = 0
+    clone_ns: int = 0
+    stream_ns: int = 0
+    resume_ns: int = 0
     injected_calls: int = 0
 
     @property

@@ -1,5 +1,6 @@
 """One process on its way into a dump: prepared while it runs, copied and asked in the freeze, recorded after it."""
 
+import time
 from dataclasses import replace
 
 from dumper import describe
@@ -33,7 +34,8 @@ class ProcessDump(Closing):
     """`look` and `micro_round` while it runs; `settle`, `ask` and `copy` in the freeze; `part` after it.
 
     staging: its pages; vmas, objects: its mappings, and the memory objects behind them; stopped: it in the freeze;
-    copied_pages: in the freeze; output: where its pages are written; recheck: compares older copies in the freeze.
+    copied_pages, maps_ns, holes_ns: in the freeze; output: where its pages are written; recheck: compares older copies
+    in the freeze.
     """
 
     def __init__(
@@ -59,6 +61,8 @@ class ProcessDump(Closing):
         self.output: ImageOutput | None = None
         self.stopped: StoppedProcess | None = None
         self.copied_pages = 0
+        self.maps_ns = 0
+        self.holes_ns = 0
         self.recheck: Recheck | None = None
         self.look()
         self.unseen_writers = member.unseen_writers()
@@ -124,13 +128,17 @@ class ProcessDump(Closing):
     def copy(self, objects: ObjectSet) -> None:
         """Copies what is left. Raises one of tree.LOST_ERRORS."""
         member = self.member
+        since_ns = time.monotonic_ns()
         # A file that could not be opened may have been a mapping that changed just then.
         if member.space.has_changed() or any(fd < 0 for _, fd in self._shared):
             self.look()
-        self.copied_pages = self.staging.final_round(self._spans, self.source(), self.recheck)
         self.objects = objects.add_mappings([(vma, fd) for vma, fd in self._shared if fd >= 0])
         objects.add_mapped_pages(member.scanner, self.objects)
+        self.maps_ns = time.monotonic_ns() - since_ns
+        self.copied_pages = self.staging.final_round(self._spans, self.source(), self.recheck)
+        since_ns = time.monotonic_ns()
         self._find_guards()
+        self.holes_ns = time.monotonic_ns() - since_ns
 
     def source(self) -> Source:
         """Where its pages come from while it stands still."""

@@ -52,6 +52,7 @@ class RoundContents:
     pipes: list[Pipe] = field(default_factory=list)
     clocks: image.Clocks | None = None
     streamed_while_frozen: bool = False
+    freeze_by: image.FreezeBy | None = None
 
 
 class Progress:
@@ -135,6 +136,7 @@ class OpenRound:
             full=self._is_full,
             full_reason=self._full_reason,
             streamed_while_frozen=contents.streamed_while_frozen,
+            freeze_by=contents.freeze_by,
             host=describe.host(),
             root_pid=self._tree.root.pid,
             processes=processes,
@@ -158,6 +160,7 @@ class OpenRound:
             full=self._is_full,
             full_reason=self._full_reason,
             streamed_while_frozen=contents.streamed_while_frozen,
+            freeze_by=contents.freeze_by or "",
             processes=len(processes),
             missing=sum(len(process.missing) + len(process.unreadable) for process in processes),
             pages_unreadable=figures.pages_unreadable,

@@ -22,6 +22,13 @@ SYSV_PREFIX = "/SYSV"
 OBJECT_KINDS = SPARSE_OBJECT_KINDS | {"file"}
 
 
+class FreezeBy(StrEnum):
+    """How the last pages of a dump were got: copied while the target was frozen, or from clones of it made then."""
+
+    COPY = "copy"
+    CLONE = "clone"
+
+
 class RoundKind(StrEnum):
     """How a round was taken: while the target ran, or while it was frozen."""
 
@@ -233,7 +240,26 @@ class Stats:
     pages_copied_frozen: int = 0
     stop_ns: int = 0
     state_ns: int = 0
+    maps_ns: int = 0
+    holes_ns: int = 0
+    clone_ns: int = 0
+    stream_ns: int = 0
+    resume_ns: int = 0
     injected_calls: int = 0
+
+    def phases(self) -> dict[str, int]:
+        """What the frozen time of a dump consists of, in ns, in the order in which it passes."""
+        return {
+            "stop": self.stop_ns,
+            "maps": self.maps_ns,
+            "state": self.state_ns,
+            "scan": self.scan_ns,
+            "copy": self.copy_ns,
+            "holes": self.holes_ns,
+            "clone": self.clone_ns,
+            "stream": self.stream_ns,
+            "resume": self.resume_ns,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +268,7 @@ class Manifest:
 
     `checkpoint_id` (32 hex digits) is the same in all rounds of a checkpoint. `features` are
     what a reader must know to read the round correctly. A `full` round has no PARENT runs, and
-    `full_reason` says why. `files` is filled in by RoundWriter.
+    `full_reason` says why. `freeze_by` is for dumps only. `files` is filled in by RoundWriter.
     """
 
     checkpoint_id: str
@@ -255,6 +281,7 @@ class Manifest:
     full: bool
     full_reason: str = ""
     streamed_while_frozen: bool = False
+    freeze_by: FreezeBy | None = None
     host: Host
     root_pid: int
     processes: list[Process]

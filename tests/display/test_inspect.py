@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 
 from formats.errors import UsageError
-from formats.manifest import EndedProcess, Manifest, Missing, RoundKind
+from formats.manifest import EndedProcess, FreezeBy, Manifest, Missing, RoundKind, Stats
 from formats.openfiles import OpenFileKind
 from formats.processstate import Descriptor, Limit, Namespace
 from formats.threadstate import Restart
@@ -332,6 +332,12 @@ def test_one_process_needs_no_tree() -> None:
     assert "Processes" not in text
     assert "\nThreads\n" in text
     assert words(text.splitlines()[0]) == "process server, pid 4242, 1 thread"
+
+
+def test_what_the_freeze_consists_of() -> None:
+    stats = Stats(frozen_ns=3_000_000, stop_ns=50_000, scan_ns=700_000, copy_ns=2_000_000, resume_ns=20_000)
+    text = inspected(160, replace(tree_manifest(), stats=stats, freeze_by=FreezeBy.COPY))
+    assert "freeze by copy: stop 50 µs, scan 700 µs, copy 2.0 ms, resume 20 µs" in words(text)
 
 
 def test_rounds() -> None:

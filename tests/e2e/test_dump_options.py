@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from formats.checkpoint import Checkpoint
+from formats.manifest import FreezeBy
 from tests.filesystems import tmpfs
 from tests.harness import (
     Predump,
@@ -118,6 +120,22 @@ def test_what_fits_is_not_streamed(target: Target, checkpoint: Path) -> None:
     assert manifest(checkpoint, number(done.result, "round"))["streamed_while_frozen"] is False
     assert_equal(target, checkpoint, 0)
     assert_goes_on(target)
+
+
+@pytest.mark.parametrize("options", [("--leave-running",), ("--leave-stopped",), ("--no-pre-dump", "--staging", "1M")])
+def test_phases_of_the_freeze_do_not_overlap(options: tuple[str, ...], tmp_path: Path, checkpoint: Path) -> None:
+    with memory_target(tmp_path) as target:
+        done = predump("dump", *on(target, checkpoint), *options, "--json")
+    event = done.rounds()[-1]
+    last = Checkpoint.open(checkpoint).round(number(event, "round")).manifest
+    phases = last.stats.phases()
+    assert {name: number(event, f"{name}_ns") for name in phases} == phases
+    assert sum(phases.values()) <= number(event, "frozen_ns")
+    taken = {"stop", "maps", "state", "scan", "copy", "holes"}
+    taken |= {"resume"} if "--leave-stopped" not in options else set()
+    taken |= {"stream"} if "1M" in options else set()
+    assert {name for name, ns in phases.items() if ns} == taken
+    assert event["freeze_by"] == last.freeze_by == FreezeBy.COPY
 
 
 @pytest.mark.parametrize("staging", ["256M", "1M"])
