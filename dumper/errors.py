@@ -31,3 +31,9 @@ class TargetBusy(PredumpError):
     """Another predump works on this target or checkpoint."""
 
     exit_code = 1
+
+
+class TargetTracked(TargetBusy):
+    """The process is tracked for the next round of a checkpoint, and can be tracked once only."""
+
+    exit_code = 13

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dumper.errors import PermissionDenied, TargetBusy
+from dumper.errors import PermissionDenied, TargetBusy, TargetTracked
 from dumper.keeper import FDS_PER_MESSAGE, MAX_MESSAGE_BYTES, peer_uid
 from dumper.target import Target
 from formats.errors import PredumpError, StorageError
@@ -247,6 +247,19 @@ def is_tracked(target: Target) -> bool:
         return False
     lease.close()
     return True
+
+
+def refuse_tracked(target: Target) -> None:
+    """Raises TargetTracked if a keeper holds the tracking of the target, PermissionDenied.
+
+    A second userfaultfd could not track it, and to borrow that of the keeper and reset pages would end its chain.
+    """
+    if is_tracked(target):
+        raise TargetTracked(
+            f"process {target.pid} is tracked for the next round of a checkpoint",
+            hint=f"Finish that with 'predump dump', or drop it with 'predump detach -p {target.pid}'.",
+            pid=target.pid,
+        )
 
 
 def _busy(target: Target) -> TargetBusy:

@@ -4,14 +4,14 @@ VMAs --memory_map--> spans --Scanner--> runs --ImageOutput--> pages and runs on 
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from dumper import __version__, describe
+from dumper.attaching import MAX_ATTEMPTS, Attacher, never_settles
 from dumper.describe import ProcessPart
 from dumper.destination import Destination
-from dumper.errors import TargetUntraceable
 from dumper.events import Emit, Notice, RoundFinished, RoundProgress, RoundStarted
 from dumper.kernel.pages import SpanTable
 from dumper.kernel.runs import RunKind, RunList
@@ -28,7 +28,6 @@ from formats.manifest import RoundKind
 from formats.openfiles import OpenFile, Pipe
 
 PROGRESS_INTERVAL_NS = 100_000_000
-MAX_ATTEMPTS = 3  # when a process calls exec in the middle of a round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,14 +201,13 @@ class PreDumper:
         destination: Destination,
         pipeline: PagePipeline,
         emit: Emit,
-        attach: Callable[[Member], None],
+        attacher: Attacher,
     ) -> None:
-        """`attach` begins to track a process anew."""
         self._tree = tree
         self._destination = destination
         self._pipeline = pipeline
         self._emit = emit
-        self._attach = attach
+        self._attacher = attacher
 
     def pages_written(self, member: Member) -> int:
         """How many pages a round taken now would have to copy of a tracked process; nothing is reset.
@@ -244,16 +242,11 @@ class PreDumper:
                 return self._write(member, image_output)
             except LOST_ERRORS:
                 output.discard(image_output)
-                if not self._tree.lost(member):
+                if not self._attacher.lost(member):
                     return None
-                self._emit(exec_notice(member.pid))
-                self._attach(member)
+                self._attacher.attach(member)
         if member is self._tree.root:
-            raise TargetUntraceable(
-                f"process {member.pid} called exec in the middle of each of {MAX_ATTEMPTS} attempts",
-                hint="Try again when it has settled.",
-                pid=member.pid,
-            )
+            raise never_settles(member.pid)
         return None
 
     def _write(self, member: Member, image_output: ImageOutput) -> ProcessPart:

@@ -6,17 +6,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from dumper import convergence, describe, lease, strict
+from dumper.attaching import Attacher
 from dumper.checkpoint import CheckpointDirectory
 from dumper.convergence import Decision, Policy, RoundSample, Verdict
 from dumper.destination import Destination
 from dumper.dump import AfterDump, Dumper
-from dumper.errors import TargetUntraceable
 from dumper.events import Announcer, Emit, Notice, Predicted, RoundFinished
 from dumper.kernel.runs import RunList
 from dumper.lease import ChainState, Key, Lease
 from dumper.outlive import in_child
 from dumper.pipeline import PagePipeline
-from dumper.rounds import MAX_ATTEMPTS, Options, PreDumper, exec_notice
+from dumper.rounds import Options, PreDumper, exec_notice
 from dumper.target import gone
 from dumper.tracking import Tracker
 from dumper.tree import LOST_ERRORS, Base, Member, Tree
@@ -60,7 +60,8 @@ class Session(Closing):
             destination.refuse_other_target(self._tree.root.target, describe.host().boot_id)
             self._pipeline = opened.enter_context(self._new_pipeline())
             self._opened = opened.pop_all()
-        self._rounds = PreDumper(self._tree, self._destination, self._pipeline, self._emit, self._attach)
+        self._attacher = Attacher(self._tree, self._emit, exec_notice, "it comes in full with the dump")
+        self._rounds = PreDumper(self._tree, self._destination, self._pipeline, self._emit, self._attacher)
         for number in self._destination.removed:
             self._notice("unfinished-round", f"round {number} had not been finished and was removed", round=number)
 
@@ -199,7 +200,7 @@ class Session(Closing):
                 try:
                     pages += self._rounds.pages_written(member)
                 except LOST_ERRORS:
-                    self._lost(member)
+                    self._attacher.lost(member)
         return pages * PAGE_BYTES > PRE_DUMP_SHARE * self._options.staging_bytes
 
     def _refuse_missing(self) -> None:
@@ -215,13 +216,13 @@ class Session(Closing):
         self._tree.refresh()
         for member in self._tree.members:
             if member.tracker is None:
-                self._attach(member)
+                self._attacher.attach(member)
                 continue
             try:
                 member.clear_doubt()
             except LOST_ERRORS:
-                if self._lost(member):
-                    self._attach(member)
+                if self._attacher.lost(member):
+                    self._attacher.attach(member)
 
     def _borrow_tracking(self) -> None:
         """Takes over what a keeper has. Raises TargetBusy."""
@@ -245,7 +246,7 @@ class Session(Closing):
             try:
                 member.tracker.refresh()
             except LOST_ERRORS:
-                self._lost(member)
+                self._attacher.lost(member)
 
     def _base_after(self, state: ChainState | None, member: Member) -> Base:
         """What the next round may leave to earlier ones, given the keeper's state."""
@@ -265,35 +266,6 @@ class Session(Closing):
             doubt = tuple(before.unseen_writers) if before else ()
             return Base(destination.read_last_runs(pid), "", state.processes[member.key], doubt)
         return Base(RunList(1), reason)
-
-    def _attach(self, member: Member) -> None:
-        """Begins to track a process. A child that cannot be tracked comes in full with the dump."""
-        for _ in range(MAX_ATTEMPTS):
-            try:
-                member.attach(self._emit)
-                reached(Point.ATTACHED)
-                return
-            except TargetUntraceable as error:
-                if member is self._tree.root:
-                    raise
-                self._notice("untracked", f"{error.message}; it comes in full with the dump", child=member.pid)
-                return
-            except LOST_ERRORS:
-                if not self._lost(member):
-                    return
-        if member is self._tree.root:
-            raise TargetUntraceable(
-                f"process {member.pid} called exec in the middle of each of {MAX_ATTEMPTS} attempts",
-                hint="Try again when it has settled.",
-                pid=member.pid,
-            )
-
-    def _lost(self, member: Member) -> bool:
-        """A process ended or called exec: whether it goes on, untracked. Raises TargetGone for the root."""
-        goes_on = self._tree.lost(member)
-        if goes_on:
-            self._emit(exec_notice(member.pid))
-        return goes_on
 
     def _end_tracking(self) -> None:
         for member in self._tree.members:

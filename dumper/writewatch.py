@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from dumper import lease
-from dumper.errors import KernelFeatureMissing, PermissionDenied, TargetBusy, TargetGone, TargetUntraceable
+from dumper.errors import KernelFeatureMissing, PermissionDenied, TargetGone, TargetUntraceable
 from dumper.inject import take_userfaultfd
 from dumper.kernel import uffd
 from dumper.kernel.buffers import BufferMemory
@@ -128,8 +128,8 @@ class WriteWatch(Closing):
         commands find the process busy.
 
         Raises what `take_userfaultfd` raises (TargetGone, PermissionDenied, TargetUntraceable, KernelFeatureMissing);
-        TargetBusy if a command of predump works on it or has it tracked; NotWatchable; ValueError for an empty region,
-        or none.
+        TargetBusy if a command of predump works on it, TargetTracked if one has it tracked; NotWatchable; ValueError
+        for an empty region, or none.
         """
         if pid == os.getpid():
             return cls.of_self(regions)
@@ -137,12 +137,7 @@ class WriteWatch(Closing):
             wanted = [_range(*region) for region in regions]
             target = held.enter_context(Target(pid))
             held.enter_context(lease.exclusive(target))
-            if lease.is_tracked(target):
-                raise TargetBusy(
-                    f"process {pid} is tracked for the next round of a checkpoint",
-                    hint=f"Finish that with 'predump dump', or drop it with 'predump detach -p {pid}'.",
-                    pid=pid,
-                )
+            lease.refuse_tracked(target)
             text = _read_all(_open(held, f"/proc/{target.tid}/maps"))
             fd = take_userfaultfd(target, MapsParser().parse(text)).uffd
             held.callback(os.close, fd)
