@@ -9,6 +9,7 @@ SOURCES = [
     "pages.c",
     "copy.c",
     "recheck.c",
+    "recency.c",
     "uffd.c",
     "threads.c",
     "frames.c",

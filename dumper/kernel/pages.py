@@ -140,12 +140,17 @@ class PageCounts:
 
     def __init__(self, vmas: Sequence[Span]) -> None:
         self._table = SpanTable(vmas)
-        self._counts = ffi.new("uint64_t[]", 4 * max(1, len(vmas)))
+        self._counts = ffi.new("uint64_t[]", lib.PD_RUN_KINDS * max(1, len(vmas)))
 
     def add(self, runs: RunList) -> None:
-        """Counts `runs`, all of kind DATA, ZERO or PARENT."""
+        """Counts `runs`, which are sorted by address as the VMAs are."""
         lib.pd_count_pages(runs.c.runs, len(runs), self._table.c, self._table.count, self._counts)
 
     def of_vma(self, index: int, kind: RunKind) -> int:
         """Pages of one kind in the VMA at `index`."""
-        return int(self._counts[4 * index + kind])
+        return int(self._counts[lib.PD_RUN_KINDS * index + kind])
+
+    def by_vma(self, kind: RunKind) -> list[int]:
+        """Pages of one kind in each VMA."""
+        counts: list[int] = ffi.unpack(self._counts, len(self._counts))
+        return counts[kind :: lib.PD_RUN_KINDS][: self._table.count]

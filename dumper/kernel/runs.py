@@ -1,5 +1,6 @@
 """Lists of page runs in C memory: what scans yield, copies consume and images store."""
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -65,6 +66,12 @@ class RunList:
     def pages_of(self, kind: RunKind) -> int:
         """Pages of the runs of one kind."""
         return int(lib.pd_pages_of_kind(self.c.runs, len(self), int(kind)))
+
+    def part(self, kinds: Sequence[RunKind], first: int, n_pages: int) -> "RunList":
+        """Those of the pages of some kinds that have the numbers [first, first + n_pages) among them, as COPY runs."""
+        part = RunList(n_pages)
+        lib.pd_part_of_runs(self.c, sum(1 << kind for kind in kinds), first, n_pages, part.c)
+        return part
 
     def ranges(self) -> list[tuple[int, int]]:
         """(start_addr, end_addr) of each run: for short lists only, it is Python work per run."""

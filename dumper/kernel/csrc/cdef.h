@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 7
+#define PD_ABI 8
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -52,6 +52,7 @@ struct pd_cursor {
 #define PD_RUN_PARENT 3
 #define PD_RUN_COPY 4   /* to be read from the target */
 #define PD_RUN_STAGED 5 /* lies in the staging memory at page_index */
+#define PD_RUN_KINDS 6  /* all of them, and 0 */
 struct pd_run {
 	uint64_t start_addr;
 	uint32_t n_pages, kind;
@@ -176,9 +177,32 @@ int pd_unite_runs(const struct pd_run_list *a, const struct pd_run_list *b, stru
 int pd_find_changes(const struct pd_run_list *known, const struct pd_run_list *now, int in_doubt,
 		    struct pd_run_list *changed, struct pd_run_list *known_now);
 
-/* Adds the pages of each VMA to counts[4 * vma + kind], kind being DATA, ZERO or PARENT; both sorted by address. */
+/* Adds the pages of each VMA to counts[PD_RUN_KINDS * vma + kind]; both sorted by address. */
 int pd_count_pages(const struct pd_run *runs, uint64_t n_runs, const struct pd_span *vmas, uint64_t n_vmas,
 		   uint64_t *counts);
+
+/*
+ * Appends, as COPY runs, those of the pages of `kinds` (a bit each) that have the numbers [first, first + n_pages) among
+ * them, as far as there is room. Returns 0.
+ */
+int pd_part_of_runs(const struct pd_run_list *in, uint32_t kinds, uint64_t first, uint64_t n_pages,
+		    struct pd_run_list *out);
+
+/* ---- recency.c: how many pages were written of late ----------------------------------------------------------- */
+
+/* Of one process: the tick in which each page was last written, for pages that were. Ticks count from 1. */
+struct pd_recency;
+
+/*
+ * `max_ticks`: of so many last ticks it can be asked. It remembers the pages of at most `max_chunks` stretches of 2 MiB (of
+ * 2 KiB each here); where there are more, it goes on with a share of them, and answers with estimates. NULL: no memory.
+ */
+struct pd_recency *pd_recency_new(uint32_t max_ticks, uint64_t max_chunks);
+void pd_recency_free(struct pd_recency *recency);
+/* The pages of COPY runs were written in `tick`, which is that of the call before or a later one. Returns 0 or -ENOMEM. */
+int pd_recency_note(struct pd_recency *recency, uint32_t tick, const struct pd_run *runs, uint64_t n_runs);
+/* How many pages were written in the last `n_ticks` ticks, each counted once. */
+uint64_t pd_recency_pages(const struct pd_recency *recency, uint32_t n_ticks);
 
 /* ---- uffd.c: write tracking --------------------------------------------------------------------------------- */
 

@@ -387,8 +387,29 @@ int pd_count_pages(const struct pd_run *runs, uint64_t n_runs, const struct pd_s
 		for (uint64_t v = vma; v < n_vmas && vmas[v].start_addr < end; v++) {
 			uint64_t from = start > vmas[v].start_addr ? start : vmas[v].start_addr;
 
-			counts[4 * v + runs[i].kind] += (min_u64(end, vmas[v].end_addr) - from) / PD_PAGE_BYTES;
+			counts[PD_RUN_KINDS * v + runs[i].kind] += (min_u64(end, vmas[v].end_addr) - from) / PD_PAGE_BYTES;
 		}
+	}
+	return 0;
+}
+
+int pd_part_of_runs(const struct pd_run_list *in, uint32_t kinds, uint64_t first, uint64_t n_pages,
+		    struct pd_run_list *out)
+{
+	uint64_t number = 0; /* of the run's first page */
+
+	for (uint64_t i = 0; i < in->n_runs && number < first + n_pages; i++) {
+		const struct pd_run *run = in->runs + i;
+
+		if (!(kinds & 1u << run->kind))
+			continue;
+		uint64_t from = first > number ? first - number : 0;
+		uint64_t to = min_u64(run->n_pages, first + n_pages - number);
+
+		if (from < to)
+			runs_append(out, run->start_addr + from * PD_PAGE_BYTES, run->start_addr + to * PD_PAGE_BYTES,
+				    PD_RUN_COPY, 0);
+		number += run->n_pages;
 	}
 	return 0;
 }
