@@ -48,6 +48,22 @@ def _is_free(target: Target, addr: int) -> bool:
     return len(content) == SCRATCH_BYTES and (not any(content) or FRAME_MARK in content)
 
 
+def _with_room(target: Target, stack: Mapping) -> Mapping:
+    """[stack], grown by one block if its low end is in use: the stack pointer may be just above it.
+
+    A stack grows when it is accessed through /proc/PID/mem below its end, as it does when the process itself goes deeper
+    (__access_remote_vm in mm/memory.c). Where it may not grow it stays as it is.
+    """
+    if not _is_free(target, stack.start_addr):
+        start_addr = stack.start_addr - SCRATCH_BYTES
+        try:
+            os.pread(target.mem_fd, 1, start_addr)
+        except OSError:
+            return stack
+        return replace(stack, start_addr=start_addr)
+    return stack
+
+
 def _scratch(target: Target, stack: Mapping) -> tuple[int, int]:
     """Start and end of free pages near the low end of [stack], or (0, 0): for threads that run on other stacks.
 
@@ -84,6 +100,7 @@ def find_site(target: Target, mappings: list[Mapping]) -> InjectionSite:
                 if at >= 0:
                     found[pattern] = addr + at
         if SYSCALL_RET in found and RESTORER in found and stack:
+            stack = _with_room(target, stack)
             scratch_start_addr, scratch_end_addr = _scratch(target, stack)
             return InjectionSite(
                 syscall_ret_addr=found[SYSCALL_RET],
@@ -118,6 +135,7 @@ def site_like(site: InjectionSite, target: Target, mappings: list[Mapping]) -> I
                 return None
         except OSError:
             return None
+    stack = _with_room(target, stack)
     scratch_start_addr, scratch_end_addr = _scratch(target, stack)
     return replace(
         site,

@@ -174,7 +174,7 @@ def descriptors(pid: int) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("mode", ["leaderless", "rseq", "unprivileged", "coroutine"])
+@pytest.mark.parametrize("mode", ["leaderless", "brink", "rseq", "unprivileged", "coroutine"])
 def test_rounds_and_dump(mode: str, checkpoint: Path) -> None:
     with Target.spawn("special", mode) as target:
         rounds_and_dump(target, checkpoint)

@@ -12,6 +12,7 @@
  *   exec-thread    the same, with five threads, by one that is not the main thread
  *   fork           makes a child on command; both write
  *   vfork          makes a vfork child on command; the main thread waits in the kernel for its end
+ *   brink          the main thread's stack pointer is less than a signal frame's room above the low end of its stack
  *   coroutine      the main thread runs on a stack of one and a half pages of the heap
  *   pending        has blocked signals with payload pending, and counts those it handles
  *
@@ -242,6 +243,27 @@ static bool command_seccomp_errno(const char *line)
 static void main_thread_leaderless(void)
 {
 	pthread_exit(NULL);
+}
+
+/* ---- the brink of the stack ---- */
+
+#define DEEPER_BYTES (256 << 10) /* than the stack ever was */
+#define ABOVE_THE_BRINK_BYTES 64
+
+/* A word below everything makes the stack grow to that very page. */
+static void main_thread_brink(void)
+{
+	asm volatile("sub %0, %%rsp\n\t"
+		     "and $-4096, %%rsp\n\t"
+		     "add %1, %%rsp\n\t"
+		     "movq $1, (%%rsp)\n"
+		     "1:\tmov %2, %%eax\n\t"
+		     "syscall\n\t"
+		     "jmp 1b"
+		     :
+		     : "i"(DEEPER_BYTES), "i"(ABOVE_THE_BRINK_BYTES), "i"(SYS_pause)
+		     : "rax", "rcx", "r11", "memory", "cc");
+	__builtin_unreachable();
 }
 
 /* ---- rseq ---- */
@@ -656,6 +678,7 @@ static const struct mode modes[] = {
 	{"seccomp-errno", prepare_seccomp_errno, NULL, command_seccomp_errno, NULL},
 	{"seccomp-kill", prepare_seccomp_kill, NULL, NULL, NULL},
 	{"leaderless", NULL, main_thread_leaderless, NULL, NULL},
+	{"brink", NULL, main_thread_brink, NULL, NULL},
 	{"rseq", prepare_rseq, main_thread_rseq, command_rseq, NULL},
 	{"unprivileged", prepare_unprivileged, NULL, NULL, NULL},
 	{"uffd", prepare_uffd, NULL, NULL, NULL},
