@@ -51,8 +51,8 @@ def _is_free(target: Target, addr: int) -> bool:
 def _with_room(target: Target, stack: Mapping) -> Mapping:
     """[stack], grown by one block if its low end is in use: the stack pointer may be just above it.
 
-    A stack grows when it is accessed through /proc/PID/mem below its end, as it does when the process itself goes deeper
-    (__access_remote_vm in mm/memory.c). Where it may not grow it stays as it is.
+    A stack grows when it is accessed through /proc/PID/mem below its end, as it does when the process itself goes
+    deeper (__access_remote_vm in mm/memory.c). Where it may not grow it stays as it is.
     """
     if not _is_free(target, stack.start_addr):
         start_addr = stack.start_addr - SCRATCH_BYTES
