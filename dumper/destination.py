@@ -8,7 +8,7 @@ from dumper.lease import ChainState
 from dumper.target import Target
 from formats.checkpoint import RoundInfo
 from formats.closing import Closing
-from formats.roundwriter import RoundWriter
+from formats.roundfiles import RoundFiles
 
 
 class Destination(Closing, ABC):
@@ -28,7 +28,7 @@ class Destination(Closing, ABC):
         """The number of the round to come."""
 
     @abstractmethod
-    def open_round(self) -> RoundWriter:
+    def open_round(self) -> RoundFiles:
         """Begins the round to come. Raises StorageError."""
 
     @abstractmethod

@@ -14,10 +14,8 @@ from dumper.pipeline import PagePipeline
 from dumper.proc import maps
 from formats import manifest as image
 from formats.faults import Point, reached
-from formats.frames import FrameWriter
 from formats.layout import PAGE_BYTES
-from formats.pagemap import PagemapWriter
-from formats.roundwriter import RoundWriter
+from formats.roundfiles import PageWriters, RoundFiles
 
 LOST_REASON = "could not be read"
 
@@ -84,7 +82,7 @@ class ImageOutput:
 
     def __init__(
         self,
-        files: tuple[FrameWriter, PagemapWriter],
+        files: PageWriters,
         pipeline: PagePipeline,
         on_progress: Callable[[int], None],
     ) -> None:
@@ -197,7 +195,7 @@ class ImageOutput:
 class RoundOutput:
     """A new round: one ImageOutput for each process and memory object."""
 
-    def __init__(self, writer: RoundWriter, pipeline: PagePipeline, on_progress: Callable[[int], None]) -> None:
+    def __init__(self, writer: RoundFiles, pipeline: PagePipeline, on_progress: Callable[[int], None]) -> None:
         """`on_progress` is called with pages dealt with since the call before."""
         self.figures = Figures()
         self._writer = writer
@@ -217,7 +215,7 @@ class RoundOutput:
         """The files of one memory object. Raises StorageError."""
         return self._image(self._writer.open_object(number))
 
-    def _image(self, files: tuple[FrameWriter, PagemapWriter]) -> ImageOutput:
+    def _image(self, files: PageWriters) -> ImageOutput:
         return ImageOutput(files, self._pipeline, self._on_progress)
 
     def discard(self, output: ImageOutput) -> None:
@@ -234,6 +232,7 @@ class RoundOutput:
         return self._writer.commit(manifest)
 
     def abandon(self) -> None:
-        """Removes what was written, unless it was committed."""
+        """Takes back what was written, unless it was committed."""
+        self._writer.give_up()
         self._pipeline.drop()
         self._writer.abandon()

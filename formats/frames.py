@@ -13,13 +13,12 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 import zstandard
 
 from formats import layout
 from formats.errors import StorageError
-from formats.files import close_quietly, create_file, sync_and_close, write_all
+from formats.framefile import FrameFile
 from formats.manifest import FileEntry
 
 
@@ -30,24 +29,22 @@ class FrameWriter:
     at once.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Create the file (mode 0600); raises StorageError, also if it exists."""
-        self.path = path
+    def __init__(self, file: FrameFile) -> None:
+        self.path = file.path
         self.content_bytes = 0
         self.stored_bytes = 0
-        self._fd = create_file(path)
-        self._open = True
+        self._file = file
         self._digest = hashlib.sha256()
         self._entries = bytearray()
 
     def append(self, frames: Sequence[bytes], contents_bytes: Sequence[int]) -> None:
-        """Write frames of `compress_frames`, with the content size of each; raises StorageError."""
+        """Write frames of `compress_frames`, with the content size of each; raises PredumpError."""
         if len(self._entries) // layout.SEEK_TABLE_ENTRY.size + len(frames) > layout.MAX_FRAMES:
             raise StorageError(
                 f"Cannot write {self.path}: one file holds at most {layout.MAX_FRAMES} frames.",
                 path=str(self.path),
             )
-        write_all(self._fd, frames, self.path)
+        self._file.append(frames, contents_bytes)
         for frame, content_bytes in zip(frames, contents_bytes, strict=True):
             # The frame ends in the very checksum that the seek table wants.
             checksum = int.from_bytes(frame[-layout.FRAME_CHECKSUM_BYTES :], "little")
@@ -57,13 +54,11 @@ class FrameWriter:
             self.stored_bytes += len(frame)
 
     def close(self) -> FileEntry:
-        """Write the seek table and make the file durable; raises StorageError."""
+        """Write the seek table, which ends the file; raises PredumpError."""
         table = _seek_table(self._entries)
-        write_all(self._fd, [table], self.path)
         self._digest.update(table)
         self.stored_bytes += len(table)
-        self._open = False
-        sync_and_close(self._fd, self.path)
+        self._file.finish(table)
         return FileEntry(
             name=self.path.name,
             stored_bytes=self.stored_bytes,
@@ -72,10 +67,12 @@ class FrameWriter:
         )
 
     def abort(self) -> None:
-        """Close the file, unfinished as it is; does nothing after `close`."""
-        if self._open:
-            self._open = False
-            close_quietly(self._fd)
+        """Leave the file unfinished as it is; does nothing after `close`."""
+        self._file.abort()
+
+    def remove(self) -> None:
+        """Take the file back; raises PredumpError."""
+        self._file.remove()
 
 
 def _seek_table(entries: bytearray) -> bytes:

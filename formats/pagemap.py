@@ -16,6 +16,7 @@ from pathlib import Path
 from formats import layout
 from formats.closing import Closing
 from formats.errors import ImageCorrupt
+from formats.framefile import FrameFile
 from formats.framereader import FrameReader
 from formats.frames import FrameWriter, compress_frames
 from formats.layout import ADDR_LIMIT, PAGE_BYTES, RunKind
@@ -63,15 +64,14 @@ class PagemapWriter:
     `run_count` counts the records appended.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Create the file; raises StorageError."""
-        self.path = path
+    def __init__(self, file: FrameFile) -> None:
+        self.path = file.path
         self.run_count = 0
-        self._frames = FrameWriter(path)
+        self._frames = FrameWriter(file)
         self._buffer = bytearray()
 
     def append(self, records: bytes | memoryview) -> None:
-        """Add whole records of layout.RUN; raises StorageError."""
+        """Add whole records of layout.RUN; raises PredumpError."""
         size_bytes = memoryview(records).nbytes
         if size_bytes % layout.RUN.size:
             raise ValueError(f"{size_bytes} bytes are not whole run records")
@@ -80,13 +80,17 @@ class PagemapWriter:
         self._flush(len(self._buffer) // layout.PAGEMAP_FRAME_BYTES * layout.PAGEMAP_FRAME_BYTES)
 
     def close(self) -> FileEntry:
-        """Write what is buffered and make the file durable; raises StorageError."""
+        """Write what is buffered, and the end of the file; raises PredumpError."""
         self._flush(len(self._buffer))
         return self._frames.close()
 
     def abort(self) -> None:
-        """Close the file, unfinished as it is; does nothing after `close`."""
+        """Leave the file unfinished as it is; does nothing after `close`."""
         self._frames.abort()
+
+    def remove(self) -> None:
+        """Take the file back; raises PredumpError."""
+        self._frames.remove()
 
     def _flush(self, n_bytes: int) -> None:
         if not n_bytes:

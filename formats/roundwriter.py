@@ -8,47 +8,29 @@ are fsynced. The rename is the commit point: what a crash leaves before it has n
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
-import hashlib
 import os
 from pathlib import Path
 
 from formats import files
 from formats.errors import StorageError
 from formats.faults import Point, reached
-from formats.frames import FrameWriter
-from formats.layout import (
-    IMAGE_NAME,
-    MANIFEST_NAME,
-    MANIFEST_TEMPORARY_NAME,
-    ROUND_NAME,
-    object_pagemap_name,
-    object_pages_name,
-    pagemap_name,
-    pages_name,
-    round_name,
-)
-from formats.manifest import Manifest
-from formats.manifestfile import encode_manifest
-from formats.pagemap import PagemapWriter
+from formats.framefile import DiskFile, FrameFile
+from formats.layout import IMAGE_NAME, MANIFEST_NAME, MANIFEST_TEMPORARY_NAME, ROUND_NAME, round_name
 from formats.rounddirs import is_committed, list_round_paths
-
-PageWriters = tuple[FrameWriter, PagemapWriter]
-"""The two files of a process or memory object."""
+from formats.roundfiles import RoundFiles
 
 
-class RoundWriter:
-    """Writes one round; ends with `commit` or `abandon`. Not for use by two threads at once."""
+class RoundWriter(RoundFiles):
+    """A round in a checkpoint directory."""
 
     def __init__(self, checkpoint: Path, number: int) -> None:
         """Make the directory of round `number` (from 1), and the checkpoint's if it is missing.
 
         Raises StorageError, also if the round's directory exists, whatever is in it.
         """
-        self.path = checkpoint / round_name(number)
+        super().__init__(checkpoint / round_name(number))
         self._checkpoint = checkpoint
-        self._writers: list[PageWriters] = []
         self._paths: list[Path] = []
         self._committed = False
         if not ROUND_NAME.fullmatch(self.path.name):
@@ -58,41 +40,15 @@ class RoundWriter:
         self._made = self.path.lstat()
         reached(Point.ROUND_MADE)
 
-    def open_process(self, pid: int) -> PageWriters:
-        """Create the two files of a process; `commit` closes them. Raises StorageError."""
-        return self._open(pages_name(pid), pagemap_name(pid))
+    def publish(self, data: bytes) -> None:
+        """Make everything durable, then the round's manifest of these bytes.
 
-    def open_object(self, number: int) -> PageWriters:
-        """Create the two files of a memory object, by its id; `commit` closes them. Raises StorageError."""
-        return self._open(object_pages_name(number), object_pagemap_name(number))
-
-    def discard(self, writers: PageWriters) -> None:
-        """Take back what `open_process` or `open_object` gave: the two files are not part of the round.
-
-        Nothing may be writing to them any more. Raises StorageError if one cannot be removed.
-        """
-        self._writers.remove(writers)
-        for writer in writers:
-            writer.abort()
-        for writer in writers:
-            try:
-                writer.path.unlink()
-            except OSError as error:
-                raise StorageError.from_os_error("remove", writer.path, error) from error
-
-    def commit(self, manifest_without_files: Manifest) -> tuple[Manifest, str]:
-        """Make everything durable, then make the round exist.
-
-        Returns the manifest with its file entries, and the SHA-256 (hex) of the manifest file.
         Raises StorageError; the round is then not committed, and `abandon` removes it.
         """
-        entries = [writer.close() for pair in self._writers for writer in pair]
         if not self._is_in_place():
             raise StorageError.out_of_place(self.path)
         files.sync_directory(self.path)
         reached(Point.FILES_SYNCED)
-        manifest = dataclasses.replace(manifest_without_files, files=entries)
-        data = encode_manifest(manifest)
         temporary_path = self.path / MANIFEST_TEMPORARY_NAME
         fd = files.create_file(temporary_path)
         self._paths.append(temporary_path)
@@ -103,21 +59,21 @@ class RoundWriter:
             raise
         files.sync_and_close(fd, temporary_path)
         reached(Point.MANIFEST_WRITTEN)
-        self._publish(temporary_path)
+        self._rename(temporary_path)
         self._committed = True
-        return manifest, hashlib.sha256(data).hexdigest()
+
+    def give_up(self) -> None:
+        """The disk keeps nobody waiting for ever."""
 
     def abandon(self) -> None:
         """Remove what this writer made, as far as the file system lets it.
 
-        Does nothing after a successful `commit`. What it cannot remove has no manifest and is
+        Does nothing after a successful `publish`. What it cannot remove has no manifest and is
         recognised as unfinished.
         """
         if self._committed:
             return
-        for pages, pagemap in self._writers:
-            pages.abort()
-            pagemap.abort()
+        self._abort_files()
         if not self._is_in_place():
             return  # what is there now is somebody else's
         with contextlib.suppress(OSError, StorageError):
@@ -128,6 +84,11 @@ class RoundWriter:
                 path.unlink(missing_ok=True)
             self.path.rmdir()
 
+    def _create(self, name: str) -> FrameFile:
+        file = DiskFile(self.path / name)
+        self._paths.append(file.path)
+        return file
+
     def _is_in_place(self) -> bool:
         """Whether the round's path still names the directory that was made for it."""
         try:
@@ -135,19 +96,7 @@ class RoundWriter:
         except OSError:
             return False
 
-    def _open(self, pages_file: str, pagemap_file: str) -> PageWriters:
-        pages = FrameWriter(self.path / pages_file)
-        self._paths.append(pages.path)
-        try:
-            pagemap = PagemapWriter(self.path / pagemap_file)
-        except StorageError:
-            pages.abort()
-            raise
-        self._paths.append(pagemap.path)
-        self._writers.append((pages, pagemap))
-        return pages, pagemap
-
-    def _publish(self, temporary_path: Path) -> None:
+    def _rename(self, temporary_path: Path) -> None:
         path = self.path / MANIFEST_NAME
         try:
             temporary_path.rename(path)

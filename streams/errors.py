@@ -10,7 +10,10 @@ class StreamBroken(PredumpError):
 
 
 class StreamRefused(PredumpError):
-    """The other side does not want what it was sent, and said why."""
+    """The other side does not want what it was sent, and said why.
+
+    `fields["receiver_exit_code"]` is what the receiver ended with.
+    """
 
 
 class StreamCorrupt(PredumpError):

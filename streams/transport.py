@@ -39,21 +39,27 @@ class Outgoing(Protocol):
     def wait_for(self, number: int) -> None:
         """Waits until the receiver has acknowledged that message. Raises as `send`."""
 
+    def give_up(self) -> None:
+        """Nothing waits any more: who waits in `send` or `wait_for`, and who comes later, gets StreamBroken.
+
+        For any thread.
+        """
+
     def close(self) -> None:
         """Ends the session: in order if everything was acknowledged, else as it is."""
 
 
 class Incoming(Protocol):
-    """The receiving side, for one thread."""
+    """The receiving side: one thread calls `receive`, while another one acknowledges and refuses."""
 
-    def receive(self) -> bytes | None:
+    def receive(self) -> Buffer | None:
         """The next message, None at the end that the sender meant. Raises StreamBroken if it ends before."""
 
     def acknowledge(self, number: int) -> None:
         """Says that all messages up to that one are in their place. The sender forgets them."""
 
     def refuse(self, message: str, hint: str, exit_code: int) -> None:
-        """Tells the sender why nothing more is taken."""
+        """Tells the sender why nothing more is taken, as far as it still listens."""
 
     def close(self) -> None:
         """Lets go of the connection."""

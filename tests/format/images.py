@@ -11,7 +11,8 @@ from pathlib import Path
 from formats.frames import compress_frames
 from formats.layout import PAGE_BYTES, PAGES_FRAME_BYTES, RUN, RunKind, round_name
 from formats.manifest import Gap, Host, Manifest, MemoryObject, Parent, Process, RoundKind, Stats, Vma
-from formats.roundwriter import PageWriters, RoundWriter
+from formats.roundfiles import PageWriters
+from formats.roundwriter import RoundWriter
 
 PID = 42
 BASE_ADDR = 0x7F00_0000_0000

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from formats import layout
 from formats.chain import Checkpoint, MemoryView
 from formats.errors import ImageCorrupt, PredumpError
+from formats.framefile import DiskFile
 from formats.framereader import FrameReader
 from formats.frames import FrameWriter, compress_frames
 from formats.layout import PAGE_BYTES, RunKind, pagemap_name, pages_name
@@ -28,7 +29,7 @@ CONTENT = b"".join(page_of(page)[:FRAME_BYTES] for page in range(8))
 
 
 def write_sample(path: Path, content: bytes = CONTENT) -> FileEntry:
-    writer = FrameWriter(path)
+    writer = FrameWriter(DiskFile(path))
     writer.append(*compress_frames(memoryview(content), FRAME_BYTES, 1))
     return writer.close()
 

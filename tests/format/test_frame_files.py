@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from formats import layout
 from formats.errors import StorageError
+from formats.framefile import DiskFile
 from formats.framereader import FrameReader
 from formats.frames import FrameWriter, compress_frames
 from formats.manifest import FileEntry
@@ -25,7 +26,7 @@ ZSTD = "/usr/bin/zstd"
 
 
 def write_frames(path: Path, content: bytes, frame_bytes: int = 1000) -> FileEntry:
-    writer = FrameWriter(path)
+    writer = FrameWriter(DiskFile(path))
     writer.append(*compress_frames(memoryview(content), frame_bytes, 1))
     return writer.close()
 
@@ -83,7 +84,7 @@ def test_the_entry_describes_the_file(tmp_path: Path) -> None:
 
 def test_the_seek_table_is_the_public_format(tmp_path: Path) -> None:
     path = tmp_path / "f.zst"
-    writer = FrameWriter(path)
+    writer = FrameWriter(DiskFile(path))
     frames, sizes = compress_frames(memoryview(b"a" * 10 + b"b" * 5), 10, 1)
     writer.append(frames, sizes)
     writer.close()
@@ -98,7 +99,7 @@ def test_the_seek_table_is_the_public_format(tmp_path: Path) -> None:
 
 
 def test_counts_while_writing(tmp_path: Path) -> None:
-    writer = FrameWriter(tmp_path / "f.zst")
+    writer = FrameWriter(DiskFile(tmp_path / "f.zst"))
     frames, sizes = compress_frames(memoryview(bytes(2500)), 1000, 1)
     assert sizes == [1000, 1000, 500]
     writer.append(frames, sizes)
@@ -133,7 +134,7 @@ def test_an_existing_file_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "f.zst"
     path.write_bytes(b"mine")
     with pytest.raises(StorageError) as caught:
-        FrameWriter(path)
+        FrameWriter(DiskFile(path))
     assert caught.value.fields["errno"] == errno.EEXIST
     assert str(path) in caught.value.message
     assert path.read_bytes() == b"mine"
@@ -143,12 +144,12 @@ def test_a_dangling_link_is_not_followed(tmp_path: Path) -> None:
     path = tmp_path / "f.zst"
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StorageError):
-        FrameWriter(path)
+        FrameWriter(DiskFile(path))
     assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = FrameWriter(tmp_path / "f.zst")
+    writer = FrameWriter(DiskFile(tmp_path / "f.zst"))
 
     def full(_fd: int, _buffers: Sequence[memoryview]) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -163,14 +164,14 @@ def test_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_too_many_frames_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "MAX_FRAMES", 2)
-    writer = FrameWriter(tmp_path / "f.zst")
+    writer = FrameWriter(DiskFile(tmp_path / "f.zst"))
     with pytest.raises(StorageError, match="at most 2 frames"):
         writer.append(*compress_frames(memoryview(b"abc"), 1, 1))
     writer.abort()
 
 
 def test_abort_closes_once(tmp_path: Path) -> None:
-    writer = FrameWriter(tmp_path / "f.zst")
+    writer = FrameWriter(DiskFile(tmp_path / "f.zst"))
     writer.abort()
     other_fd = os.open(tmp_path, os.O_RDONLY)  # takes the number that abort set free
     writer.abort()

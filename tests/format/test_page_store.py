@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from formats.errors import ImageCorrupt
+from formats.framefile import DiskFile
 from formats.framereader import FrameReader
 from formats.frames import FrameWriter, compress_frames
 from formats.layout import FRAME_PAGES, PAGE_BYTES, PAGES_FRAME_BYTES
@@ -20,7 +21,7 @@ CONTENT = b"".join(page_of(page) for page in range(N_PAGES))
 @pytest.fixture
 def store_path(tmp_path: Path) -> Path:
     path = tmp_path / "pages-1.zst"
-    writer = FrameWriter(path)
+    writer = FrameWriter(DiskFile(path))
     writer.append(*compress_frames(memoryview(CONTENT), PAGES_FRAME_BYTES, 1))
     writer.close()
     return path
@@ -59,7 +60,7 @@ def test_one_page_decodes_one_frame_once(store_path: Path, monkeypatch: pytest.M
 
 
 def test_content_is_whole_pages(tmp_path: Path) -> None:
-    writer = FrameWriter(tmp_path / "pages-1.zst")
+    writer = FrameWriter(DiskFile(tmp_path / "pages-1.zst"))
     writer.append(*compress_frames(memoryview(bytes(PAGE_BYTES + 1)), PAGES_FRAME_BYTES, 1))
     writer.close()
     with pytest.raises(ImageCorrupt, match="impossible size"):

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from formats import layout
 from formats.errors import ImageCorrupt
+from formats.framefile import DiskFile
 from formats.framereader import FrameReader
 from formats.layout import ADDR_LIMIT, PAGE_BYTES, RUN, RunKind
 from formats.pagemap import Pagemap, PagemapWriter, Run
 
 
 def write_pagemap(path: Path, records: bytes) -> None:
-    writer = PagemapWriter(path)
+    writer = PagemapWriter(DiskFile(path))
     writer.append(records)
     writer.close()
 
@@ -85,7 +86,7 @@ class TestAcrossFrames:
     def test_records_may_come_in_any_portions(self, tmp_path: Path) -> None:
         runs = [Run(page * 2 * PAGE_BYTES, 1, RunKind.ZERO, 0) for page in range(11)]
         records = pack(runs)
-        writer = PagemapWriter(tmp_path / "pagemap-1.zst")
+        writer = PagemapWriter(DiskFile(tmp_path / "pagemap-1.zst"))
         for cut in (slice(0, 24), slice(24, 24), slice(24, 240), slice(240, None)):
             writer.append(memoryview(records)[cut])
         writer.close()
@@ -173,7 +174,7 @@ def test_an_empty_pagemap_has_no_runs(tmp_path: Path) -> None:
 
 
 def test_half_a_record_is_refused(tmp_path: Path) -> None:
-    writer = PagemapWriter(tmp_path / "pagemap-1.zst")
+    writer = PagemapWriter(DiskFile(tmp_path / "pagemap-1.zst"))
     with pytest.raises(ValueError, match="whole run records"):
         writer.append(b"x" * 25)
     writer.abort()
