@@ -18,12 +18,12 @@ $(READY): $(VENV)/.tools setup.py $(wildcard dumper/kernel/csrc/*) dumper/kernel
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-test: $(READY) redis gdb filesystems clang
+test: $(READY) redis gdb filesystems clang network
 	$(BIN)/python -m pytest
 
 # How long each open-ended test goes on.
 SECONDS ?= 600
-reliability: $(READY) redis gdb filesystems clang
+reliability: $(READY) redis gdb filesystems clang network
 	$(BIN)/python -m tests.reliability $(SECONDS)
 
 # Damaged and crafted images, at random for SECONDS in all: tests/fuzz/test_damage.py says how to run one case again.
@@ -48,7 +48,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks
 
 # Real targets for the tests. Where they cannot be installed, the tests that need them are skipped and say so.
-.PHONY: redis gdb filesystems clang
+.PHONY: redis gdb filesystems clang network
 redis:
 	@command -v redis-server redis-benchmark >/dev/null || { \
 		echo "installing redis-server"; \
@@ -66,6 +66,13 @@ filesystems:
 		echo "installing e2fsprogs, btrfs-progs and xfsprogs"; \
 		(apt-get update && apt-get install --yes --no-install-recommends e2fsprogs btrfs-progs xfsprogs) >/dev/null 2>&1; \
 	} || echo "btrfs-progs or xfsprogs cannot be installed here: their tests will be skipped"
+
+# Two hosts in network namespaces.
+network:
+	@{ command -v ip && command -v tc; } >/dev/null || { \
+		echo "installing iproute2"; \
+		(apt-get update && apt-get install --yes --no-install-recommends iproute2) >/dev/null 2>&1; \
+	} || echo "iproute2 cannot be installed here: tests with two hosts will be skipped"
 
 # Its MemorySanitizer, which gcc does not have. The second package's name has a version in it.
 clang:

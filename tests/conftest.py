@@ -13,7 +13,10 @@ import pytest
 
 from tests.filesystems import loop_mounted, ran, tmpfs
 from tests.harness import build_targets
+from tests.netns import hosts
 from tests.tally import Tally
+
+__all__ = ["hosts"]  # a fixture that lives with what it gives
 
 HUGE_PAGES = 16
 SWAP_MIB = 32
