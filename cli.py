@@ -11,7 +11,7 @@ from types import FrameType
 
 import click
 
-from commands import export, images, live
+from commands import export, images, live, observe
 from display.reporter import Reporter
 from formats.errors import PredumpError
 
@@ -105,6 +105,7 @@ _COMMANDS: dict[str, Callable[..., int]] = {
     "dump": live.dump,
     "run": live.run,
     "detach": live.detach,
+    "observe": observe.observe,
     "inspect": images.inspect,
     "read": images.read,
     "verify": images.verify,

@@ -14,6 +14,7 @@ from commands.options import (
     WorkOptions,
     after_options,
     directory_option,
+    policy_options,
     strict_option,
     target_options,
     work_options,
@@ -150,28 +151,8 @@ def dump(
 @directory_option
 @after_options
 @strict_option
-@click.option(
-    "--max-rounds",
-    type=click.IntRange(min=1),
-    default=20,
-    show_default=True,
-    help="Rounds before the dump, at most.",
-)
-@click.option(
-    "--max-freeze",
-    type=Duration(),
-    default="20ms",
-    show_default=True,
-    help="Dump once a freeze is predicted to fit this.",
-)
+@policy_options
 @click.option("--interval", type=Duration(), default="0s", show_default=True, help="Pause between rounds.")
-@click.option(
-    "--timeout",
-    type=Duration(),
-    default="60s",
-    show_default=True,
-    help="Dump after this time in any case.",
-)
 @work_options
 def run(
     reporter: Reporter,

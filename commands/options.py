@@ -63,6 +63,28 @@ class Size(click.ParamType[int]):
         return n_bytes
 
 
+class Rate(click.ParamType[int]):
+    """What goes through a link in a second, such as 1Gbit/s (a billion bits) or 100M/s, as bytes."""
+
+    name = "size/s"
+    BITS = (("kbit", 1e3), ("mbit", 1e6), ("gbit", 1e9), ("bit", 1))
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        text = str(value).strip().lower().removesuffix("/s")
+        unit, bits = next((u for u in self.BITS if text.endswith(u[0])), ("", 0))
+        if not unit:
+            return Size().convert(text, param, ctx)
+        try:
+            n_bytes = int(float(text.removesuffix(unit)) * bits / 8)
+        except (ValueError, OverflowError):
+            n_bytes = 0
+        if n_bytes <= 0:
+            self.fail(f"{value!r} is no rate; write for example 1Gbit/s or 100M/s", param, ctx)
+        return n_bytes
+
+
 class Address(click.ParamType[int]):
     """A number, hexadecimal with 0x in front."""
 
@@ -135,13 +157,14 @@ def threads_option(text: str) -> Callable[[Callable[..., int]], Callable[..., in
     )
 
 
+level_option = click.option("--level", type=click.IntRange(-7, 19), default=1, show_default=True, help="zstd level.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 
 
 def work_options(function: Callable[..., int]) -> Callable[..., int]:
     """How to compress, and with how much memory."""
     for option in (
-        click.option("--level", type=click.IntRange(-7, 19), default=1, show_default=True, help="zstd level."),
+        level_option,
         threads_option("Threads that compress."),
         click.option(
             "--staging",
@@ -151,6 +174,35 @@ def work_options(function: Callable[..., int]) -> Callable[..., int]:
             help="Memory that takes the last pages while the target is frozen.",
         ),
         quiet_option,
+    ):
+        function = option(function)
+    return function
+
+
+def policy_options(function: Callable[..., int]) -> Callable[..., int]:
+    """When `run` is to take its dump."""
+    for option in (
+        click.option(
+            "--timeout",
+            type=Duration(),
+            default="60s",
+            show_default=True,
+            help="Dump after this time in any case.",
+        ),
+        click.option(
+            "--max-freeze",
+            type=Duration(),
+            default="20ms",
+            show_default=True,
+            help="Dump once a freeze is predicted to fit this.",
+        ),
+        click.option(
+            "--max-rounds",
+            type=click.IntRange(min=1),
+            default=20,
+            show_default=True,
+            help="Rounds before the dump, at most.",
+        ),
     ):
         function = option(function)
     return function

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 
-from rich.console import Group, RenderableType
-from rich.text import Text
+from rich.console import RenderableType
 
 from display.descriptors import descriptors_table
 from display.environment import environment_block
-from display.listing import line
+from display.listing import apart, line
 from display.memory import objects_table, vmas_table
 from display.missing import missing_table
 from display.openfiles import OpenFiles
@@ -72,8 +71,4 @@ def whole(checkpoint: Checkpoint, info: RoundInfo, columns: int, pid: int | None
     and what `Checkpoint.rounds` raises.
     """
     process = _process(checkpoint, info, pid)
-    parts: list[RenderableType] = []
-    for section in _sections(checkpoint, info, process, columns):
-        if section is not None:
-            parts += [Text(), section] if parts else [section]
-    return Group(*parts)
+    return apart(_sections(checkpoint, info, process, columns))

@@ -79,3 +79,12 @@ def block(title: str, values: Iterable[tuple[str, str]]) -> RenderableType | Non
     if not grid.row_count:
         return None
     return Group(line(title, "bold"), grid) if title else grid
+
+
+def apart(sections: Iterable[RenderableType | None]) -> RenderableType:
+    """Those that there are, one below the other with a blank line between."""
+    parts: list[RenderableType] = []
+    for section in sections:
+        if section is not None:
+            parts += [Text(), section] if parts else [section]
+    return Group(*parts)

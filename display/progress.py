@@ -32,7 +32,8 @@ def round_text(event: RoundFinished) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _text(event: Event) -> str:
+def event_text(event: Event) -> str:
+    """An event in one line, "" for one that needs none."""
     if isinstance(event, Attached):
         stopped = f"{counted(event.threads, 'thread')} stopped for {duration_text(event.attach_stop_ns)}"
         return f"attached to process {event.pid}: {stopped}"
@@ -81,7 +82,7 @@ class ProgressView(Closing):
         if isinstance(event, RoundFinished) and self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
-        text = _text(event)
+        text = event_text(event)
         if text and not self._quiet:
             self._console.print(text, highlight=False, markup=False)
 

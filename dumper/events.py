@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from dumper.heat import HotVma
+from dumper.workingset import Window
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
@@ -98,6 +101,26 @@ class Predicted(Event):
     predicted_freeze_ns: int
     decision: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed(Event):
+    """What was seen of a target since the sample before, in `period_ns`; a page counts once a tick.
+
+    `working_set` is of all ticks so far, `vmas` are the hottest of the period.
+    """
+
+    type: str = "sample"
+    elapsed_ns: int
+    period_ns: int
+    ticks: int
+    processes: int
+    pages_present: int
+    pages_written: int
+    pages_written_per_s: float
+    bytes_written_per_s: float
+    working_set: list[Window]
+    vmas: list[HotVma]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

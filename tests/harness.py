@@ -120,6 +120,12 @@ def page_tables_kb(pid: int) -> int:
     return int(_status_field(pid, "VmPTE").split()[0])
 
 
+def tracked_vmas(pid: int) -> int:
+    """VMAs with the flag `uw`: registered for write-protection by a userfaultfd."""
+    lines = Path(f"/proc/{pid}/smaps").read_text().splitlines()
+    return sum(line.startswith("VmFlags:") and " uw" in line for line in lines)
+
+
 def keeper_pids(pid: int) -> list[int]:
     """The predump keepers (`python -m dumper.keeper PID ...`) that track process `pid`."""
     found = []

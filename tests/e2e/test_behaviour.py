@@ -10,7 +10,7 @@ import pytest
 from dumper.dump import AfterDump
 from dumper.rounds import Options
 from dumper.session import Session
-from tests.harness import Target, is_untouched, keeper_pids, poll_until, predump
+from tests.harness import Target, is_untouched, keeper_pids, poll_until, predump, tracked_vmas
 
 pytestmark = pytest.mark.usefixtures("targets")
 
@@ -80,12 +80,6 @@ def test_detach_leaves_nothing(target: Target, tmp_path: Path) -> None:
     predump("detach", "-p", target.pid, check=False)
     assert_unnoticed(target)
     target.check()
-
-
-def tracked_vmas(pid: int) -> int:
-    """VMAs with the flag `uw`: registered for write-protection by a userfaultfd."""
-    lines = Path(f"/proc/{pid}/smaps").read_text().splitlines()
-    return sum(line.startswith("VmFlags:") and " uw" in line for line in lines)
 
 
 def test_hundreds_of_attaches_rounds_and_freezes(target: Target, tmp_path: Path) -> None:

@@ -1,0 +1,138 @@
+"""What `run` would do with a target: played through from what was measured of it. Pure functions over numbers.
+
+A round takes as long as reading, compressing and sending its pages; the next one holds what is written meanwhile. When
+to freeze, and how long that takes, is asked of `convergence`, as `run` does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dumper.convergence import Decision, Policy, RoundSample, decide
+from dumper.workingset import WorkingSet
+from formats.layout import PAGE_BYTES
+
+ROUND_NS = 5_000_000  # beside its pages: its manifest, its files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageCost:
+    """What a page comes to: read in `copy_ns`, made smaller by one thread in `compress_ns`, then of `stored_bytes`."""
+
+    copy_ns: float
+    compress_ns: float
+    stored_bytes: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """A target as it was measured, and the machine: `cpus` that predump may use, `compress_threads` of `run`.
+
+    first, later: the pages of the first round (all that are present), and those that are written.
+    """
+
+    pages_present: int
+    working_set: WorkingSet
+    first: PageCost
+    later: PageCost
+    scan_ns: int
+    threads: int
+    processes: int
+    cpus: int
+    compress_threads: int
+    interval_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectedRound:
+    """One round to expect; bytes as they would be stored and sent."""
+
+    pages: int
+    stored_bytes: int
+    duration_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projection:
+    """What `run` would come to over a link (None: as fast as it can be compressed).
+
+    `rounds` and `stored_bytes` include the dump; `pages_frozen` were written since the last round when the dump begins;
+    `frozen_ns` is also told where it does not converge: that of the dump after the last round.
+    """
+
+    link_bytes_per_s: int | None
+    converges: bool
+    reason: str
+    rounds: int
+    raw_bytes: int
+    stored_bytes: int
+    duration_ns: int
+    frozen_ns: int
+    pages_frozen: int
+    pre_dumps: Sequence[ProjectedRound]
+
+
+def project(load: Load, link_bytes_per_s: int | None, policy: Policy) -> Projection:
+    """Plays through what `run` with this policy would do."""
+    samples: list[RoundSample] = []
+    rounds: list[ProjectedRound] = []
+    pages, elapsed_ns = load.pages_present, 0
+    while True:
+        cost = load.later if rounds else load.first
+        one = _round(load, pages, cost, link_bytes_per_s)
+        rounds.append(one)
+        samples.append(_sample(load, pages, cost))
+        elapsed_ns += one.duration_ns
+        verdict = decide(samples, load.threads, load.processes, elapsed_ns, policy)
+        if verdict.decision is not Decision.CONTINUE:
+            break
+        elapsed_ns += load.interval_ns
+        pages = round(load.working_set.pages_in(one.duration_ns + load.interval_ns))
+    left = round(load.working_set.pages_in(rounds[-1].duration_ns))
+    dump = _round(load, left, load.later, link_bytes_per_s)
+    taken = [*rounds, dump]
+    return Projection(
+        link_bytes_per_s=link_bytes_per_s,
+        converges=verdict.decision is Decision.FREEZE,
+        reason=verdict.reason,
+        rounds=len(taken),
+        raw_bytes=sum(round_.pages for round_ in taken) * PAGE_BYTES,
+        stored_bytes=sum(round_.stored_bytes for round_ in taken),
+        duration_ns=elapsed_ns + dump.duration_ns,
+        frozen_ns=verdict.predicted_freeze_ns,
+        pages_frozen=left,
+        pre_dumps=rounds,
+    )
+
+
+def _sample(load: Load, pages: int, cost: PageCost) -> RoundSample:
+    """A round as the prediction of the freeze is to see it: with the rate that holds in times as short as micro-rounds.
+
+    Where the same pages are written again and again, those of a long round, by its length, would make too small a rate.
+    """
+    copy_ns = round(pages * cost.copy_ns)
+    short_ns = load.scan_ns + copy_ns
+    short_pages = load.working_set.pages_in(short_ns)
+    return RoundSample(
+        pages_written=pages,
+        since_last_ns=round(pages * short_ns / short_pages) if short_pages else 0,
+        scan_ns=load.scan_ns,
+        copy_ns=copy_ns,
+    )
+
+
+def _round(load: Load, pages: int, cost: PageCost, link_bytes_per_s: int | None) -> ProjectedRound:
+    """Its steps go on side by side: it takes as long as the slowest, or as all of them on the processors there are."""
+    stored_bytes = pages * cost.stored_bytes
+    compress_ns = pages * cost.compress_ns
+    copy_ns = pages * cost.copy_ns
+    slowest_ns = max(
+        copy_ns,
+        compress_ns / load.compress_threads,
+        (copy_ns + compress_ns) / load.cpus,
+        stored_bytes / link_bytes_per_s * 1e9 if link_bytes_per_s else 0,
+    )
+    return ProjectedRound(
+        pages=pages,
+        stored_bytes=round(stored_bytes),
+        duration_ns=round(ROUND_NS + load.scan_ns + slowest_ns),
+    )
