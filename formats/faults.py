@@ -109,6 +109,19 @@ class Point(StrEnum):
     KEEPER_ANSWERED = "keeper-answered"
     """Any of these, but for one that it lends something for."""
 
+    # The CPU time of the target is limited, by a governor.
+    GOVERNOR_MADE = "governor-made"
+    """There is a cgroup, and nobody in it."""
+    GOVERNOR_MOVED = "governor-moved"
+    """The target is in it."""
+    GOVERNOR_STOPPED = "governor-stopped"
+    """In place of a cgroup: what ran is stopped for a moment."""
+    GOVERNOR_LIFTED = "governor-lifted"
+    """There is no limit any more, and the target is still in the cgroup."""
+    THROTTLED = "throttled"
+    """The target is limited, as predump knows."""
+    UNTHROTTLED = "unthrottled"
+
 
 class _Death:
     """The death that is wanted, if any."""

@@ -87,9 +87,22 @@ class ThreadSet:
         if result < 0:
             raise StopError(-result, int(self._list.failed_tid))
 
-    def resume(self) -> None:
-        """Detaches from every stopped thread; without effect when there is none."""
+    def stop_running(self, timeout_ns: int) -> None:
+        """Stops the threads that run just now, beside those that it has stopped before.
+
+        Raises StopError as `stop`, but for ESRCH only if the process is gone.
+        """
+        result = lib.pd_stop_running(self._pid, timeout_ns, self._list)
+        if result < 0:
+            raise StopError(-result, int(self._list.failed_tid))
+
+    def resume(self) -> bool:
+        """Detaches from every stopped thread; without effect when there is none.
+
+        False if some did not stop even now, in uninterruptible sleep: they would, some time later. Call it again then.
+        """
         lib.pd_resume_threads(self._list)
+        return all(thread.flags for thread in self._threads[0 : self._list.n_threads])
 
     def send_stop(self) -> None:
         """SIGSTOP to each of them: resumed, they stand still before they run an instruction or a signal handler."""

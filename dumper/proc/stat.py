@@ -8,12 +8,13 @@ PF_KTHREAD = 0x00200000  # include/linux/sched.h
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What predump needs of it; `start_time_ticks` counts clock ticks since boot."""
+    """What predump needs of it; `start_time_ticks` counts clock ticks since boot, `cpu_ticks` those that it ran."""
 
     name: str
     state: str
     ppid: int
     flags: int
+    cpu_ticks: int
     start_time_ticks: int
 
     @property
@@ -68,6 +69,7 @@ def parse_stat(text: bytes) -> Stat:
         state=fields[0].decode("ascii"),
         ppid=int(fields[1]),
         flags=int(fields[6]),
+        cpu_ticks=int(fields[11]) + int(fields[12]),
         start_time_ticks=int(fields[19]),
     )
 

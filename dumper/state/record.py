@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dumper.kernel.state import RawProcess
-from dumper.proc.cgroup import parse_cgroups
+from dumper.proc.cgroup import at_home, parse_cgroups
 from dumper.proc.limits import parse_limits
 from dumper.proc.maps import Mapping
 from dumper.proc.namespaces import KINDS, parse_inode
@@ -72,7 +72,7 @@ class ProcessRecord:
             namespaces=self._namespaces(),
             monotonic_offset_ns=monotonic_offset_ns,
             boottime_offset_ns=boottime_offset_ns,
-            cgroups=self._notes.attempt("cgroups", lambda: parse_cgroups(files.content("cgroup")), []),
+            cgroups=self._notes.attempt("cgroups", lambda: [*map(at_home, parse_cgroups(files.content("cgroup")))], []),
             personality=self._number("personality", "personality", 16),
             oom_score_adj=self._number("oom_score_adj", "OOM score adjustment", 10),
             coredump_filter=self._number("coredump_filter", "core dump filter", 16),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dumper.proc.cgroup import parse_cgroups
+from dumper.proc.cgroup import at_home, parse_cgroups
 from dumper.proc.limits import INFINITY, NAMES, parse_limits
 from dumper.proc.namespaces import parse_inode
 from dumper.proc.smaps import GUARD_FLAG, MADV_GUARD_INSTALL, parse_smaps_flags, read_smaps, shows_guards
@@ -182,6 +182,20 @@ def test_clock_offsets() -> None:
 
 def test_namespace_links() -> None:
     assert parse_inode("net:[4026531833]") == 4026531833
+
+
+@pytest.mark.parametrize(
+    ("line", "home"),
+    [
+        ("0::/a:b/predump-throttle-12-345", "0::/a:b"),
+        ("1:cpu:/predump-throttle-12-345-enabled", "1:cpu:/"),
+        ("0::/a/predump-throttle-x", "0::/a/predump-throttle-x"),
+        ("0::/predump-throttle-12-345/a", "0::/predump-throttle-12-345/a"),
+        ("0::/", "0::/"),
+    ],
+)
+def test_a_cgroup_that_predump_made_is_none_of_the_process(line: str, home: str) -> None:
+    assert at_home(line) == home
 
 
 def test_cgroups() -> None:

@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 8
+#define PD_ABI 9
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -237,6 +237,10 @@ struct pd_thread_list {
  * Whatever it stopped is in the list, also on errors: the caller resumes them.
  */
 int pd_stop_threads(int pid, int seize_options, int64_t timeout_ns, struct pd_thread_list *list);
+/*
+ * The same for threads that run just now and are not in the list yet, in one pass: none at all is no error.
+ */
+int pd_stop_running(int pid, int64_t timeout_ns, struct pd_thread_list *list);
 /*
  * Children of every thread of `pid`, in no order, without those that are threads: proc_pid_task(5), `children`. The list
  * is sure to be whole only while the process stands still. Returns how many, -ENOSPC if there are more than `capacity`,

@@ -112,8 +112,8 @@ static int is_known(const struct pd_thread_list *list, int tid)
 	return 0;
 }
 
-/* Seizes and interrupts the threads that the list lacks. Returns how many, 0 if there was none. */
-static int seize_new(int pid, int seize_options, struct pd_thread_list *list)
+/* Seizes and interrupts threads that the list lacks, all or those that run. Returns how many, 0 if there was none. */
+static int seize_new(int pid, int seize_options, int running_only, struct pd_thread_list *list)
 {
 	char path[64];
 	struct dirent *entry;
@@ -128,7 +128,7 @@ static int seize_new(int pid, int seize_options, struct pd_thread_list *list)
 		int tid = atoi(entry->d_name);
 		struct pd_thread *thread = list->threads + list->n_threads;
 
-		if (tid <= 0 || is_known(list, tid))
+		if (tid <= 0 || is_known(list, tid) || (running_only && thread_state(pid, tid) != 'R'))
 			continue;
 		list->failed_tid = tid;
 		if (list->n_threads == list->capacity) {
@@ -184,24 +184,44 @@ static int wait_stopped(struct pd_thread *thread, int64_t deadline_ns)
 	}
 }
 
+/* Waits for the threads of the list from number `first` on, which were seized just now. */
+static int wait_seized(struct pd_thread_list *list, uint64_t first, int64_t deadline_ns)
+{
+	for (uint64_t i = first; i < list->n_threads; i++) {
+		struct pd_thread *thread = list->threads + i;
+		int error = thread->flags & PD_THREAD_GONE ? 0 : wait_stopped(thread, deadline_ns);
+
+		if (error == -ESRCH)
+			thread->flags = PD_THREAD_GONE;
+		else if (error) {
+			list->failed_tid = thread->tid;
+			return error;
+		}
+	}
+	return 0;
+}
+
+int pd_stop_running(int pid, int64_t timeout_ns, struct pd_thread_list *list)
+{
+	const uint64_t first = list->n_threads;
+	int added = seize_new(pid, 0, 1, list);
+	int error = wait_seized(list, first, pd_now_ns() + timeout_ns);
+
+	return added < 0 ? added : error;
+}
+
 int pd_stop_threads(int pid, int seize_options, int64_t timeout_ns, struct pd_thread_list *list)
 {
 	const int64_t deadline_ns = pd_now_ns() + timeout_ns;
 	uint64_t waited = 0, stopped = 0;
 	int added;
 
-	while ((added = seize_new(pid, seize_options, list)) > 0) {
-		for (; waited < list->n_threads; waited++) {
-			struct pd_thread *thread = list->threads + waited;
-			int error = thread->flags & PD_THREAD_GONE ? 0 : wait_stopped(thread, deadline_ns);
+	while ((added = seize_new(pid, seize_options, 0, list)) > 0) {
+		int error = wait_seized(list, waited, deadline_ns);
 
-			if (error == -ESRCH)
-				thread->flags = PD_THREAD_GONE;
-			else if (error) {
-				list->failed_tid = thread->tid;
-				return error;
-			}
-		}
+		if (error)
+			return error;
+		waited = list->n_threads;
 		if (pd_now_ns() > deadline_ns)
 			return -ETIMEDOUT;
 	}
