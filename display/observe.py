@@ -61,6 +61,7 @@ def hot_vmas_table(vmas: Sequence[HotVma], title: str) -> RenderableType | None:
         return (
             f"{vma.pages_written_per_s * PAGE_BYTES / 1e6:,.1f}",
             f"{vma.share:.0%}",
+            pages_text(vma.pages_distinct),
             bytes_text(vma.end_addr - vma.start_addr),
             str(vma.pid),
             f"{vma.start_addr:012x}",
@@ -68,7 +69,7 @@ def hot_vmas_table(vmas: Sequence[HotVma], title: str) -> RenderableType | None:
         )
 
     shown = vmas[:VMAS_SHOWN]
-    head = (*numbers("MB/s", "share", "size", "pid", "start"), Column("what", wraps=True))
+    head = (*numbers("MB/s", "share", "different", "size", "pid", "start"), Column("what", wraps=True))
     return listing(title, head, map(row, shown), len(shown))
 
 

@@ -1,6 +1,6 @@
 """Which mappings are written most."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from dumper.memory_map import Vma
@@ -10,7 +10,10 @@ MAX_VMAS = 4096  # where mappings come and go, the coolest half of them is forgo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HotVma:
-    """Pages written in a mapping, a page once a tick; `share` of all that were written. `path` as in /proc/PID/maps."""
+    """Pages written in a mapping, a page once a tick; `share` of all that were written. `path` as in /proc/PID/maps.
+
+    `pages_distinct`: each page once (0 if its process is gone by now).
+    """
 
     pid: int
     start_addr: int
@@ -20,6 +23,7 @@ class HotVma:
     path: str
     pages_written: int
     pages_written_per_s: float
+    pages_distinct: int
     share: float
 
 
@@ -44,8 +48,11 @@ class HeatMap:
             self._pages = {key: self._pages[key] for key in hot}
             self._vmas = {key: self._vmas[key] for key in hot}
 
-    def hottest(self, most: int, elapsed_ns: int) -> list[HotVma]:
-        """The `most` hottest, hottest first, with rates over `elapsed_ns`."""
+    def hottest(self, most: int, elapsed_ns: int, distinct: Callable[[int, int, int], int]) -> list[HotVma]:
+        """The `most` hottest, hottest first, with rates over `elapsed_ns`.
+
+        `distinct(pid, start_addr, end_addr)` counts the different pages that were written there.
+        """
         hot = sorted(self._pages.items(), key=lambda item: item[1], reverse=True)[:most]
         return [
             HotVma(
@@ -57,6 +64,7 @@ class HeatMap:
                 path=key[2],
                 pages_written=pages,
                 pages_written_per_s=rate(pages, elapsed_ns),
+                pages_distinct=distinct(key[0], key[1], self._vmas[key].mapping.end_addr),
                 share=round(pages / self.pages, 4),
             )
             for key, pages in hot

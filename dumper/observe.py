@@ -118,7 +118,8 @@ class Observer(Closing):
         self._everything, self._nothing, self._runs = _everything_known(), RunList(1), RunList(1 << 16)
         self._meter = WindowMeter(settings.interval_ns, settings.duration_ns)
         self._present, self._written = PageSample(settings.level), PageSample(settings.level)
-        self._attach_stop_ns = self._own_ns = self._ticks = 0
+        self._attach_stop_ns = self._own_ns = 0
+        self._ticks = self._period_tick = 0  # so far, and up to the last sample
         self._find_due_ns = self._sample_due_ns = self._earliest_ns = 0  # CLOCK_MONOTONIC
         self._last, self._period, self._all = _Seen(), _Seen(), _Seen()
         try:
@@ -250,6 +251,16 @@ class Observer(Closing):
     def _pages_in(self, n_ticks: int) -> int:
         return sum(recency.pages(n_ticks) for recency in self._known.values())
 
+    def _distinct_since(self, tick: int) -> Callable[[int, int, int], int]:
+        """Counts the different pages of a process in a range that were written after a tick."""
+
+        def count(pid: int, start_addr: int, end_addr: int) -> int:
+            member = self._tree.member(pid)
+            recency = member and self._known.get(member)
+            return recency.pages_between(start_addr, end_addr, self._ticks - tick) if recency else 0
+
+        return count
+
     # ---- what is told ----
 
     def _tell(self, elapsed_ns: int, period_ns: int) -> None:
@@ -266,10 +277,10 @@ class Observer(Closing):
                 pages_written_per_s=per_s,
                 bytes_written_per_s=per_s * PAGE_BYTES,
                 working_set=self._meter.windows(),
-                vmas=self._period.heat.hottest(HOT_NOW, period_ns),
+                vmas=self._period.heat.hottest(HOT_NOW, period_ns, self._distinct_since(self._period_tick)),
             )
         )
-        self._period = _Seen()
+        self._period, self._period_tick = _Seen(), self._ticks
 
     def _observation(self, ended_by: EndedBy, elapsed_ns: int) -> Observation:
         nothing = PageCost(copy_ns=0, compress_ns=0, stored_bytes=0)
@@ -288,7 +299,7 @@ class Observer(Closing):
             pages_written_per_s=per_s,
             bytes_written_per_s=per_s * PAGE_BYTES,
             working_set=self._meter.windows(),
-            vmas=self._all.heat.hottest(HOT_IN_ALL, elapsed_ns),
+            vmas=self._all.heat.hottest(HOT_IN_ALL, elapsed_ns, self._distinct_since(0)),
             attach_stop_ns=self._attach_stop_ns,
             target_fault_ns=self._all.pages_written * FAULT_NS,
             own_ns=self._own_ns,

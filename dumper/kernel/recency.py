@@ -26,3 +26,7 @@ class Recency:
     def pages(self, n_ticks: int) -> int:
         """How many pages were written in the last `n_ticks` ticks up to the last noted, each counted once."""
         return int(lib.pd_recency_pages(self._c, n_ticks))
+
+    def pages_between(self, start_addr: int, end_addr: int, n_ticks: int) -> int:
+        """The same of the pages in [start_addr, end_addr); `n_ticks` may be any number."""
+        return int(lib.pd_recency_pages_between(self._c, start_addr, end_addr, n_ticks))

@@ -59,7 +59,8 @@ def test_a_known_rate_and_working_set(steady: Target) -> None:
     assert 0 < number(result, "pages_written") <= 1.1 * written
     assert result["pages_written_per_s"] == pytest.approx(PAGES_PER_S, rel=LIKE)
     windows = windows_of(result)
-    assert [window.window_ns // 10**6 for window in windows] == [100, 200, 500, 1000, 2000]
+    lengths_ms = {window.window_ns // 10**6 for window in windows}
+    assert {500, 1000, 2000} <= lengths_ms <= {100, 200, 500, 1000, 2000}, "on a busy machine short ones cannot be told"
     for window in windows:
         truth = min(HOT_PAGES, PAGES_PER_S * window.measured_ns / 1e9)
         assert window.pages_mean == pytest.approx(truth, rel=LIKE), str(window)
@@ -69,6 +70,7 @@ def test_a_known_rate_and_working_set(steady: Target) -> None:
     start = int(steady.ready.split()[1])
     assert hottest["start_addr"] <= start < hottest["end_addr"]
     assert hottest["share"] > 0.9
+    assert hottest["pages_distinct"] == pytest.approx(HOT_PAGES, rel=0.01), "neighbours are few"
     assert_as_before(steady.pid)
 
 

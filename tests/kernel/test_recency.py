@@ -37,6 +37,11 @@ def test_each_page_counts_once_in_a_window(written: list[tuple[int, set[int]]]) 
         last.update(dict.fromkeys(pages, tick))
         for window in range(1, MAX_TICKS + 1):
             assert recency.pages(window) == sum(tick - at < window for at in last.values())
+        for window in (1, 3, 100):
+            start, end = CHUNK_PAGES - 7, CHUNK_PAGES + 30
+            there = [at for page, at in last.items() if start <= page < end]
+            found = recency.pages_between(start * PAGE_BYTES, end * PAGE_BYTES, window)
+            assert found == sum(tick - at < window for at in there)
 
 
 def test_other_kinds_of_runs_were_not_written() -> None:

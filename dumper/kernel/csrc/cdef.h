@@ -203,6 +203,8 @@ void pd_recency_free(struct pd_recency *recency);
 int pd_recency_note(struct pd_recency *recency, uint32_t tick, const struct pd_run *runs, uint64_t n_runs);
 /* How many pages were written in the last `n_ticks` ticks, each counted once. */
 uint64_t pd_recency_pages(const struct pd_recency *recency, uint32_t n_ticks);
+/* The same of the pages in [start, end), and `n_ticks` may be any number. */
+uint64_t pd_recency_pages_between(const struct pd_recency *recency, uint64_t start, uint64_t end, uint32_t n_ticks);
 
 /* ---- uffd.c: write tracking --------------------------------------------------------------------------------- */
 

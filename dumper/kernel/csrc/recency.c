@@ -178,3 +178,23 @@ uint64_t pd_recency_pages(const struct pd_recency *recency, uint32_t n_ticks)
 		pages += recency->counts[(recency->last_tick - i) % recency->n_counts];
 	return pages << recency->shift;
 }
+
+uint64_t pd_recency_pages_between(const struct pd_recency *recency, uint64_t start, uint64_t end, uint32_t n_ticks)
+{
+	uint64_t pages = 0;
+
+	for (uint64_t i = 0; i < recency->capacity; i++) {
+		const struct chunk *chunk = recency->table + i;
+		uint64_t first = chunk->number * CHUNK_BYTES;
+
+		if (!chunk->ticks || first >= end || first + CHUNK_BYTES <= start)
+			continue;
+		for (uint64_t page = 0; page < CHUNK_PAGES; page++) {
+			uint64_t addr = first + page * PD_PAGE_BYTES;
+
+			pages += addr >= start && addr < end && chunk->ticks[page] &&
+				 recency->last_tick - chunk->ticks[page] < n_ticks;
+		}
+	}
+	return pages << recency->shift;
+}
