@@ -42,7 +42,7 @@ def say(text: str) -> None:
 
 
 def measure_size(bench: Bench, mib: int, runs: int, parts: str) -> list[Figure]:
-    """What is to be measured of a target of one size: f(reezes), F(irst round), i(dle), m(emory), e(xport), o(bserve)."""
+    """What is measured of a target of one size: f(reezes), F(irst round), i(dle), m(emory), e(xport), o(bserve)."""
     size = SIZES[mib]
     reason = bench.lacks_memory_for(mib)
     if reason:
