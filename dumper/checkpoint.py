@@ -1,11 +1,8 @@
 """The checkpoint directory as the engine uses it: locked, tidied up, and known to be of this target."""
 
-import fcntl
-import os
 from pathlib import Path
 
 from dumper.destination import Destination
-from dumper.errors import TargetBusy
 from dumper.kernel.recheck import Recheck
 from dumper.kernel.runs import RunList
 from dumper.lease import ChainState
@@ -13,33 +10,21 @@ from dumper.recheck import recheck_with
 from dumper.target import Target
 from formats import layout
 from formats.checkpoint import Checkpoint, RoundInfo
+from formats.checkpointlock import CheckpointLock
 from formats.errors import NotACheckpoint, PredumpError, StorageError
 from formats.framereader import FrameReader
 from formats.rounddirs import is_committed
-from formats.roundwriter import RoundWriter, create_checkpoint, remove_unfinished
+from formats.roundwriter import RoundWriter, remove_unfinished
 
 
 class CheckpointDirectory(Destination):
     """DIR of one command: made if it is missing, and locked against other commands until `close`."""
 
     def __init__(self, path: Path) -> None:
-        """Raises StorageError, TargetBusy."""
+        """Raises StorageError, CheckpointBusy."""
         self.path = path
         self.name = str(path)
-        create_checkpoint(path)
-        try:
-            self._lock_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise StorageError.from_os_error("open", path, error) from error
-        try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise TargetBusy(
-                f"another predump is writing to {path}",
-                hint="Wait until it has finished.",
-                path=str(path),
-            ) from None
+        self._lock = CheckpointLock(path)
         try:
             self.removed = remove_unfinished(path)
             self.last = self._last_round()
@@ -64,11 +49,7 @@ class CheckpointDirectory(Destination):
 
     def check_place(self, first: int) -> None:
         """Raises StorageError if the directory, or a round from `first` on, is not where it was."""
-        try:
-            is_here = os.path.samestat(self.path.stat(), os.fstat(self._lock_fd))
-        except OSError:
-            is_here = False
-        if not is_here:
+        if not self._lock.is_in_place():
             raise StorageError.out_of_place(self.path)
         for path in (self.path / layout.round_name(number) for number in range(first, self.next_number)):
             if not is_committed(path):
@@ -138,6 +119,4 @@ class CheckpointDirectory(Destination):
 
     def close(self) -> None:
         """Unlocks the directory."""
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+        self._lock.close()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from formats.errors import StorageError
-from formats.files import close_quietly, create_file, sync_and_close, write_all
+from formats.files import Buffer, close_quietly, create_file, sync_and_close, write_all
 
 
 class FrameFile(ABC):
@@ -16,7 +16,7 @@ class FrameFile(ABC):
     path: Path
 
     @abstractmethod
-    def append(self, frames: Sequence[bytes], contents_bytes: Sequence[int]) -> None:
+    def append(self, frames: Sequence[Buffer], contents_bytes: Sequence[int]) -> None:
         """Takes whole frames, with the content size of each. Raises PredumpError."""
 
     @abstractmethod
@@ -40,7 +40,7 @@ class DiskFile(FrameFile):
         self.path = path
         self._fd = create_file(path)
 
-    def append(self, frames: Sequence[bytes], contents_bytes: Sequence[int]) -> None:  # noqa: ARG002
+    def append(self, frames: Sequence[Buffer], contents_bytes: Sequence[int]) -> None:  # noqa: ARG002
         """Writes them. Raises StorageError."""
         write_all(self._fd, frames, self.path)
 

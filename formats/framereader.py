@@ -15,7 +15,7 @@ import zstandard
 from formats import layout
 from formats.closing import Closing
 from formats.errors import ImageCorrupt
-from formats.files import close_quietly, open_regular, read_exactly
+from formats.files import Buffer, close_quietly, open_regular, read_exactly
 from formats.manifest import FileEntry
 
 
@@ -27,6 +27,31 @@ class _Decompressors(threading.local):
 
 
 _decompressors = _Decompressors()
+
+
+class FrameDamage(Exception):
+    """What is wrong with a frame, as half a sentence."""
+
+
+def unpack_frame(frame: Buffer, content_bytes: int, max_frame_bytes: int) -> bytes:
+    """The content of one frame, which must have that size, every byte of it checked. Raises FrameDamage.
+
+    The GIL is released meanwhile; for any thread.
+    """
+    try:
+        header = zstandard.get_frame_parameters(frame)
+        # Decompression allocates by these figures, so they are checked first.
+        if (
+            header.content_size != content_bytes
+            or header.window_size > max_frame_bytes
+            or header.dict_id != 0
+            or not header.has_checksum
+        ):
+            raise FrameDamage("has a header that contradicts its size")
+        # zstd sees to it that the content has the size that the header declares.
+        return _decompressors.own.decompress(frame, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise FrameDamage(f"does not decompress ({error})") from error
 
 
 class FrameReader(Closing):
@@ -97,21 +122,9 @@ class FrameReader(Closing):
         if checksum != self._checksums[index]:
             raise self._corrupt(f"frame {index} is not the one its seek table describes")
         try:
-            self._check_header(index, zstandard.get_frame_parameters(frame), end - start)
-            # zstd sees to it that the content has the size that the header declares.
-            return _decompressors.own.decompress(frame, allow_extra_data=False)
-        except zstandard.ZstdError as error:
-            raise self._corrupt(f"frame {index} does not decompress ({error})") from error
-
-    def _check_header(self, index: int, header: zstandard.FrameParameters, content_bytes: int) -> None:
-        # Decompression allocates by these figures, so they are checked first.
-        if (
-            header.content_size != content_bytes
-            or header.window_size > self._max_frame_bytes
-            or header.dict_id != 0
-            or not header.has_checksum
-        ):
-            raise self._corrupt(f"frame {index} has a header that contradicts its seek table")
+            return unpack_frame(frame, end - start, self._max_frame_bytes)
+        except FrameDamage as damage:
+            raise self._corrupt(f"frame {index} {damage}") from damage
 
     def _load_seek_table(self, entry: FileEntry | None) -> None:
         if entry is not None and entry.stored_bytes != self.stored_bytes:

@@ -18,6 +18,7 @@ import zstandard
 
 from formats import layout
 from formats.errors import StorageError
+from formats.files import Buffer
 from formats.framefile import FrameFile
 from formats.manifest import FileEntry
 
@@ -37,7 +38,7 @@ class FrameWriter:
         self._digest = hashlib.sha256()
         self._entries = bytearray()
 
-    def append(self, frames: Sequence[bytes], contents_bytes: Sequence[int]) -> None:
+    def append(self, frames: Sequence[Buffer], contents_bytes: Sequence[int]) -> None:
         """Write frames of `compress_frames`, with the content size of each; raises PredumpError."""
         if len(self._entries) // layout.SEEK_TABLE_ENTRY.size + len(frames) > layout.MAX_FRAMES:
             raise StorageError(

@@ -27,7 +27,7 @@ class RoundFiles(ABC):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._writers: list[PageWriters] = []
+        self._writers: list[FrameWriter | PagemapWriter] = []
 
     @abstractmethod
     def _create(self, name: str) -> FrameFile:
@@ -56,20 +56,31 @@ class RoundFiles(ABC):
         """Begin the two files of a memory object, by its id; `commit` ends them. Raises PredumpError."""
         return self._open(object_pages_name(number), object_pagemap_name(number))
 
+    def open_frames(self, name: str) -> FrameWriter:
+        """Begin a file by its name, for frames that are there already; `commit` ends it. Raises PredumpError."""
+        writer = FrameWriter(self._create(name))
+        self._writers.append(writer)
+        return writer
+
+    def discard_frames(self, writer: FrameWriter) -> None:
+        """Take back what `open_frames` gave, as `discard` does."""
+        self._writers.remove(writer)
+        writer.remove()
+
     def discard(self, writers: PageWriters) -> None:
         """Take back what `open_process` or `open_object` gave: the two files are not part of the round.
 
         Nothing may be writing to them any more. Raises PredumpError if one cannot be removed.
         """
-        self._writers.remove(writers)
         for writer in writers:
+            self._writers.remove(writer)
             writer.abort()
         for writer in writers:
             writer.remove()
 
     def finish_files(self) -> list[FileEntry]:
         """End all files: none can be opened or written any more. Raises PredumpError."""
-        return [writer.close() for pair in self._writers for writer in pair]
+        return [writer.close() for writer in self._writers]
 
     def commit(self, manifest_without_files: Manifest) -> tuple[Manifest, str]:
         """End all files, then make the round exist.
@@ -83,9 +94,8 @@ class RoundFiles(ABC):
         return manifest, hashlib.sha256(data).hexdigest()
 
     def _abort_files(self) -> None:
-        for pair in self._writers:
-            for writer in pair:
-                writer.abort()
+        for writer in self._writers:
+            writer.abort()
 
     def _open(self, pages_file: str, pagemap_file: str) -> PageWriters:
         pages = FrameWriter(self._create(pages_file))
@@ -94,5 +104,5 @@ class RoundFiles(ABC):
         except PredumpError:
             pages.abort()
             raise
-        self._writers.append((pages, pagemap))
+        self._writers += pages, pagemap
         return pages, pagemap

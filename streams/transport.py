@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-Buffer = bytes | bytearray | memoryview
+from formats.files import Buffer
+
+__all__ = ["MAX_MESSAGE_BYTES", "Buffer", "Incoming", "Outgoing", "Resume"]
 
 MAX_MESSAGE_BYTES = 8 << 20
 """Bytes of one message (inclusive): what a receiver has to have room for before it knows anything of the sender."""

@@ -1,0 +1,59 @@
+"""A stream as a place for rounds: what was sent cannot be read again, so nothing is compared with it."""
+
+from dumper.destination import Destination
+from dumper.kernel.recheck import Recheck
+from dumper.kernel.runs import RunList
+from dumper.lease import ChainState
+from dumper.recheck import recheck_with_nothing
+from dumper.target import Target
+from formats.checkpoint import RoundInfo
+from formats.roundfiles import RoundFiles
+from streams.sender import Sender
+from streams.transport import Outgoing
+
+
+class StreamDestination(Destination):
+    """A new checkpoint, sent round by round. The stream ends with it."""
+
+    def __init__(self, outgoing: Outgoing, name: str) -> None:
+        """Raises StreamBroken, StreamRefused."""
+        self.name = name
+        self.last: RoundInfo | None = None
+        self.removed: list[int] = []
+        self._outgoing = outgoing
+        self._sender = Sender(outgoing)
+
+    @property
+    def next_number(self) -> int:
+        """The number of the round to come."""
+        return self.last.number + 1 if self.last else 1
+
+    def open_round(self) -> RoundFiles:
+        """Begins the round to come. Raises StreamBroken, StreamRefused."""
+        return self._sender.open_round(self.next_number)
+
+    def check_place(self, first: int) -> None:
+        """The receiver sees to that."""
+
+    def continues(self, state: ChainState) -> bool:
+        """Tracking that began before the stream did refers to no round of it."""
+        return False
+
+    def has_rounds(self, first: int, last: int, pid: int) -> bool:
+        """Nothing is known of rounds that were not sent."""
+        return False
+
+    def refuse_other_target(self, target: Target, boot_id: str) -> None:
+        """A new checkpoint takes any."""
+
+    def read_last_runs(self, pid: int) -> RunList:
+        """No earlier round can be read."""
+        return RunList(1)
+
+    def recheck(self, pid: int, threads: int) -> Recheck:
+        """No earlier round can be compared with: what may have been written unseen is sent again."""
+        return recheck_with_nothing()
+
+    def close(self) -> None:
+        """Ends the stream."""
+        self._outgoing.close()

@@ -1,0 +1,128 @@
+"""The sending side: a round becomes messages while it is written."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from formats.checkpoint import RoundInfo
+from formats.framefile import FrameFile
+from formats.layout import IMAGE_NAME, SCHEMA_VERSION, round_name
+from formats.roundfiles import RoundFiles
+from streams.messages import (
+    PROTOCOL_VERSION,
+    Begin,
+    File,
+    Hello,
+    Holds,
+    Message,
+    Remove,
+    split_frames,
+    split_manifest,
+)
+from streams.transport import Buffer, Outgoing
+
+
+class Sender:
+    """Says hello; then one round after the other may be opened."""
+
+    def __init__(self, outgoing: Outgoing, before: RoundInfo | None = None) -> None:
+        """The first round comes after the round `before`, which the receiver has; None for a new checkpoint.
+
+        Raises StreamBroken, StreamRefused.
+        """
+        self._outgoing = outgoing
+        self._lock = threading.Lock()
+        checkpoint_id = bytes.fromhex(before.manifest.checkpoint_id) if before else bytes(16)
+        sha256 = bytes.fromhex(before.sha256) if before else bytes(32)
+        number = before.number if before else 0
+        self.wait_for(self.send(Hello(PROTOCOL_VERSION, SCHEMA_VERSION, checkpoint_id, number, sha256)))
+
+    def send(self, message: Message) -> int:
+        """Sends it; returns its number. For any thread. Raises StreamBroken, StreamRefused."""
+        with self._lock:
+            return self._outgoing.send(message.encode())
+
+    def wait_for(self, number: int) -> None:
+        """Waits until that message is acknowledged, where there is a way back. Raises as `send`."""
+        self._outgoing.wait_for(number)
+
+    def give_up(self) -> None:
+        """Nothing is sent any more, nobody waits."""
+        self._outgoing.give_up()
+
+    def open_round(self, number: int) -> SentRound:
+        """Begins a round. Raises as `send`."""
+        return SentRound(self, number)
+
+
+class SentRound(RoundFiles):
+    """A round in a stream. It is committed when the receiver has acknowledged it, where there is a way back."""
+
+    def __init__(self, sender: Sender, number: int) -> None:
+        super().__init__(Path(round_name(number)))
+        self._sender = sender
+        self._n_files = 0
+        self._published = False
+        sender.send(Begin(number))
+
+    def publish(self, data: bytes) -> None:
+        """Sends the manifest, and waits until the receiver has committed the round. Raises as `Sender.send`."""
+        number = 0
+        for part in split_manifest(data):
+            number = self._sender.send(part)
+        self._sender.wait_for(number)
+        self._published = True
+
+    def give_up(self) -> None:
+        """Ends the stream, unless the round was committed."""
+        if not self._published:
+            self._sender.give_up()
+
+    def abandon(self) -> None:
+        """Ends the stream, unless the round was committed: the receiver removes what is no whole round."""
+        self.give_up()
+
+    def _create(self, name: str) -> FrameFile:
+        file = SentFile(self._sender, self.path / name, self._n_files)
+        self._n_files += 1
+        return file
+
+
+class SentFile(FrameFile):
+    """A file in a stream."""
+
+    def __init__(self, sender: Sender, path: Path, file: int) -> None:
+        self.path = path
+        self._sender = sender
+        self._file = file
+        self._stored_bytes = 0
+        sender.send(_file_message(file, path.name))
+
+    def append(self, frames: Sequence[Buffer], contents_bytes: Sequence[int]) -> None:
+        """Sends them. Raises as `Sender.send`."""
+        for message in split_frames(self._file, self._stored_bytes, frames, contents_bytes):
+            self._sender.send(message)
+            self._stored_bytes += message.stored_bytes
+
+    def finish(self, seek_table: bytes) -> None:
+        """The receiver makes the seek table by itself."""
+
+    def abort(self) -> None:
+        """Nothing is held."""
+
+    def remove(self) -> None:
+        """Has the receiver remove it. Raises as `Sender.send`."""
+        self._sender.send(Remove(self._file))
+
+
+def _file_message(file: int, name: str) -> File:
+    match = IMAGE_NAME.fullmatch(name)
+    assert match is not None
+    of_object = "-object-" in name
+    if match["content"] == "pages":
+        holds = Holds.OBJECT_PAGES if of_object else Holds.PAGES
+    else:
+        holds = Holds.OBJECT_PAGEMAP if of_object else Holds.PAGEMAP
+    return File(file, holds, int(match["number"]))
