@@ -11,7 +11,7 @@ from types import FrameType
 
 import click
 
-from commands import export, images, live, observe
+from commands import export, images, live, observe, receive
 from display.reporter import Reporter
 from formats.errors import PredumpError
 
@@ -110,6 +110,7 @@ _COMMANDS: dict[str, Callable[..., int]] = {
     "read": images.read,
     "verify": images.verify,
     "export": export.export,
+    "receive": receive.receive,
 }
 for _name, _function in _COMMANDS.items():
     _add(_name, _function)

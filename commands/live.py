@@ -19,19 +19,26 @@ from commands.options import (
     target_options,
     work_options,
 )
+from commands.streaming import Place, open_destination, place_options
 from display.reporter import Reporter
-from display.units import duration_text
+from display.units import counted, duration_text
 
 EXIT_NOT_CONVERGED = 3
 
 if TYPE_CHECKING:
+    from dumper.destination import Destination
     from dumper.events import Emit, RoundFinished
     from dumper.session import Session
 
 
 @contextmanager
 def _session(
-    reporter: Reporter, target: Target, directory: Path, work: WorkOptions, *, strict: bool = False
+    reporter: Reporter,
+    target: Target,
+    destination: "Path | Destination",
+    work: WorkOptions,
+    *,
+    strict: bool = False,
 ) -> Iterator["Session"]:
     from dumper.events import Event
     from dumper.rounds import Options
@@ -50,28 +57,37 @@ def _session(
             from display.progress import ProgressView
 
             emit = stack.enter_context(ProgressView(reporter.errors, quiet=work["quiet"]))
-        yield stack.enter_context(Session(target.pid, directory, options, emit, tree=target.tree))
+        yield stack.enter_context(Session(target.pid, destination, options, emit, tree=target.tree))
 
 
 def _checkpoint_fields(finished: "RoundFinished", directory: Path) -> dict[str, object]:
     return asdict(finished) | {"checkpoint": str(directory.absolute())}
 
 
-def _dump_text(finished: "RoundFinished", directory: Path, after: str) -> str:
+def _dump_text(finished: "RoundFinished", place: Place, after: str) -> str:
     """What was done, and on a second line what the round lacks."""
-    from display.missing import missing_of, missing_summary
-    from formats.checkpoint import Checkpoint
-
     one = finished.processes == 1
     what = f"process {finished.pid}" if one else f"{finished.processes} processes (root {finished.pid})"
     fates = ("runs on", "is stopped", "was killed") if one else ("run on", "are stopped", "were killed")
     fate = dict(zip(("leave-running", "leave-stopped", "kill"), fates, strict=True))[after]
     text = (
-        f"{directory}: {what} dumped in round {finished.round}, frozen for {duration_text(finished.frozen_ns)}; "
+        f"{place.words}: {what} dumped in round {finished.round}, frozen for {duration_text(finished.frozen_ns)}; "
         f"{'it' if one else 'they'} {fate}."
     )
-    lacks = missing_summary(missing_of(Checkpoint.open(directory).round(finished.round).manifest))
+    lacks = _lacks(finished, place)
     return f"{text}\n{lacks[:1].upper()}{lacks[1:]}." if lacks else text
+
+
+def _lacks(finished: "RoundFinished", place: Place) -> str:
+    """What a dump does not hold, in few words; "" if nothing."""
+    from display.missing import missing_of, missing_summary
+    from formats.checkpoint import Checkpoint
+
+    if place.directory is not None:
+        return missing_summary(missing_of(Checkpoint.open(place.directory).round(finished.round).manifest))
+    if not finished.missing:
+        return ""
+    return f"{counted(finished.missing, 'thing')} could not be captured: 'predump inspect' names them at the receiver"
 
 
 def check(reporter: Reporter) -> int:
@@ -117,7 +133,7 @@ def pre_dump(reporter: Reporter, target: Target, directory: Path, **work: Unpack
 
 
 @target_options
-@directory_option
+@place_options
 @after_options
 @click.option("--no-pre-dump", is_flag=True, help="Take no unfrozen round before.")
 @strict_option
@@ -125,7 +141,7 @@ def pre_dump(reporter: Reporter, target: Target, directory: Path, **work: Unpack
 def dump(
     reporter: Reporter,
     target: Target,
-    directory: Path,
+    place: Place,
     after: str,
     no_pre_dump: bool,
     strict: bool,
@@ -141,14 +157,17 @@ def dump(
     """
     from dumper.dump import AfterDump
 
-    with _session(reporter, target, directory, work, strict=strict) as session:
+    with (
+        open_destination(reporter, place, kill=after == AfterDump.KILL) as destination,
+        _session(reporter, target, destination, work, strict=strict) as session,
+    ):
         finished = session.dump(AfterDump(after), pre_dump=not no_pre_dump)
-    reporter.result(_checkpoint_fields(finished, directory), _dump_text(finished, directory, after))
+    reporter.result(asdict(finished) | place.fields, _dump_text(finished, place, after))
     return 0
 
 
 @target_options
-@directory_option
+@place_options
 @after_options
 @strict_option
 @policy_options
@@ -157,7 +176,7 @@ def dump(
 def run(
     reporter: Reporter,
     target: Target,
-    directory: Path,
+    place: Place,
     after: str,
     strict: bool,
     max_rounds: int,
@@ -171,16 +190,20 @@ def run(
     \b
     Exit code 3: dumped, but the freeze was not predicted to fit.
       predump run -p 1234 -D /var/tmp/ck --max-freeze 5ms
+      predump run -p 1234 --to - | ssh host predump receive -D /var/tmp/ck
     """
     from dumper.convergence import Decision, Policy
     from dumper.dump import AfterDump
 
     policy = Policy(max_freeze_ns=max_freeze, max_rounds=max_rounds, timeout_ns=timeout)
-    with _session(reporter, target, directory, work, strict=strict) as session:
+    with (
+        open_destination(reporter, place, kill=after == AfterDump.KILL) as destination,
+        _session(reporter, target, destination, work, strict=strict) as session,
+    ):
         finished, verdict = session.run(policy, AfterDump(after), interval / 1e9)
     converged = verdict.decision is Decision.FREEZE
     exit_code = 0 if converged else EXIT_NOT_CONVERGED
-    text = _dump_text(finished, directory, after)
+    text = _dump_text(finished, place, after)
     if not converged:
         text += f"\nIt did not converge: {verdict.reason}."
     fields = {
@@ -188,7 +211,7 @@ def run(
         "predicted_freeze_ns": verdict.predicted_freeze_ns,
         "reason": verdict.reason,
     }
-    reporter.result(_checkpoint_fields(finished, directory) | fields, text, exit_code)
+    reporter.result(asdict(finished) | place.fields | fields, text, exit_code)
     return exit_code
 
 

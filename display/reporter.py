@@ -33,6 +33,11 @@ class Reporter:
     def __init__(self, command: str, *, as_json: bool) -> None:
         self.command = command
         self.as_json = as_json
+        self._out_is_free = True
+
+    def leave_stdout(self) -> None:
+        """Standard output carries something else: from now on everything goes to standard error."""
+        self._out_is_free = False
 
     @cached_property
     def errors(self) -> "Console":
@@ -42,7 +47,7 @@ class Reporter:
     @cached_property
     def out(self) -> "Console":
         """Results."""
-        console = _console(stderr=False)
+        console = _console(stderr=not self._out_is_free)
         if not console.is_terminal and "COLUMNS" not in os.environ:
             console.width = PIPE_COLUMNS
         return console
@@ -51,8 +56,9 @@ class Reporter:
         """One JSON line; nothing without --json."""
         if self.as_json:
             # In one piece: a signal between text and newline would join this line with the error's.
-            sys.stdout.write(json.dumps({"type": event["type"], "command": self.command} | event) + "\n")
-            sys.stdout.flush()
+            lines = sys.stdout if self._out_is_free else sys.stderr
+            lines.write(json.dumps({"type": event["type"], "command": self.command} | event) + "\n")
+            lines.flush()
 
     def finding(self, text: str) -> None:
         """A line of the result for people, as an image may have it: nothing of it drives the terminal."""
@@ -78,6 +84,8 @@ class Reporter:
                     "exit_code": exit_code,
                 }
             )
+            if not self._out_is_free:
+                return  # its JSON line is on standard error already
         self.errors.print(f"predump: {_sentence(message)}", style="red", highlight=False, markup=False)
         if hint:
             self.errors.print(f"  {_sentence(hint)}", highlight=False, markup=False)
