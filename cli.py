@@ -11,7 +11,7 @@ from types import FrameType
 
 import click
 
-from commands import export, images, live, observe, receive
+from commands import export, images, keys, live, observe, receive
 from display.reporter import Reporter
 from formats.errors import PredumpError
 
@@ -111,6 +111,7 @@ _COMMANDS: dict[str, Callable[..., int]] = {
     "verify": images.verify,
     "export": export.export,
     "receive": receive.receive,
+    "keys": keys.keys,
 }
 for _name, _function in _COMMANDS.items():
     _add(_name, _function)

@@ -20,3 +20,9 @@ class StreamCorrupt(PredumpError):
     """The other side does not keep to the protocol, or something on the way changes bytes."""
 
     exit_code = 20
+
+
+class StreamUntrusted(PredumpError):
+    """One side does not accept the other's certificate."""
+
+    exit_code = 11

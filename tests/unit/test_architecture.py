@@ -11,7 +11,7 @@ OURS = {"cli", "commands", "display", "dumper", "formats", "streams"}
 # Which of our packages a place may import, and which third-party ones.
 RULES: dict[str, tuple[set[str], set[str]]] = {
     "formats": ({"formats"}, {"zstandard"}),
-    "streams": ({"streams", "formats"}, set()),
+    "streams": ({"streams", "formats"}, {"cryptography"}),
     "dumper/kernel": ({"dumper.kernel", "formats"}, {"cffi"}),
     "dumper/proc": ({"dumper.proc"}, set()),
     "dumper": ({"dumper", "streams", "formats"}, set()),
@@ -19,7 +19,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "commands": (OURS - {"cli"}, {"click"}),
     "cli.py": (OURS, {"click"}),
 }
-THIRD_PARTY = {"cffi", "click", "rich", "zstandard"}
+THIRD_PARTY = {"cffi", "click", "cryptography", "rich", "zstandard"}
 
 
 def place_of(path: Path) -> str:
