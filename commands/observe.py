@@ -150,5 +150,7 @@ def _projections(seen: "Observation", threads: int, links: Sequence[int], policy
         processes=seen.processes,
         cpus=len(os.sched_getaffinity(0)),
         compress_threads=threads,
+        object_pages=seen.object_pages,
+        doubtful_pages=seen.doubtful_pages,
     )
     return [project(load, link, policy) for link in (*links, None)]

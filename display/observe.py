@@ -6,7 +6,7 @@ from typing import Self
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from display.listing import Column, apart, block, line, listing, numbers
+from display.listing import Column, apart, block, first_few, line, listing, numbers
 from display.progress import event_text
 from display.units import bytes_text, counted, duration_text, pages_text, ratio_text, tail
 from dumper.events import Event, Observed
@@ -19,6 +19,7 @@ from formats.layout import PAGE_BYTES
 
 VMAS_SHOWN = 10
 _PATH_COLUMNS = 60
+_WRITERS_SHOWN = 4
 _BIT_UNITS = ((1e9, "Gbit/s"), (1e6, "Mbit/s"), (1e3, "kbit/s"))
 
 
@@ -113,6 +114,16 @@ def _summary(seen: Observation) -> RenderableType | None:
         ("written", f"{rate_text(seen.pages_written_per_s)}; a page counts once in {duration_text(seen.interval_ns)}"),
         ("present pages", _compression(seen.first)),
         ("written pages", _compression(seen.later) if seen.pages_written else ""),
+        (
+            "in the freeze",
+            f"{pages_text(seen.object_pages)} of shared memory and the like" if seen.object_pages else "",
+        ),
+        (
+            "compared in it",
+            f"{pages_text(seen.doubtful_pages)}, for {first_few(seen.unseen_writers, _WRITERS_SHOWN)}"
+            if seen.doubtful_pages
+            else "",
+        ),
         ("cost", f"{cost}; it was stopped once for {duration_text(seen.attach_stop_ns)}"),
     )
     return block("", values)

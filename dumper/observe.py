@@ -21,6 +21,7 @@ from dumper.memory_map import spans_while_running
 from dumper.pagesample import PageSample, Picker
 from dumper.projection import PageCost
 from dumper.tree import LOST_ERRORS, Member, Tree
+from dumper.unwatched import unwatched
 from dumper.workingset import MAX_TICKS, Window, WindowMeter
 from formats.closing import Closing
 from formats.layout import PAGE_BYTES, RUN
@@ -67,7 +68,7 @@ class Observation:
 
     attach_stop_ns: how long processes were stopped for the tracking; target_fault_ns: about what the faults cost them;
     own_ns: what watching took; scan_ns: of one tick, on average. `first` and `later` are what pages come to: those that
-    are present, and those that are written.
+    are present, and those that are written. object_pages, doubtful_pages and unseen_writers are as in `Unwatched`.
     """
 
     pid: int
@@ -89,6 +90,9 @@ class Observation:
     scan_ns: int
     first: PageCost
     later: PageCost
+    object_pages: int
+    doubtful_pages: int
+    unseen_writers: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -115,6 +119,7 @@ class Observer(Closing):
         self._tree = Tree(pid, whole=tree, on_left=self._note_left)
         self._attacher = Attacher(self._tree, self._note_attached, _exec_notice, NOT_WATCHED)
         self._known: dict[Member, Recency] = {}
+        self._pages_present: dict[Member, int] = {}
         self._everything, self._nothing, self._runs = _everything_known(), RunList(1), RunList(1 << 16)
         self._meter = WindowMeter(settings.interval_ns, settings.duration_ns)
         self._present, self._written = PageSample(settings.level), PageSample(settings.level)
@@ -150,9 +155,11 @@ class Observer(Closing):
             if wait(max(0, due_ns - time.monotonic_ns()) / 1e9):
                 ended_by = EndedBy.INTERRUPT
                 break
+            before = self._last, self._ticks
             try:
                 last_ns = self._tick()
             except TargetGone:
+                self._last, self._ticks = before
                 if not self._ticks:
                     raise
                 ended_by = EndedBy.TARGET
@@ -243,7 +250,8 @@ class Observer(Closing):
         member.scanner.check_memory()
         written = counts.by_vma(RunKind.COPY)
         self._last.pages_written += sum(written)
-        self._last.pages_present += sum(written) + sum(counts.by_vma(RunKind.PARENT))
+        self._pages_present[member] = sum(written) + sum(counts.by_vma(RunKind.PARENT))
+        self._last.pages_present += self._pages_present[member]
         if not is_first:
             self._period.heat.add(member.pid, vmas, written)
             self._all.heat.add(member.pid, vmas, written)
@@ -286,6 +294,7 @@ class Observer(Closing):
         nothing = PageCost(copy_ns=0, compress_ns=0, stored_bytes=0)
         first = self._present.cost() or nothing
         per_s = rate(self._all.pages_written, elapsed_ns)
+        rest = unwatched(self._tree.members, self._pages_present)
         return Observation(
             pid=self._tree.root.pid,
             ended_by=ended_by,
@@ -306,6 +315,9 @@ class Observer(Closing):
             scan_ns=self._all.scan_ns // max(1, self._ticks),
             first=first,
             later=self._written.cost() or first,
+            object_pages=rest.object_pages,
+            doubtful_pages=rest.doubtful_pages,
+            unseen_writers=rest.writers,
         )
 
     def _note_attached(self, event: Event) -> None:
@@ -315,6 +327,7 @@ class Observer(Closing):
 
     def _note_left(self, member: Member) -> None:
         self._known.pop(member, None)
+        self._pages_present.pop(member, None)
         what = "has ended" if member.target.has_ended else "is no descendant any more"
         self._notice("process-left", f"process {member.pid} {what}", member)
 

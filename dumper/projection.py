@@ -27,7 +27,8 @@ class PageCost:
 class Load:
     """A target as it was measured, and the machine: `cpus` that predump may use, `compress_threads` of `run`.
 
-    first, later: the pages of the first round (all that are present), and those that are written.
+    first, later: the pages of the first round (all that are present), and those that are written. object_pages come
+    with the dump alone, and doubtful_pages are compared with older copies in it.
     """
 
     pages_present: int
@@ -40,6 +41,8 @@ class Load:
     cpus: int
     compress_threads: int
     interval_ns: int = 0
+    object_pages: int = 0
+    doubtful_pages: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +58,8 @@ class ProjectedRound:
 class Projection:
     """What `run` would come to over a link (None: as fast as it can be compressed).
 
-    `rounds` and `stored_bytes` include the dump; `pages_frozen` were written since the last round when the dump begins;
-    `frozen_ns` is also told where it does not converge: that of the dump after the last round.
+    `rounds` and `stored_bytes` include the dump; `dump_pages` are what it holds: written since the last round, and
+    memory objects. `frozen_ns` is also told where it does not converge: that of the dump after the last round.
     """
 
     link_bytes_per_s: int | None
@@ -67,7 +70,7 @@ class Projection:
     stored_bytes: int
     duration_ns: int
     frozen_ns: int
-    pages_frozen: int
+    dump_pages: int
     pre_dumps: Sequence[ProjectedRound]
 
 
@@ -87,7 +90,7 @@ def project(load: Load, link_bytes_per_s: int | None, policy: Policy) -> Project
             break
         elapsed_ns += load.interval_ns
         pages = round(load.working_set.pages_in(one.duration_ns + load.interval_ns))
-    left = round(load.working_set.pages_in(rounds[-1].duration_ns))
+    left = round(load.working_set.pages_in(rounds[-1].duration_ns)) + load.object_pages
     dump = _round(load, left, load.later, link_bytes_per_s)
     taken = [*rounds, dump]
     return Projection(
@@ -98,8 +101,8 @@ def project(load: Load, link_bytes_per_s: int | None, policy: Policy) -> Project
         raw_bytes=sum(round_.pages for round_ in taken) * PAGE_BYTES,
         stored_bytes=sum(round_.stored_bytes for round_ in taken),
         duration_ns=elapsed_ns + dump.duration_ns,
-        frozen_ns=verdict.predicted_freeze_ns,
-        pages_frozen=left,
+        frozen_ns=verdict.predicted_freeze_ns + round(load.object_pages * load.later.copy_ns),
+        dump_pages=left,
         pre_dumps=rounds,
     )
 
@@ -117,6 +120,7 @@ def _sample(load: Load, pages: int, cost: PageCost) -> RoundSample:
         since_last_ns=round(pages * short_ns / short_pages) if short_pages else 0,
         scan_ns=load.scan_ns,
         copy_ns=copy_ns,
+        pages_in_doubt=load.doubtful_pages,
     )
 
 

@@ -28,6 +28,8 @@ pytestmark = pytest.mark.usefixtures("targets")
 
 PAGES, HOT_PAGES, PAGES_PER_S = 20_000, 4_000, 8_000
 """All hot pages are written within half a second."""
+SHARED_PAGES_OF_TREE = 64 * 3 + 16
+"""An anonymous mapping, a memfd, a segment of System V, and a file."""
 LIKE = 0.2
 """What two figures may differ by: a share of one."""
 NOT_CONVERGED, TARGET_GONE, UNTRACEABLE, INTERRUPTED = 3, 10, 13, 130
@@ -165,6 +167,7 @@ def test_a_target_that_ends_and_one_that_calls_exec(steady: Target) -> None:
         done = running.finish()
     assert done.returncode == TARGET_GONE
     assert done.result["ended_by"] == "target-ended"
+    assert number(done.result, "pages_present") == pytest.approx(PAGES, rel=LIKE)
     assert {event["subject"] for event in done.events if event["type"] == "notice"} == {"exec"}
 
 
@@ -189,6 +192,7 @@ def test_children_that_appear_are_observed() -> None:
         done = running.finish()
         assert done.returncode == 0
         assert number(done.result, "processes") == 3
+        assert 0 < number(done.result, "object_pages") < 2 * SHARED_PAGES_OF_TREE, "shared ones count once"
         assert tracked_vmas(tree.pid) == 0
 
 

@@ -51,7 +51,7 @@ def test_an_idle_target_needs_its_memory_once() -> None:
     assert found.converges
     assert found.raw_bytes == GIB_PAGES * PAGE_BYTES
     assert found.stored_bytes == GIB_PAGES * COST.stored_bytes
-    assert found.pages_frozen == 0
+    assert found.dump_pages == 0
     assert found.duration_ns == pytest.approx(found.stored_bytes / GBIT * 1e9, rel=0.05)
 
 
@@ -92,13 +92,23 @@ def test_the_slowest_step_says_how_long_a_round_takes() -> None:
     assert first_ns(replace(base, compress_threads=64), None) == pytest.approx(GIB_PAGES * 9_000 / 4, rel=0.02)
 
 
+def test_what_is_left_for_the_freeze_makes_it_longer() -> None:
+    base = project(load(0), GBIT, POLICY)
+    objects = project(replace(load(0), object_pages=10_000), GBIT, POLICY)
+    doubt = project(replace(load(0), doubtful_pages=10_000), GBIT, POLICY)
+    assert objects.frozen_ns - base.frozen_ns == 10_000 * COST.copy_ns
+    assert objects.stored_bytes - base.stored_bytes == 10_000 * COST.stored_bytes
+    assert doubt.frozen_ns > base.frozen_ns + MS
+    assert doubt.stored_bytes == base.stored_bytes
+
+
 @given(st.integers(0, 10**7), st.integers(1, 10**7), st.integers(10**5, 10**11), st.integers(0, 10**9))
 def test_projections_add_up(pages_a_second: int, most: int, link: int, max_freeze_ns: int) -> None:
     policy = Policy(max_freeze_ns=max_freeze_ns, max_rounds=20, timeout_ns=60 * SECOND)
     found = project(load(pages_a_second, most), link, policy)
     assert 2 <= found.rounds <= policy.max_rounds + 1
     assert found.rounds == len(found.pre_dumps) + 1
-    assert found.raw_bytes == PAGE_BYTES * (sum(round_.pages for round_ in found.pre_dumps) + found.pages_frozen)
+    assert found.raw_bytes == PAGE_BYTES * (sum(round_.pages for round_ in found.pre_dumps) + found.dump_pages)
     assert found.stored_bytes <= found.raw_bytes
     assert found.duration_ns >= sum(round_.duration_ns for round_ in found.pre_dumps)
     assert not found.converges or found.frozen_ns <= max_freeze_ns

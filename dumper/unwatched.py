@@ -1,0 +1,59 @@
+"""What of a tree is not taken before the freeze, however many rounds there are."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dumper.kernel.probes import PAGE_IS_PRESENT
+from dumper.memory_map import Vma, has_only_copy, is_object
+from dumper.objects import MappedFiles
+from dumper.tree import LOST_ERRORS, Member
+from formats.layout import PAGE_BYTES
+
+BLOCK_BYTES = 512  # of st_blocks: inode(7)
+
+
+@dataclass(frozen=True, slots=True)
+class Unwatched:
+    """object_pages: of shared memory, memfds, deleted files and files mapped shared: they come with the dump alone.
+
+    doubtful_pages: of processes with `writers` that may write unseen (docs/kernel.md): compared with older copies.
+    """
+
+    object_pages: int
+    doubtful_pages: int
+    writers: tuple[str, ...]
+
+
+def unwatched(members: Sequence[Member], pages_present: dict[Member, int]) -> Unwatched:
+    """Of members as their mappings were last read, with so many pages that are watched."""
+    objects: dict[tuple[int, ...], int] = {}
+    doubtful_pages = 0
+    writers: list[str] = []
+    with MappedFiles() as files:
+        for member in members:
+            try:
+                for vma in filter(is_object, member.space.vmas):
+                    key, pages = _object(member, vma, files)
+                    objects[key] = max(pages, objects.get(key, 0))
+                found = member.unseen_writers()
+            except LOST_ERRORS:
+                continue
+            if found:
+                doubtful_pages += pages_present.get(member, 0)
+                writers += [writer.text for writer in found]
+    return Unwatched(sum(objects.values()), doubtful_pages, tuple(dict.fromkeys(writers)))
+
+
+def _object(member: Member, vma: Vma, files: MappedFiles) -> tuple[tuple[int, ...], int]:
+    """What tells the object from others, and about how many pages a dump has of it. Raises one of LOST_ERRORS.
+
+    Of a named file on a disk that are the pages which somebody has in his page tables.
+    """
+    mapping = vma.mapping
+    fd = files.fd(member.target.tid, mapping)
+    if fd >= 0 and has_only_copy(vma):
+        status = os.fstat(fd)
+        return (status.st_dev, status.st_ino), status.st_blocks * BLOCK_BYTES // PAGE_BYTES
+    ranges = member.scanner.ranges(mapping.start_addr, mapping.end_addr, PAGE_IS_PRESENT)
+    return (member.pid, mapping.start_addr, 0), sum(end - start for start, end in ranges) // PAGE_BYTES
