@@ -11,7 +11,7 @@ from types import FrameType
 
 import click
 
-from commands import export, images, keys, live, observe, receive
+from commands import export, images, keys, live, observe, receive, run
 from display.reporter import Reporter
 from formats.errors import PredumpError
 
@@ -103,7 +103,7 @@ _COMMANDS: dict[str, Callable[..., int]] = {
     "check": live.check,
     "pre-dump": live.pre_dump,
     "dump": live.dump,
-    "run": live.run,
+    "run": run.run,
     "detach": live.detach,
     "observe": observe.observe,
     "inspect": images.inspect,

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Unpack
 import click
 
 from commands.options import (
-    Duration,
     Target,
     WorkOptions,
     after_options,
     directory_option,
-    policy_options,
     strict_option,
     target_options,
     work_options,
@@ -23,8 +21,6 @@ from commands.streaming import Place, open_destination, place_options
 from display.reporter import Reporter
 from display.units import counted, duration_text
 
-EXIT_NOT_CONVERGED = 3
-
 if TYPE_CHECKING:
     from dumper.destination import Destination
     from dumper.events import Emit, RoundFinished
@@ -32,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def _session(
+def open_session(
     reporter: Reporter,
     target: Target,
     destination: "Path | Destination",
@@ -64,7 +60,7 @@ def _checkpoint_fields(finished: "RoundFinished", directory: Path) -> dict[str, 
     return asdict(finished) | {"checkpoint": str(directory.absolute())}
 
 
-def _dump_text(finished: "RoundFinished", place: Place, after: str) -> str:
+def dump_text(finished: "RoundFinished", place: Place, after: str) -> str:
     """What was done, and on a second line what the round lacks."""
     one = finished.processes == 1
     what = f"process {finished.pid}" if one else f"{finished.processes} processes (root {finished.pid})"
@@ -122,7 +118,7 @@ def pre_dump(reporter: Reporter, target: Target, directory: Path, **work: Unpack
     Tracking stays armed: the next round holds only what was written since.
       predump pre-dump -p 1234 -D /var/tmp/ck
     """
-    with _session(reporter, target, directory, work) as session:
+    with open_session(reporter, target, directory, work) as session:
         finished = session.pre_dump()
     reporter.result(
         _checkpoint_fields(finished, directory),
@@ -159,60 +155,11 @@ def dump(
 
     with (
         open_destination(reporter, place, kill=after == AfterDump.KILL) as destination,
-        _session(reporter, target, destination, work, strict=strict) as session,
+        open_session(reporter, target, destination, work, strict=strict) as session,
     ):
         finished = session.dump(AfterDump(after), pre_dump=not no_pre_dump)
-    reporter.result(asdict(finished) | place.fields, _dump_text(finished, place, after))
+    reporter.result(asdict(finished) | place.fields, dump_text(finished, place, after))
     return 0
-
-
-@target_options
-@place_options
-@after_options
-@strict_option
-@policy_options
-@click.option("--interval", type=Duration(), default="0s", show_default=True, help="Pause between rounds.")
-@work_options
-def run(
-    reporter: Reporter,
-    target: Target,
-    place: Place,
-    after: str,
-    strict: bool,
-    max_rounds: int,
-    max_freeze: int,
-    interval: int,
-    timeout: int,
-    **work: Unpack[WorkOptions],
-) -> int:
-    """Take rounds until the freeze will be short, then dump.
-
-    \b
-    Exit code 3: dumped, but the freeze was not predicted to fit.
-      predump run -p 1234 -D /var/tmp/ck --max-freeze 5ms
-      predump run -p 1234 --to - | ssh host predump receive -D /var/tmp/ck
-    """
-    from dumper.convergence import Decision, Policy
-    from dumper.dump import AfterDump
-
-    policy = Policy(max_freeze_ns=max_freeze, max_rounds=max_rounds, timeout_ns=timeout)
-    with (
-        open_destination(reporter, place, kill=after == AfterDump.KILL) as destination,
-        _session(reporter, target, destination, work, strict=strict) as session,
-    ):
-        finished, verdict = session.run(policy, AfterDump(after), interval / 1e9)
-    converged = verdict.decision is Decision.FREEZE
-    exit_code = 0 if converged else EXIT_NOT_CONVERGED
-    text = _dump_text(finished, place, after)
-    if not converged:
-        text += f"\nIt did not converge: {verdict.reason}."
-    fields = {
-        "converged": converged,
-        "predicted_freeze_ns": verdict.predicted_freeze_ns,
-        "reason": verdict.reason,
-    }
-    reporter.result(asdict(finished) | place.fields | fields, text, exit_code)
-    return exit_code
 
 
 @target_options

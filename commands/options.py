@@ -187,7 +187,7 @@ def policy_options(function: Callable[..., int]) -> Callable[..., int]:
             type=Duration(),
             default="60s",
             show_default=True,
-            help="Dump after this time in any case.",
+            help="Time for the rounds, at most.",
         ),
         click.option(
             "--max-freeze",

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
@@ -25,11 +26,13 @@ from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, InjectionSite
 from dumper.objects import MappedFiles, ObjectSet
 from dumper.output import Figures, ImageOutput, RoundOutput
 from dumper.pipeline import PagePipeline
+from dumper.prediction import Pace, Size, forecast
 from dumper.proc import GONE_ERRORS
 from dumper.proc.stat import read_stat
 from dumper.processdump import ProcessDump
 from dumper.recheck import recheck_with_nothing
 from dumper.rounds import OpenRound, Options, RoundContents, exec_notice, unseen_notice
+from dumper.sizing import measure_size
 from dumper.staging import Staging
 from dumper.state.descriptors import DescriptorCapture
 from dumper.target import Target, gone
@@ -43,7 +46,15 @@ T = TypeVar("T")
 
 STOP_SHOWS_NS = 1_000_000_000
 POLL_S = 0.001
+STOP_AND_SCAN_NS = 500_000  # for so long a target still writes after a prediction
 MAX_ATTEMPTS = 2  # a process that stands still calls exec no more
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """A dump that was not taken: it would have frozen the processes for too long."""
+
+    predicted_freeze_ns: int
 
 
 class AfterDump(StrEnum):
@@ -68,8 +79,15 @@ class Dumper:
     """Takes one dump of a tree. Used by one OS thread: it owns ptrace."""
 
     def __init__(
-        self, tree: Tree, destination: Destination, pipeline: PagePipeline, options: Options, emit: Announcer
+        self,
+        tree: Tree,
+        destination: Destination,
+        pipeline: PagePipeline,
+        options: Options,
+        emit: Announcer,
+        since_ns: int,
     ) -> None:
+        """`since_ns`: when the written pages were last reset, CLOCK_MONOTONIC."""
         self._tree = tree
         self._destination = destination
         self._pipeline = pipeline
@@ -82,10 +100,13 @@ class Dumper:
         self._contents = RoundContents()
         self._opened = ExitStack()  # until the dump is over
         self._left: list[Member] = []
+        self._scanned_ns = since_ns
         self._object_outputs: dict[int, ImageOutput] = {}
 
-    def take(self, after: AfterDump) -> RoundFinished:
+    def take(self, after: AfterDump, max_freeze_ns: float) -> RoundFinished | Withdrawn:
         """Tracked processes are copied ahead in micro-rounds, all others in the freeze.
+
+        It is withdrawn if then it is predicted to freeze them for more than `max_freeze_ns`.
 
         Raises TargetGone, PermissionDenied, TargetUntraceable, StorageError; everything goes on in each case.
         """
@@ -99,9 +120,18 @@ class Dumper:
                 self._prepare(member)
             self._prepare_rechecks()
             reached(Point.PREPARED)
-            round_.output.figures.micro_rounds = self._micro_rounds()
+            size = measure_size(self._tree.members)
+            pace = self._micro_rounds(round_.output.figures)
             self._prepare_rechecks()  # for hardware that began to write meanwhile
-            return self._freeze_and_write(round_, after)
+            self._emit.hold()  # whoever listens may keep us waiting
+            try:
+                predicted_ns = self._predict(size, pace)
+                if predicted_ns > max_freeze_ns:
+                    return self._withdraw(predicted_ns)
+                round_.output.figures.predicted_freeze_ns = predicted_ns
+                return self._freeze_and_write(round_, after)
+            finally:
+                self._emit.release()
 
     # ---- while they run ----------------------------------------------------------------------------------------
 
@@ -131,12 +161,28 @@ class Dumper:
             self._emit(exec_notice(member.pid))
         return goes_on
 
-    def _micro_rounds(self) -> int:
+    def _withdraw(self, predicted_ns: int) -> Withdrawn:
+        for process in self._processes.values():
+            process.withdraw()
+        return Withdrawn(predicted_ns)
+
+    def _predict(self, size: Size, pace: Pace) -> int:
+        """The frozen time that is to come, in ns."""
+        pages = pace.pages_within(time.monotonic_ns() - self._scanned_ns + STOP_AND_SCAN_NS)
+        return forecast(size, pace, pages).total_ns
+
+    def _micro_rounds(self, figures: Figures) -> Pace:
+        """Returns what the last of them showed."""
         history: list[int] = []
+        pace = Pace(0, 0, 0, 0)
         while any(p.member.tracker for p in self._processes.values()) and another_micro_round(history):
-            since_ns = time.monotonic_ns()
+            since_ns, last_scanned_ns = time.monotonic_ns(), self._scanned_ns
+            self._scanned_ns = since_ns
             history.append(sum(self._while_running(p, p.micro_round) or 0 for p in list(self._processes.values())))
             reached(Point.MICRO_ROUND)
+            stagings = [process.staging for process in self._processes.values()]
+            scan_ns, copy_ns = sum(one.scan_ns for one in stagings), sum(one.copy_ns for one in stagings)
+            pace = Pace(history[-1], since_ns - last_scanned_ns, scan_ns, copy_ns)
             self._emit(
                 MicroRound(
                     pid=self._tree.root.pid,
@@ -148,7 +194,8 @@ class Dumper:
                 break
         for process in list(self._processes.values()):
             self._while_running(process, process.look)  # as the micro-rounds left it: what is left to look at is less
-        return len(history)
+        figures.micro_rounds = len(history)
+        return pace
 
     def _prepare_rechecks(self) -> None:
         """Takes down what earlier rounds hold of processes whose pages may have been written unseen since.
@@ -185,26 +232,23 @@ class Dumper:
             optional=O_SUSPEND_SECCOMP,  # one thread alone may have a filter
         )
         finished: RoundFinished | None = None
-        self._emit.hold()  # whoever listens may keep us waiting
-        try:
-            with _no_garbage_collection(), freeze:
-                reached(Point.FROZEN)
-                self._capture(freeze, figures)
-                if not self._fits():
-                    self._contents.streamed_while_frozen = True
-                    since_ns = time.monotonic_ns()
-                    self._write_pages(round_.output, frozen=True)
-                    figures.stream_ns = time.monotonic_ns() - since_ns
-                    reached(Point.STREAMED)
-                if after is not AfterDump.LEAVE_RUNNING:
-                    # Only once the dump is on disk: until then, whatever becomes of us, everything goes on.
-                    self._emit.release()
-                    finished = self._finish(round_, freeze, stands_still=True)
-                    for process in self._processes.values():
-                        _end(process, after)
-                reached(Point.THAWING)
-        finally:
-            self._emit.release()
+        with _no_garbage_collection(), freeze:
+            reached(Point.FROZEN)
+            self._capture(freeze, figures)
+            if not self._fits():
+                self._contents.streamed_while_frozen = True
+                since_ns = time.monotonic_ns()
+                self._write_pages(round_.output, frozen=True)
+                figures.stream_ns = time.monotonic_ns() - since_ns
+                reached(Point.STREAMED)
+            if after is not AfterDump.LEAVE_RUNNING:
+                # Only once the dump is on disk: until then, whatever becomes of us, everything goes on.
+                self._emit.release()
+                finished = self._finish(round_, freeze, stands_still=True)
+                for process in self._processes.values():
+                    _end(process, after)
+            reached(Point.THAWING)
+        self._emit.release()
         reached(Point.THAWED)
         if after is AfterDump.LEAVE_STOPPED:
             _wait_until_stopped(list(self._processes))

@@ -81,6 +81,7 @@ class RoundFinished(Event):
     scan_ns: int
     copy_ns: int
     micro_rounds: int
+    predicted_freeze_ns: int
     pages_copied_frozen: int
     stop_ns: int
     state_ns: int

@@ -94,6 +94,13 @@ class ProcessDump(Closing):
         self.unseen_writers = self.unseen_writers or member.unseen_writers()
         return self.staging.copy(member.running)
 
+    def withdraw(self) -> None:
+        """There will be no dump: what only the staging memory holds is to be copied by the next round."""
+        member = self.member
+        if member.tracker and self.staging.has_picture:
+            writers = [writer.text for writer in self.unseen_writers]
+            member.base = member.base.without(self.staging.picture, writers)
+
     @property
     def is_in_doubt(self) -> bool:
         """Whether copies made before the freeze may be older than they should."""

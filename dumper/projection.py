@@ -7,7 +7,8 @@ to freeze, and how long that takes, is asked of `convergence`, as `run` does.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dumper.convergence import Decision, Policy, RoundSample, decide
+from dumper.convergence import Decision, Policy, decide, pages_after_micro_rounds
+from dumper.prediction import Pace, Size, forecast
 from dumper.workingset import WorkingSet
 from formats.layout import PAGE_BYTES
 
@@ -76,16 +77,17 @@ class Projection:
 
 def project(load: Load, link_bytes_per_s: int | None, policy: Policy) -> Projection:
     """Plays through what `run` with this policy would do."""
-    samples: list[RoundSample] = []
+    size = Size(processes=load.processes, threads=load.threads)
     rounds: list[ProjectedRound] = []
     pages, elapsed_ns = load.pages_present, 0
     while True:
         cost = load.later if rounds else load.first
         one = _round(load, pages, cost, link_bytes_per_s)
         rounds.append(one)
-        samples.append(_sample(load, pages, cost))
         elapsed_ns += one.duration_ns
-        verdict = decide(samples, load.threads, load.processes, elapsed_ns, policy)
+        pace = _pace(load, pages, cost)
+        predicted_ns = forecast(size, pace, pages_after_micro_rounds(pace)).total_ns
+        verdict = decide([round_.pages for round_ in rounds], predicted_ns, elapsed_ns, policy)
         if verdict.decision is not Decision.CONTINUE:
             break
         elapsed_ns += load.interval_ns
@@ -107,7 +109,7 @@ def project(load: Load, link_bytes_per_s: int | None, policy: Policy) -> Project
     )
 
 
-def _sample(load: Load, pages: int, cost: PageCost) -> RoundSample:
+def _pace(load: Load, pages: int, cost: PageCost) -> Pace:
     """A round as the prediction of the freeze is to see it: with the rate that holds in times as short as micro-rounds.
 
     Where the same pages are written again and again, those of a long round, by its length, would make too small a rate.
@@ -115,9 +117,9 @@ def _sample(load: Load, pages: int, cost: PageCost) -> RoundSample:
     copy_ns = round(pages * cost.copy_ns)
     short_ns = load.scan_ns + copy_ns
     short_pages = load.working_set.pages_in(short_ns)
-    return RoundSample(
+    return Pace(
         pages_written=pages,
-        since_last_ns=round(pages * short_ns / short_pages) if short_pages else 0,
+        window_ns=round(pages * short_ns / short_pages) if short_pages else 0,
         scan_ns=load.scan_ns,
         copy_ns=copy_ns,
         pages_in_doubt=load.doubtful_pages,

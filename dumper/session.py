@@ -5,18 +5,21 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from dumper import convergence, describe, lease, strict
+from dumper import describe, lease, strict
 from dumper.attaching import Attacher
 from dumper.checkpoint import CheckpointDirectory
-from dumper.convergence import Decision, Policy, RoundSample, Verdict
+from dumper.convergence import Policy
 from dumper.destination import Destination
-from dumper.dump import AfterDump, Dumper
-from dumper.events import Announcer, Emit, Notice, Predicted, RoundFinished
+from dumper.dump import AfterDump, Dumper, Withdrawn
+from dumper.events import Announcer, Emit, Notice, RoundFinished
 from dumper.kernel.runs import RunList
 from dumper.lease import ChainState, Key, Lease
 from dumper.outlive import in_child
 from dumper.pipeline import PagePipeline
+from dumper.prediction import Size
 from dumper.rounds import Options, PreDumper, exec_notice
+from dumper.run import Outcome, Run
+from dumper.sizing import measure_size
 from dumper.target import gone
 from dumper.tracking import Tracker
 from dumper.tree import LOST_ERRORS, Base, Member, Tree
@@ -27,6 +30,8 @@ from formats.layout import PAGE_BYTES
 from formats.manifest import RoundKind
 
 PRE_DUMP_SHARE = 0.5  # a dump with more to copy than this share of the staging memory takes a round first
+
+NO_LIMIT_NS = float("inf")
 
 FIRST_ROUND = "first round of the checkpoint"
 NOT_TRACKED = "dumped in one go, without tracking"
@@ -48,10 +53,11 @@ class Session(Closing):
         Raises TargetGone, PermissionDenied, TargetUntraceable, TargetBusy, StorageError, PredumpError.
         """
         self._options = options
-        self._emit = Announcer(emit)
+        self.emit = Announcer(emit)
         self._lease: Lease | None = None
         self._held: dict[Key, Tracker] = {}  # what the keeper has, too
         self._since_ns = 0  # when the written pages were last reset, CLOCK_MONOTONIC
+        self.last_window_ns = 0
         with ExitStack() as opened:
             self._tree = opened.enter_context(Tree(pid, whole=tree, on_left=self._note_left))
             if isinstance(destination, Path):
@@ -60,8 +66,8 @@ class Session(Closing):
             destination.refuse_other_target(self._tree.root.target, describe.host().boot_id)
             self._pipeline = opened.enter_context(self._new_pipeline())
             self._opened = opened.pop_all()
-        self._attacher = Attacher(self._tree, self._emit, exec_notice, "it comes in full with the dump")
-        self._rounds = PreDumper(self._tree, self._destination, self._pipeline, self._emit, self._attacher)
+        self._attacher = Attacher(self._tree, self.emit, exec_notice, "it comes in full with the dump")
+        self._rounds = PreDumper(self._tree, self._destination, self._pipeline, self.emit, self._attacher)
         for number in self._destination.removed:
             self._notice("unfinished-round", f"round {number} had not been finished and was removed", round=number)
 
@@ -79,10 +85,10 @@ class Session(Closing):
 
         Raises: the errors of `__init__`, KernelFeatureMissing.
         """
-        self._track()
+        self.track()
         if self._lease is None:
             self._lease = lease.start_keeper(self._tree.root.target)
-        return self._take_round()
+        return self.take_round()
 
     def dump(self, after: AfterDump, *, pre_dump: bool) -> RoundFinished:
         """The final freeze-and-dump; tracking ends with it.
@@ -92,70 +98,79 @@ class Session(Closing):
         """
         self._refuse_missing()
         if pre_dump:
-            self._track()
+            self.track()
             if self._has_much_to_copy():
-                self._take_round()
+                self.take_round()
         else:
             self._borrow_tracking()
             self._tree.refresh()
             root = self._tree.root
             if root.tracker is None:
                 root.base = Base(RunList(1), NOT_TRACKED)
-        return self._take_dump(after)
+        return self.take_dump(after)
 
-    def run(self, policy: Policy, after: AfterDump, interval_s: float) -> tuple[RoundFinished, Verdict]:
+    def run(self, policy: Policy, after: AfterDump, interval_s: float = 0.0) -> Outcome:
         """Rounds until a freeze fits the policy, then the dump. Raises as `pre_dump`."""
         self._refuse_missing()
-        started_ns = time.monotonic_ns()
-        samples: list[RoundSample] = []
-        while True:
-            self._track()
-            since_last_ns = time.monotonic_ns() - self._since_ns
-            finished = self._take_round()
-            in_doubt = sum(member.base.pages_in_doubt for member in self._tree.members)
-            samples.append(
-                RoundSample(finished.pages_written, since_last_ns, finished.scan_ns, finished.copy_ns, in_doubt)
-            )
-            elapsed_ns = time.monotonic_ns() - started_ns
-            threads = sum(member.thread_count() for member in self._tree.members)
-            verdict = convergence.decide(samples, threads, len(self._tree.members), elapsed_ns, policy)
-            self._tell(finished.round, verdict)
-            if verdict.decision is not Decision.CONTINUE:
-                return self._take_dump(after), verdict
-            time.sleep(interval_s)
+        return Run(self, policy, after, interval_s).take()
 
-    # ---- rounds ------------------------------------------------------------------------------------------------
+    # ---- what a run is made of -----------------------------------------------------------------------------------
 
-    def _take_round(self) -> RoundFinished:
+    def size(self) -> Size:
+        """What there is to stand still now."""
+        return measure_size(self._tree.members)
+
+    def take_round(self) -> RoundFinished:
+        """One round of the running processes. Raises as `pre_dump`."""
         self._open_round()
         since_ns = time.monotonic_ns()
         finished = self._rounds.take()
+        self.last_window_ns = since_ns - self._since_ns
         self._since_ns = since_ns
         self._tell_keeper()
         return finished
 
-    def _take_dump(self, after: AfterDump) -> RoundFinished:
-        self._open_round()
-        if any(member.has_seccomp_filter() for member in self._tree.members):
-            finished = self._dump_from_child(after)
-        else:
-            finished = self._dump(after, self._pipeline, self._emit)
-        self._end_tracking()
-        return finished
+    def take_dump(self, after: AfterDump) -> RoundFinished:
+        """The dump, and the end of the tracking. Raises as `pre_dump`."""
+        taken = self.try_dump(after, NO_LIMIT_NS)
+        assert isinstance(taken, RoundFinished)
+        return taken
 
-    def _dump(self, after: AfterDump, pipeline: PagePipeline, emit: Announcer) -> RoundFinished:
-        return Dumper(self._tree, self._destination, pipeline, self._options, emit).take(after)
+    def try_dump(self, after: AfterDump, max_freeze_ns: float) -> RoundFinished | Withdrawn:
+        """The same, but withdrawn if, right before the freeze, it is predicted to take more than `max_freeze_ns`.
+
+        A process with a seccomp filter is dumped however long it takes.
+        """
+        self._open_round()
+        taken: RoundFinished | Withdrawn
+        if any(member.has_seccomp_filter() for member in self._tree.members):
+            taken = self._dump_from_child(after)
+        else:
+            taken = self._dump(after, self._pipeline, self.emit, max_freeze_ns)
+        if isinstance(taken, RoundFinished):
+            self.end_tracking()
+        return taken
+
+    # ---- rounds ------------------------------------------------------------------------------------------------
+
+    def _dump(
+        self, after: AfterDump, pipeline: PagePipeline, emit: Announcer, max_freeze_ns: float
+    ) -> RoundFinished | Withdrawn:
+        dumper = Dumper(self._tree, self._destination, pipeline, self._options, emit, self._since_ns)
+        return dumper.take(after, max_freeze_ns)
 
     def _dump_from_child(self, after: AfterDump) -> RoundFinished:
         """The same by a tracer that outlives this process."""
 
         def dump(emit: Emit) -> tuple[RoundFinished, list[int]]:
-            self._emit = Announcer(emit)
+            self.emit = Announcer(emit)
             with self._new_pipeline() as pipeline:  # threads are not there after a fork
-                return self._dump(after, pipeline, self._emit), []
+                taken = self._dump(after, pipeline, self.emit, NO_LIMIT_NS)
+                assert isinstance(taken, RoundFinished)
+                return taken, []
 
         try:
-            return in_child(dump, self._emit)[0]
+            return in_child(dump, self.emit)[0]
         except ConnectionResetError:
             raise PredumpError(
                 "the process that took the dump was killed",
@@ -210,7 +225,7 @@ class Session(Closing):
 
     # ---- tracking ----------------------------------------------------------------------------------------------
 
-    def _track(self) -> None:
+    def track(self) -> None:
         """Sees to it that every process is tracked, with what a keeper has of them, or anew."""
         self._borrow_tracking()
         self._tree.refresh()
@@ -267,7 +282,8 @@ class Session(Closing):
             return Base(destination.read_last_runs(pid), "", state.processes[member.key], doubt)
         return Base(RunList(1), reason)
 
-    def _end_tracking(self) -> None:
+    def end_tracking(self) -> None:
+        """Lets the processes be as they were before."""
         for member in self._tree.members:
             member.drop_tracking()
             reached(Point.UNTRACKED)
@@ -283,19 +299,8 @@ class Session(Closing):
         what = "has ended" if member.target.has_ended else "is no descendant any more"
         self._notice("process-left", f"process {member.pid} {what} and is not in the round", child=member.pid)
 
-    def _tell(self, number: int, verdict: Verdict) -> None:
-        self._emit(
-            Predicted(
-                pid=self._tree.root.pid,
-                round=number,
-                predicted_freeze_ns=verdict.predicted_freeze_ns,
-                decision=verdict.decision.value,
-                reason=verdict.reason,
-            )
-        )
-
     def _notice(self, subject: str, message: str, **fields: str | int) -> None:
-        self._emit(Notice(pid=self._tree.root.pid, subject=subject, message=message, fields=fields))
+        self.emit(Notice(pid=self._tree.root.pid, subject=subject, message=message, fields=fields))
 
 
 def _why_not_tracked(last: RoundKind) -> str:

@@ -2,9 +2,9 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dumper import lease
@@ -45,6 +45,12 @@ class Base:
     def is_full(self) -> bool:
         """Whether the round must hold everything."""
         return bool(self.full_reason)
+
+    def without(self, newer: RunList, unseen_writers: Sequence[str]) -> "Base":
+        """The same when pages were written since: those of the STAGED and COPY runs are to be copied again."""
+        covered = self.covered.without(newer, (RunKind.STAGED, RunKind.COPY))
+        doubt = tuple(dict.fromkeys((*self.unseen_writers, *unseen_writers)))
+        return replace(self, covered=covered, unseen_writers=doubt)
 
     @property
     def pages_in_doubt(self) -> int:

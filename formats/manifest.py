@@ -237,6 +237,7 @@ class Stats:
     scan_ns: int = 0
     copy_ns: int = 0
     micro_rounds: int = 0
+    predicted_freeze_ns: int = 0
     pages_copied_frozen: int = 0
     stop_ns: int = 0
     state_ns: int = 0

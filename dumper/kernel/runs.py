@@ -96,6 +96,12 @@ class RunList:
         lib.pd_unite_runs(self.c, other.c, united.c)
         return united
 
+    def without(self, taken: "RunList", kinds: Sequence[RunKind]) -> "RunList":
+        """These runs but for the pages that `taken` has in runs of some kinds."""
+        rest = RunList(max(1, len(self) + len(taken)))
+        lib.pd_subtract_runs(self.c, taken.c, sum(1 << kind for kind in kinds), rest.c)
+        return rest
+
     def changes_since(self, known: "RunList", *, in_doubt: bool) -> tuple["RunList", "RunList"]:
         """What a write watch tells of these runs, the yield of a scan with SpanFlag.WATCH and `known` as covered.
 

@@ -1,4 +1,4 @@
-"""When to freeze: a pure function of the rounds so far."""
+"""When to freeze: pure functions of the rounds so far."""
 
 import pytest
 from hypothesis import given
@@ -6,72 +6,92 @@ from hypothesis import strategies as st
 
 from dumper.convergence import (
     MAX_MICRO_ROUNDS,
+    PROGRESS_ROUNDS,
     Decision,
     Policy,
-    RoundSample,
     another_micro_round,
     decide,
-    predict_freeze_ns,
+    pages_after_micro_rounds,
 )
+from dumper.prediction import Pace
 
 MS = 1_000_000
 POLICY = Policy(max_freeze_ns=20 * MS, max_rounds=10, timeout_ns=60_000 * MS)
-FULL = RoundSample(pages_written=262144, since_last_ns=0, scan_ns=5 * MS, copy_ns=400 * MS)
-
-
-def sample(pages: int, *, since_ms: int = 1000, scan_ms: int = 1, copy_ns_per_page: int = 1000) -> RoundSample:
-    return RoundSample(pages, since_ms * MS, scan_ms * MS, pages * copy_ns_per_page)
+FULL_PAGES = 262144
+LONG_NS = 100 * MS
 
 
 @pytest.mark.parametrize(
-    ("samples", "elapsed_ns", "policy", "expected"),
+    ("written", "predicted_ns", "elapsed_ns", "policy", "expected"),
     [
-        pytest.param([FULL], 0, POLICY, Decision.CONTINUE, id="the full round says nothing about the write rate"),
-        pytest.param([FULL], 0, Policy(20 * MS, 1, 10**12), Decision.GIVE_UP, id="one round allowed"),
-        pytest.param([FULL, sample(10)], 0, POLICY, Decision.FREEZE, id="few pages"),
-        pytest.param([FULL, sample(12800)], 0, POLICY, Decision.FREEZE, id="50 MB/s shrinks in micro-rounds"),
-        pytest.param([FULL, sample(10**6, since_ms=10)], 0, POLICY, Decision.CONTINUE, id="too fast, try again"),
-        pytest.param(
-            [FULL, sample(10**6, since_ms=10)], 0, Policy(20 * MS, 2, 10**12), Decision.GIVE_UP, id="rounds used up"
-        ),
-        pytest.param([FULL, sample(10**6, since_ms=10)], 60_000 * MS, POLICY, Decision.GIVE_UP, id="time used up"),
-        pytest.param([FULL, *[sample(10**6, since_ms=10)] * 4], 0, POLICY, Decision.GIVE_UP, id="rounds do not shrink"),
-        pytest.param(
-            [FULL, *[sample(10**6 // 2**n, since_ms=10) for n in range(4)]], 0, POLICY, Decision.CONTINUE, id="shrinks"
-        ),
+        pytest.param([FULL_PAGES], 0, 0, POLICY, Decision.CONTINUE, id="the full round tells no write rate"),
+        pytest.param([0], LONG_NS, 0, POLICY, Decision.FREEZE, id="nothing to copy"),
+        pytest.param([FULL_PAGES], 0, 0, Policy(20 * MS, 1, 10**12), Decision.GIVE_UP, id="one round allowed"),
+        pytest.param([FULL_PAGES], 0, 60_000 * MS, POLICY, Decision.GIVE_UP, id="time used up by the full round"),
+        pytest.param([FULL_PAGES, 10], 20 * MS, 0, POLICY, Decision.FREEZE, id="it fits"),
+        pytest.param([FULL_PAGES, 10], 20 * MS + 1, 0, POLICY, Decision.CONTINUE, id="it does not fit yet"),
+        pytest.param([FULL_PAGES, 10], LONG_NS, 0, Policy(20 * MS, 2, 10**12), Decision.GIVE_UP, id="rounds used up"),
+        pytest.param([FULL_PAGES, 10], LONG_NS, 60_000 * MS, POLICY, Decision.GIVE_UP, id="time used up"),
+        pytest.param([FULL_PAGES, 9, 9, 9, 9], LONG_NS, 0, POLICY, Decision.GIVE_UP, id="rounds do not shrink"),
+        pytest.param([FULL_PAGES, 9, 9, 9], LONG_NS, 0, POLICY, Decision.CONTINUE, id="too few rounds to tell"),
+        pytest.param([FULL_PAGES, 9, 8, 7, 6], LONG_NS, 0, POLICY, Decision.CONTINUE, id="they shrink"),
+        pytest.param([FULL_PAGES, 9, 8, 9, 9], LONG_NS, 0, POLICY, Decision.CONTINUE, id="one of three shrank"),
+        pytest.param([FULL_PAGES, 9, 9, 9, 9], MS, 60_000 * MS, POLICY, Decision.FREEZE, id="a fit comes first"),
     ],
 )
-def test_decisions(samples: list[RoundSample], elapsed_ns: int, policy: Policy, expected: Decision) -> None:
-    assert decide(samples, 1, 1, elapsed_ns, policy).decision is expected
-
-
-def test_nothing_written_in_the_first_round_needs_no_second() -> None:
-    assert decide([RoundSample(0, 0, MS, 0)], 1, 1, 0, POLICY).decision is Decision.FREEZE
+def test_decisions(written: list[int], predicted_ns: int, elapsed_ns: int, policy: Policy, expected: Decision) -> None:
+    assert decide(written, predicted_ns, elapsed_ns, policy).decision is expected
 
 
 @given(
-    pages=st.integers(0, 10**7),
-    since_ns=st.integers(1, 10**11),
+    written=st.lists(st.integers(0, 10**7), min_size=1, max_size=30),
+    predicted_ns=st.integers(0, 10**11),
+    elapsed_ns=st.integers(0, 10**12),
+    max_freeze_ns=st.integers(0, 10**11),
+    max_rounds=st.integers(1, 20),
+)
+def test_limits_hold_whatever_the_history(
+    written: list[int], predicted_ns: int, elapsed_ns: int, max_freeze_ns: int, max_rounds: int
+) -> None:
+    policy = Policy(max_freeze_ns, max_rounds, 60_000 * MS)
+    decision = decide(written, predicted_ns, elapsed_ns, policy).decision
+    if decision is Decision.FREEZE:
+        assert predicted_ns <= max_freeze_ns or written == [0]
+    if decision is Decision.CONTINUE:
+        assert len(written) < max_rounds
+        assert elapsed_ns < policy.timeout_ns
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=PROGRESS_ROUNDS + 1, max_size=30))
+def test_rounds_that_never_shrink_are_given_up(written: list[int]) -> None:
+    growing = [FULL_PAGES, *sorted(written)]
+    assert decide(growing, LONG_NS, 0, Policy(20 * MS, 100, 10**12)).decision is Decision.GIVE_UP
+
+
+PACES = st.builds(
+    Pace,
+    pages_written=st.integers(0, 10**7),
+    window_ns=st.integers(0, 10**11),
     scan_ns=st.integers(0, 10**8),
     copy_ns=st.integers(0, 10**10),
-    threads=st.integers(1, 1000),
 )
-def test_a_prediction_covers_the_scan_and_stays_below_copying_everything(
-    pages: int, since_ns: int, scan_ns: int, copy_ns: int, threads: int
-) -> None:
-    predicted_ns = predict_freeze_ns(RoundSample(pages, since_ns, scan_ns, copy_ns), threads, 1)
-    without_copy_ns = predict_freeze_ns(RoundSample(0, since_ns, scan_ns, 0), threads, 1)
-    assert without_copy_ns >= scan_ns
-    assert without_copy_ns <= predicted_ns <= without_copy_ns + copy_ns + 1
 
 
-@given(since_ns=st.integers(10**6, 10**10), threads=st.integers(1, 100), more=st.integers(1, 10**5))
-def test_more_writes_never_predict_a_shorter_freeze_of_the_same_round_count(
-    since_ns: int, threads: int, more: int
-) -> None:
-    few = RoundSample(0, since_ns, MS, 0)
-    many = RoundSample(more, since_ns, MS, more * 1000)
-    assert predict_freeze_ns(many, threads, 1) >= predict_freeze_ns(few, threads, 1)
+@given(PACES)
+def test_micro_rounds_never_leave_more_than_was_written(pace: Pace) -> None:
+    assert 0 <= pages_after_micro_rounds(pace) <= pace.pages_written
+
+
+@pytest.mark.parametrize(
+    ("pace", "least", "most"),
+    [
+        pytest.param(Pace(0, 1000 * MS, MS, 0), 0, 0, id="nothing written"),
+        pytest.param(Pace(12_800, 1000 * MS, MS, 13 * MS), 0, 64, id="50 MB/s shrinks to what a scan lets happen"),
+        pytest.param(Pace(100_000, 100 * MS, MS, 100 * MS), 90_000, 100_000, id="as fast as we copy"),
+    ],
+)
+def test_pages_that_micro_rounds_leave(pace: Pace, least: int, most: int) -> None:
+    assert least <= pages_after_micro_rounds(pace) <= most
 
 
 @pytest.mark.parametrize(

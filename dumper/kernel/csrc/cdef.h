@@ -168,6 +168,13 @@ int pd_move_runs(struct pd_run_list *in, uint64_t *next, uint64_t start, uint64_
 int pd_unite_runs(const struct pd_run_list *a, const struct pd_run_list *b, struct pd_run_list *out);
 
 /*
+ * The runs of `from` without the pages that `taken` has in runs of `kinds` (a bit each; both sorted). `out` has room for
+ * the runs of both. Returns 0.
+ */
+int pd_subtract_runs(const struct pd_run_list *from, const struct pd_run_list *taken, uint32_t kinds,
+		     struct pd_run_list *out);
+
+/*
  * What a write watch tells. `known`: the pages whose content somebody may have seen; `now`: the runs of a scan with
  * PD_SPAN_WATCH that had `known` as `covered`. Appends to `changed` (COPY runs) what was written, and what is known and
  * has no content now, unless it is a zero page that was not written since it was armed; and to `known_now` (PARENT runs)

@@ -352,6 +352,25 @@ int pd_unite_runs(const struct pd_run_list *a, const struct pd_run_list *b, stru
 	return 0;
 }
 
+int pd_subtract_runs(const struct pd_run_list *from, const struct pd_run_list *taken, uint32_t kinds,
+		     struct pd_run_list *out)
+{
+	struct pd_sweep away = {taken->runs, taken->n_runs, 0};
+
+	for (uint64_t i = 0; i < from->n_runs; i++) {
+		const struct pd_run *run = from->runs + i;
+		uint64_t addr = run->start_addr, to;
+
+		for (; addr < run_end_addr(run); addr = to) {
+			to = run_end_addr(run);
+			if (sweep_to(&away, addr, &to, kinds))
+				continue;
+			runs_append(out, addr, to, run->kind, run->page_index + (addr - run->start_addr) / PD_PAGE_BYTES);
+		}
+	}
+	return 0;
+}
+
 int pd_find_changes(const struct pd_run_list *known, const struct pd_run_list *now, int in_doubt,
 		    struct pd_run_list *changed, struct pd_run_list *known_now)
 {

@@ -1,0 +1,92 @@
+"""The command that takes rounds until the freeze will be short."""
+
+from dataclasses import asdict
+from typing import Unpack
+
+import click
+
+from commands.live import dump_text, open_session
+from commands.options import (
+    Duration,
+    Target,
+    WorkOptions,
+    after_options,
+    policy_options,
+    strict_option,
+    target_options,
+    work_options,
+)
+from commands.streaming import Place, open_destination, place_options
+from display.reporter import Reporter
+from display.units import duration_text
+
+EXIT_NOT_CONVERGED = 3
+
+
+@target_options
+@place_options
+@after_options
+@strict_option
+@policy_options
+@click.option("--interval", type=Duration(), default="0s", show_default=True, help="Pause between rounds.")
+@click.option(
+    "--on-no-converge",
+    type=click.Choice(["accept", "cancel"]),
+    default="accept",
+    show_default=True,
+    help="Where rounds do not bring the freeze down to --max-freeze: dump all the same, or let go of the target.",
+)
+@work_options
+def run(
+    reporter: Reporter,
+    target: Target,
+    place: Place,
+    after: str,
+    strict: bool,
+    max_freeze: int,
+    max_rounds: int,
+    interval: int,
+    timeout: int,
+    on_no_converge: str,
+    **work: Unpack[WorkOptions],
+) -> int:
+    """Take rounds until the freeze will be short, then dump.
+
+    \b
+    After each round the frozen time of a dump taken now is predicted. Where
+    rounds no longer shrink, or --max-rounds or --timeout is over,
+    --on-no-converge decides. Exit code 3: it did not converge.
+      predump run -p 1234 -D /var/tmp/ck --max-freeze 5ms
+      predump run -t 1234 -D /var/tmp/ck --on-no-converge cancel
+      predump run -p 1234 --to - | ssh host predump receive -D /var/tmp/ck
+    """
+    from dumper.convergence import OnNoConverge, Policy
+    from dumper.dump import AfterDump
+
+    policy = Policy(
+        max_freeze_ns=max_freeze,
+        max_rounds=max_rounds,
+        timeout_ns=timeout,
+        on_no_converge=OnNoConverge(on_no_converge),
+    )
+    with (
+        open_destination(reporter, place, kill=after == AfterDump.KILL) as destination,
+        open_session(reporter, target, destination, work, strict=strict) as session,
+    ):
+        outcome = session.run(policy, AfterDump(after), interval / 1e9)
+    finished = outcome.finished
+    if outcome.dumped:
+        predicted = duration_text(finished.predicted_freeze_ns)
+        text = f"{dump_text(finished, place, after)}\nPredicted right before it: {predicted}."
+    else:
+        text = f"{place.words}: nothing was dumped, and process {finished.pid} is no longer tracked."
+    if not outcome.converged:
+        text += f"\nIt did not converge: {outcome.verdict.reason}."
+    fields = {
+        "converged": outcome.converged,
+        "dumped": outcome.dumped,
+        "reason": outcome.verdict.reason,
+    }
+    exit_code = 0 if outcome.converged else EXIT_NOT_CONVERGED
+    reporter.result(asdict(finished) | place.fields | fields, text, exit_code)
+    return exit_code

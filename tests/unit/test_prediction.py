@@ -1,0 +1,59 @@
+"""How long a freeze will take: pure functions over numbers."""
+
+from dataclasses import fields, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dumper.prediction import COPY_NS_PER_PAGE, FEW_PAGES, Forecast, Pace, Size, forecast
+
+MS = 1_000_000
+SIZES = st.builds(
+    Size,
+    processes=st.integers(1, 100),
+    threads=st.integers(1, 10_000),
+    descriptors=st.integers(0, 10_000),
+    vmas=st.integers(0, 100_000),
+    pages_of_objects=st.integers(0, 10**7),
+    pages_in_doubt=st.integers(0, 10**7),
+)
+PACES = st.builds(
+    Pace,
+    pages_written=st.integers(0, 10**7),
+    window_ns=st.integers(0, 10**11),
+    scan_ns=st.integers(0, 10**8),
+    copy_ns=st.integers(0, 10**10),
+)
+PAGES = st.integers(0, 10**7)
+
+
+@given(SIZES, PACES, PAGES)
+def test_phases_add_up_and_the_scan_is_among_them(size: Size, pace: Pace, pages: int) -> None:
+    found = forecast(size, pace, pages)
+    assert found.total_ns > sum(getattr(found, field.name) for field in fields(Forecast)) > pace.scan_ns
+
+
+@given(SIZES, PACES, PAGES, st.sampled_from([field.name for field in fields(Size)]), st.integers(1, 10**6))
+def test_more_of_anything_never_takes_less(size: Size, pace: Pace, pages: int, what: str, more: int) -> None:
+    larger = replace(size, **{what: getattr(size, what) + more})
+    assert forecast(larger, pace, pages).total_ns >= forecast(size, pace, pages).total_ns
+    assert forecast(size, pace, pages + more).total_ns >= forecast(size, pace, pages).total_ns
+
+
+@given(PACES, st.integers(0, 10**12))
+def test_no_window_has_more_pages_than_a_longer_one(pace: Pace, window_ns: int) -> None:
+    assert 0 <= pace.pages_within(window_ns) <= pace.pages_written
+    assert pace.pages_within(window_ns) <= pace.pages_within(window_ns + MS)
+
+
+@pytest.mark.parametrize(
+    ("pace", "expected_ns"),
+    [
+        pytest.param(Pace(10_000, MS, MS, 5 * MS), 500, id="as measured"),
+        pytest.param(Pace(FEW_PAGES - 1, MS, MS, 100 * MS), COPY_NS_PER_PAGE, id="too few pages to tell"),
+        pytest.param(Pace(0, MS, MS, 0), COPY_NS_PER_PAGE, id="none"),
+    ],
+)
+def test_the_speed_of_a_copy_is_the_measured_one_where_there_is_one(pace: Pace, expected_ns: float) -> None:
+    assert pace.copy_ns_per_page == expected_ns
