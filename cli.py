@@ -11,7 +11,7 @@ from types import FrameType
 
 import click
 
-from commands import export, images, keys, live, observe, receive, run
+from commands import export, flatten, images, keys, live, observe, receive, run
 from display.reporter import Reporter
 from formats.errors import PredumpError
 
@@ -110,6 +110,7 @@ _COMMANDS: dict[str, Callable[..., int]] = {
     "read": images.read,
     "verify": images.verify,
     "export": export.export,
+    "flatten": flatten.flatten,
     "receive": receive.receive,
     "keys": keys.keys,
 }

@@ -1,5 +1,6 @@
 """The checkpoint directory as the engine uses it: locked, tidied up, and known to be of this target."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from dumper.destination import Destination
@@ -13,20 +14,21 @@ from formats.checkpoint import Checkpoint, RoundInfo
 from formats.checkpointlock import CheckpointLock
 from formats.errors import NotACheckpoint, PredumpError, StorageError
 from formats.framereader import FrameReader
+from formats.replacing import tidy_up
 from formats.rounddirs import is_committed
-from formats.roundwriter import RoundWriter, remove_unfinished
+from formats.roundwriter import RoundWriter
 
 
 class CheckpointDirectory(Destination):
     """DIR of one command: made if it is missing, and locked against other commands until `close`."""
 
     def __init__(self, path: Path) -> None:
-        """Raises StorageError, CheckpointBusy."""
+        """Raises StorageError, CheckpointBusy, ImageCorrupt."""
         self.path = path
         self.name = str(path)
         self._lock = CheckpointLock(path)
         try:
-            self.removed = remove_unfinished(path)
+            self.removed = tidy_up(path)
             self.last = self._last_round()
         except BaseException:
             self.close()
@@ -58,11 +60,22 @@ class CheckpointDirectory(Destination):
     def continues(self, state: ChainState) -> bool:
         """Whether the last round is the one that `state` speaks of."""
         last = self.last
-        return last is not None and (last.manifest.checkpoint_id, last.number, last.sha256) == (
-            state.checkpoint_id,
-            state.round,
-            state.manifest_sha256,
+        return (
+            last is not None
+            and (last.manifest.checkpoint_id, last.number) == (state.checkpoint_id, state.round)
+            and last.is_known_as(state.manifest_sha256)
         )
+
+    def full_round(self, first: int) -> int:
+        """Where a chain that ended at round `first` ends now; `first` if that cannot be told."""
+        if is_committed(self.path / layout.round_name(first)):
+            return first
+        with suppress(PredumpError):  # what is damaged, or gone, is nothing to build on
+            checkpoint = Checkpoint.open(self.path)
+            oldest = checkpoint.numbers[0]
+            if oldest > first and checkpoint.round(oldest).manifest.full:
+                return oldest
+        return first
 
     def has_rounds(self, first: int, last: int, pid: int) -> bool:
         """Whether rounds `first` to `last` are there with their files, as far as their names tell."""

@@ -39,6 +39,10 @@ class Destination(Closing, ABC):
     def continues(self, state: ChainState) -> bool:
         """Whether the last round is the one that `state` speaks of."""
 
+    def full_round(self, first: int) -> int:
+        """Where a chain that ended at round `first` ends now: what came before may have been flattened since."""
+        return first
+
     @abstractmethod
     def has_rounds(self, first: int, last: int, pid: int) -> bool:
         """Whether rounds `first` to `last` are there with their files, as far as their names tell."""

@@ -274,12 +274,13 @@ class Session(Closing):
             reason = f"the last round in {destination.name} is not the one that tracking refers to"
         elif member.key not in state.processes:
             reason = "the process is not in the round before"
-        elif not destination.has_rounds(state.processes[member.key], state.round, pid):
-            reason = "an earlier round is missing"
         else:
-            before = destination.last.process(pid)
-            doubt = tuple(before.unseen_writers) if before else ()
-            return Base(destination.read_last_runs(pid), "", state.processes[member.key], doubt)
+            full_round = destination.full_round(state.processes[member.key])
+            if destination.has_rounds(full_round, state.round, pid):
+                before = destination.last.process(pid)
+                doubt = tuple(before.unseen_writers) if before else ()
+                return Base(destination.read_last_runs(pid), "", full_round, doubt)
+            reason = "an earlier round is missing"
         return Base(RunList(1), reason)
 
     def end_tracking(self) -> None:

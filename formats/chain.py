@@ -1,17 +1,7 @@
 """The chain of rounds as a reader sees it: the memory of a process as of a round.
 
-A PARENT run sends the reader one round back, for as long as rounds say PARENT:
-
-    round 1 (full)   |  data  |  data  |  zero  |  data  |
-    round 2          | parent |  data  | parent | (hole) |
-    round 3          | parent | parent | parent |  data  |
-    memory at 3         1's      2's      zero     3's
-
-A PARENT page that the parent round has no run for is damage: bytes from further back would be
-older than the hole.
-
-What is absent in the round asked for may be in one of that round's memory objects, which hold the
-bytes of shared memory and of deleted files once for all processes:
+`formats.lineage` finds the process's own pages. What is absent there may be in one of that round's memory
+objects, which hold the bytes of shared memory and of deleted files once for all processes:
 
     process           |  data  | (hole) | parent | (hole) |
     its VMA's object  |  data  |  data  |  data  | (hole) |
@@ -22,16 +12,17 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from itertools import chain
 
 from formats import runs
 from formats.checkpoint import Checkpoint, RoundInfo
 from formats.closing import Closing
-from formats.errors import AddressAbsent, ImageCorrupt, UsageError
-from formats.layout import PAGE_BYTES, RunKind
+from formats.errors import AddressAbsent, UsageError
+from formats.layout import PAGE_BYTES
+from formats.lineage import PageLineage
 from formats.manifest import ANONYMOUS_VMA_KINDS, Vma
+from formats.segments import Segment, SegmentKind
 from formats.sources import ObjectSources, PageSource
 
 __all__ = [
@@ -42,31 +33,6 @@ __all__ = [
     "Segment",
     "SegmentKind",
 ]
-
-
-class SegmentKind(StrEnum):
-    """What the image knows about a range of pages."""
-
-    DATA = "data"
-    ZERO = "zero"
-    ABSENT = "absent"
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Pages of one kind, `[start_addr, end_addr)`.
-
-    `round` is the round that holds them (for ABSENT ones the round asked for), and `page_index`
-    the position of the first in that round's pages file (DATA only, 0 otherwise): the file of the
-    process, or of memory object `object` where that is not None.
-    """
-
-    start_addr: int
-    end_addr: int
-    kind: SegmentKind
-    round: int
-    page_index: int
-    object: int | None = None
 
 
 class MemoryView(Closing):
@@ -94,8 +60,7 @@ class MemoryView(Closing):
                 round=info.number,
             )
         self.process = process
-        self._levels = [PageSource.of_process(item, process) for item in chain((info,), lineage)]
-        self._level_of = {level.round: level for level in self._levels}
+        self._own = PageLineage(pid, [PageSource.of_process(item, process) for item in chain((info,), lineage)])
         self._objects = ObjectSources(info)
         self._uses_objects = any(vma.object is not None for vma in process.vmas)
         self._vma_starts_addr = [vma.start_addr for vma in process.vmas]
@@ -103,8 +68,7 @@ class MemoryView(Closing):
 
     def close(self) -> None:
         """Close all files; reading is over. May be called again."""
-        for level in self._levels:
-            level.close()
+        self._own.close()
         self._objects.close()
 
     @property
@@ -117,7 +81,7 @@ class MemoryView(Closing):
 
         Raises ImageCorrupt, StorageError.
         """
-        for segment in self._own_segments(start_addr, end_addr):
+        for segment in self._own.segments(start_addr, end_addr):
             if segment.kind is SegmentKind.ABSENT and self._uses_objects:
                 yield from self._behind(segment)
             else:
@@ -181,30 +145,6 @@ class MemoryView(Closing):
             if vma.end_addr > start_addr:
                 yield vma
 
-    def _own_segments(self, start_addr: int, end_addr: int) -> Iterator[Segment]:
-        """What the process's own pages say, without objects."""
-        # A stack instead of recursion: a chain may have more rounds than Python has frames.
-        levels = self._levels
-        stack = [levels[0].pieces(start_addr, end_addr)]
-        while stack:
-            piece = next(stack[-1], None)
-            if piece is None:
-                stack.pop()
-                continue
-            piece_start_addr, piece_end_addr, run = piece
-            level = levels[len(stack) - 1]
-            if run is None:
-                if len(stack) > 1:
-                    raise self._unreachable(piece_start_addr, level)
-                yield Segment(piece_start_addr, piece_end_addr, SegmentKind.ABSENT, level.round, 0)
-            elif run.kind is RunKind.PARENT:
-                if len(stack) == len(levels):
-                    raise self._unreachable(piece_start_addr, level)
-                stack.append(levels[len(stack)].pieces(piece_start_addr, piece_end_addr))
-            else:
-                kind = SegmentKind.DATA if run.kind is RunKind.DATA else SegmentKind.ZERO
-                yield Segment(piece_start_addr, piece_end_addr, kind, level.round, run.page_index)
-
     def _behind(self, hole: Segment) -> Iterator[Segment]:
         """A range that the process has no pages of, as the objects behind its VMAs have it."""
         position = hole.start_addr
@@ -216,12 +156,11 @@ class MemoryView(Closing):
             if position < start_addr:
                 yield replace(hole, start_addr=position, end_addr=start_addr)
             shift = vma.start_addr - vma.offset_bytes
-            for start, end, run in self._objects.pieces(vma.object, start_addr - shift, end_addr - shift):
-                if run is None:
-                    yield from self._hole_of_object(vma.object, start, end, shift)
+            for piece in self._objects.segments(vma.object, start_addr - shift, end_addr - shift):
+                if piece.kind is SegmentKind.ABSENT:
+                    yield from self._hole_of_object(vma.object, piece.start_addr, piece.end_addr, shift)
                 else:
-                    kind = SegmentKind.DATA if run.kind is RunKind.DATA else SegmentKind.ZERO
-                    yield Segment(start + shift, end + shift, kind, hole.round, run.page_index, vma.object)
+                    yield replace(piece, start_addr=piece.start_addr + shift, end_addr=piece.end_addr + shift)
             position = end_addr
         if position < hole.end_addr:
             yield replace(hole, start_addr=position)
@@ -243,7 +182,7 @@ class MemoryView(Closing):
     def _read_pages(self, segment: Segment, page_index: int, n_pages: int) -> bytes:
         if segment.object is not None:
             return self._objects.read(segment.object, page_index, n_pages)
-        return self._level_of[segment.round].read(page_index, n_pages)
+        return self._own.read(segment.round, page_index, n_pages)
 
     def _check_mapped(self, start_addr: int, end_addr: int) -> None:
         mapped = ((vma.start_addr, vma.end_addr) for vma in self.vmas_in(start_addr, end_addr))
@@ -276,12 +215,4 @@ class MemoryView(Closing):
             hint="'predump inspect' lists the VMAs and what of them is in the image.",
             addr=page_addr,
             pid=self.process.pid,
-        )
-
-    def _unreachable(self, page_addr: int, level: PageSource) -> ImageCorrupt:
-        return ImageCorrupt(
-            f"Page {page_addr:#x} of process {self.process.pid} refers to its parent round, but "
-            f"round {level.round}, where that leads, does not have it.",
-            addr=page_addr,
-            round=level.round,
         )

@@ -35,6 +35,10 @@ class RoundInfo:
         """A process of this round, None if it is not in it."""
         return self._processes.get(pid)
 
+    def is_known_as(self, sha256: str) -> bool:
+        """Whether `sha256` is that of its manifest file, or of the one it had before it was flattened."""
+        return sha256 == self.sha256 or sha256 in self.manifest.stands_for
+
     def file(self, name: str) -> FileEntry | None:
         """The entry of a file of this round, None if the round has no such file."""
         return self._files.get(name)
@@ -126,7 +130,7 @@ class Checkpoint:
                 round=parent.round,
             )
         info = self.round(parent.round)
-        if info.sha256 != parent.sha256:
+        if not info.is_known_as(parent.sha256):
             problem = "is not the one it was taken on top of"
         elif info.manifest.checkpoint_id != child.manifest.checkpoint_id:
             problem = "belongs to another checkpoint"

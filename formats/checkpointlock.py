@@ -19,8 +19,11 @@ class CheckpointBusy(PredumpError):
 class CheckpointLock(Closing):
     """Keeps other commands from writing to a checkpoint, until `close` or the end of the process."""
 
-    def __init__(self, path: Path) -> None:
-        """Makes the directory if it is missing. Raises StorageError, CheckpointBusy."""
+    def __init__(self, path: Path, *, wait: bool = False) -> None:
+        """Makes the directory if it is missing, and is to `wait` for others or not.
+
+        Raises StorageError, CheckpointBusy if others are there and it is not to wait.
+        """
         self._path = path
         create_checkpoint(path)
         try:
@@ -28,7 +31,7 @@ class CheckpointLock(Closing):
         except OSError as error:
             raise StorageError.from_os_error("open", path, error) from error
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.close()
             raise CheckpointBusy(
@@ -36,6 +39,9 @@ class CheckpointLock(Closing):
                 hint="Wait until it has finished.",
                 path=str(path),
             ) from None
+        except BaseException:
+            self.close()
+            raise
 
     def is_in_place(self) -> bool:
         """Whether the path still leads to the directory that was locked."""

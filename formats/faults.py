@@ -68,6 +68,19 @@ class Point(StrEnum):
     TOLD = "told"
     """It knows of the round."""
 
+    # A flattened round takes the place of others.
+    FLATTEN_BEGUN = "flatten-begun"
+    """There is a place for it."""
+    FLATTEN_WRITTEN = "flatten-written"
+    """It is whole, and nobody refers to it."""
+    FLATTEN_SWAPPED = "flatten-swapped"
+    FLATTEN_MOVED = "flatten-moved"
+    """One earlier round is out of the checkpoint."""
+    FLATTEN_REPLACED = "flatten-replaced"
+    """All are, what is left is to remove them."""
+    FLATTEN_REMOVED = "flatten-removed"
+    """One of them."""
+
     # The dump.
     PREPARED = "prepared"
     MICRO_ROUND = "micro-round"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import stat
@@ -13,6 +14,8 @@ from formats.errors import ImageCorrupt, StorageError
 from formats.layout import DIRECTORY_MODE, FILE_MODE
 
 _IOV_MAX = 1024  # buffers per writev(2), from limits.h
+_AT_FDCWD = -100  # from fcntl.h
+_RENAME_EXCHANGE = 2  # from linux/fs.h
 
 Buffer = bytes | bytearray | memoryview
 
@@ -43,6 +46,22 @@ def create_file(path: Path) -> int:
     except OSError as error:
         raise StorageError.from_os_error("create", path, error) from error
     return fd
+
+
+def exchange(first: Path, second: Path) -> None:
+    """Swap what two names mean, in one step: renameat2(2) with RENAME_EXCHANGE. Raises StorageError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
+        return
+    number = ctypes.get_errno()
+    if number in {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
+        raise StorageError(
+            f"Cannot swap {first} and {second}: this file system cannot do that in one step.",
+            hint="Flatten into a directory of its own with -o.",
+            path=str(first),
+            errno=number,
+        )
+    raise StorageError.from_os_error("swap", first, OSError(number, os.strerror(number)))
 
 
 def open_regular(path: Path) -> tuple[int, int]:

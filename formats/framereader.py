@@ -7,6 +7,7 @@ import sys
 import threading
 from array import array
 from bisect import bisect_right
+from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 
@@ -33,21 +34,28 @@ class FrameDamage(Exception):
     """What is wrong with a frame, as half a sentence."""
 
 
+def check_frame(frame: Buffer, content_bytes: int, max_frame_bytes: int) -> None:
+    """Sees to it that a frame says of itself what it must, before memory is taken for it. Raises FrameDamage."""
+    try:
+        header = zstandard.get_frame_parameters(frame)
+    except zstandard.ZstdError as error:
+        raise FrameDamage(f"does not decompress ({error})") from error
+    if (
+        header.content_size != content_bytes
+        or header.window_size > max_frame_bytes
+        or header.dict_id != 0
+        or not header.has_checksum
+    ):
+        raise FrameDamage("has a header that contradicts its size")
+
+
 def unpack_frame(frame: Buffer, content_bytes: int, max_frame_bytes: int) -> bytes:
     """The content of one frame, which must have that size, every byte of it checked. Raises FrameDamage.
 
     The GIL is released meanwhile; for any thread.
     """
+    check_frame(frame, content_bytes, max_frame_bytes)
     try:
-        header = zstandard.get_frame_parameters(frame)
-        # Decompression allocates by these figures, so they are checked first.
-        if (
-            header.content_size != content_bytes
-            or header.window_size > max_frame_bytes
-            or header.dict_id != 0
-            or not header.has_checksum
-        ):
-            raise FrameDamage("has a header that contradicts its size")
         # zstd sees to it that the content has the size that the header declares.
         return _decompressors.own.decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
@@ -109,22 +117,57 @@ class FrameReader(Closing):
         """Index of the frame that holds this byte of the content; it must be inside."""
         return bisect_right(self._content_offsets, content_offset_bytes) - 1
 
+    def pieces(self, start_bytes: int, end_bytes: int) -> Iterator[tuple[int, int, int]]:
+        """A range of the content cut at frames: index of the frame, first byte in its content, number of bytes.
+
+        Raises ImageCorrupt if the file has less.
+        """
+        if end_bytes > self.content_bytes:
+            raise self._corrupt(f"it holds {self.content_bytes} bytes, but those up to {end_bytes} are asked for")
+        position = start_bytes
+        index = self.index_of(position)
+        while position < end_bytes:
+            frame_start, frame_end = self.frame_content_range(index)
+            n_bytes = min(end_bytes, frame_end) - position
+            yield index, position - frame_start, n_bytes
+            position += n_bytes
+            index += 1
+
+    def stored_range(self, index: int) -> tuple[int, int]:
+        """First byte and end of a frame in the file; behind the last one lies the seek table."""
+        return self._stored_offsets[index], self._stored_offsets[index + 1]
+
+    def read_stored(self, index: int) -> bytes:
+        """A frame as it lies in the file; its header and its checksum are those of the seek table.
+
+        Its content is not checked. Raises ImageCorrupt, StorageError. The GIL is released while it is read.
+        """
+        offset_bytes, end_bytes = self.stored_range(index)
+        start, end = self.frame_content_range(index)
+        frame = self.read_bytes(offset_bytes, end_bytes)
+        checksum = int.from_bytes(frame[-layout.FRAME_CHECKSUM_BYTES :], "little")
+        if checksum != self._checksums[index]:
+            raise self._corrupt(f"frame {index} is not the one its seek table describes")
+        try:
+            check_frame(frame, end - start, self._max_frame_bytes)
+        except FrameDamage as damage:
+            raise self._corrupt(f"frame {index} {damage}") from damage
+        return frame
+
     def read_frame(self, index: int) -> bytes:
         """The content of a frame, every byte of it checked; raises ImageCorrupt, StorageError.
 
         The GIL is released while it is read and decompressed.
         """
-        offset_bytes = self._stored_offsets[index]
-        stored_bytes = self._stored_offsets[index + 1] - offset_bytes
         start, end = self.frame_content_range(index)
-        frame = read_exactly(self._fd, stored_bytes, offset_bytes, self.path)
-        checksum = int.from_bytes(frame[-layout.FRAME_CHECKSUM_BYTES :], "little")
-        if checksum != self._checksums[index]:
-            raise self._corrupt(f"frame {index} is not the one its seek table describes")
         try:
-            return unpack_frame(frame, end - start, self._max_frame_bytes)
+            return unpack_frame(self.read_stored(index), end - start, self._max_frame_bytes)
         except FrameDamage as damage:
             raise self._corrupt(f"frame {index} {damage}") from damage
+
+    def read_bytes(self, start_bytes: int, end_bytes: int) -> bytes:
+        """Bytes of the file as they are; raises ImageCorrupt if it has become shorter, StorageError."""
+        return read_exactly(self._fd, end_bytes - start_bytes, start_bytes, self.path)
 
     def _load_seek_table(self, entry: FileEntry | None) -> None:
         if entry is not None and entry.stored_bytes != self.stored_bytes:

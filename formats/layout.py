@@ -8,6 +8,7 @@ DIR/                     checkpoint, 0700
                          the same of a memory object (shared memory, a memfd, a deleted file), by offset
     manifest.json        written last: the round exists if and only if this file does
   0002/ ...
+  flatten.tmp/           rounds on their way in or out; means nothing to readers
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ MANIFEST_MAX_OBJECTS = 1 << 17
 """JSON objects of a manifest (inclusive), counted as `{` in its BODY; they are what takes most memory."""
 MANIFEST_MAX_VALUES = 1 << 21
 """Values of a manifest (inclusive), counted as `,` and `[` in its BODY."""
+
+FLATTEN_NAME = "flatten.tmp"
+"""In a checkpoint: where a round is flattened that is to replace others, and where these are until they are removed."""
 
 ROUND_NAME = re.compile(r"(?!0000$)(?:[0-9]{4}|[1-9][0-9]{4,8})")
 """At least four digits, padded with zeros to four: each number has exactly one name."""
@@ -82,6 +86,8 @@ class RunKind(IntEnum):
 
 RUN = struct.Struct("<QIIQ")
 """One pagemap record: start_addr, n_pages, kind, page_index (DATA only, 0 otherwise)."""
+
+RUN_MAX_PAGES = (1 << 32) - 1
 
 RUNS_PER_FRAME = 2048
 PAGEMAP_FRAME_BYTES = RUNS_PER_FRAME * RUN.size

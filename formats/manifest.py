@@ -269,7 +269,9 @@ class Manifest:
 
     `checkpoint_id` (32 hex digits) is the same in all rounds of a checkpoint. `features` are
     what a reader must know to read the round correctly. A `full` round has no PARENT runs, and
-    `full_reason` says why. `freeze_by` is for dumps only. `files` is filled in by RoundWriter.
+    `full_reason` says why. `stands_for` are digests (SHA-256) of the manifest files that the round had before it was
+    flattened: whoever names one of them as its parent means this round. `freeze_by` is for dumps only. `files` is
+    filled in by RoundWriter.
     """
 
     checkpoint_id: str
@@ -281,6 +283,7 @@ class Manifest:
     parent: Parent | None = None
     full: bool
     full_reason: str = ""
+    stands_for: list[str] = field(default_factory=list)
     streamed_while_frozen: bool = False
     freeze_by: FreezeBy | None = None
     host: Host

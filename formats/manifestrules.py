@@ -66,6 +66,10 @@ def _problems_of_round(manifest: Manifest) -> Iterator[str]:
         yield f"its parent is round {parent.round}"
     elif not _SHA256.fullmatch(parent.sha256):
         yield "its parent's sha256 is not 64 hex digits"
+    if not all(map(_SHA256.fullmatch, manifest.stands_for)):
+        yield "a sha256 that it stands for is not 64 hex digits"
+    if manifest.stands_for and not manifest.full:
+        yield "it stands for another round, but is not full"
     pids = [process.pid for process in manifest.processes]
     if has_twice(pids):
         yield "it has a process twice"

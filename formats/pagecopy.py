@@ -8,16 +8,14 @@ Each frame is read once for all of its pages that are asked for next to one anot
 
 from __future__ import annotations
 
-import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from formats.chain import Segment
 from formats.checkpoint import Checkpoint
 from formats.closing import Closing
-from formats.errors import ImageCorrupt
 from formats.framereader import FrameReader
 from formats.layout import PAGE_BYTES, PAGES_FRAME_BYTES, object_pages_name, pages_name
 
@@ -76,7 +74,9 @@ class PageCopier(Closing):
         Raises ImageCorrupt and StorageError, also those of earlier segments.
         """
         store = self._store_of(segment)
-        for frame_index, content_offset, n_bytes in _in_frames(store.reader, segment):
+        start_bytes = segment.page_index * PAGE_BYTES
+        end_bytes = start_bytes + segment.end_addr - segment.start_addr
+        for frame_index, content_offset, n_bytes in store.reader.pieces(start_bytes, end_bytes):
             if frame_index != store.frame_index:
                 self._submit(store)
                 store.frame_index = frame_index
@@ -134,22 +134,3 @@ class PageCopier(Closing):
             self.finish()
             for key in objects:
                 self._stores.pop(key).reader.close()
-
-
-def _in_frames(reader: FrameReader, segment: Segment) -> Iterator[tuple[int, int, int]]:
-    """A DATA segment cut at frames: index of the frame, first byte in its content, number of bytes."""
-    position = segment.page_index * PAGE_BYTES
-    end = position + segment.end_addr - segment.start_addr
-    if end > reader.content_bytes:
-        raise ImageCorrupt(
-            f"{reader.path} has {reader.content_bytes // PAGE_BYTES} pages, but one at {end // PAGE_BYTES - 1} "
-            "is asked for.",
-            path=os.fspath(reader.path),
-        )
-    index = reader.index_of(position)
-    while position < end:
-        frame_start, frame_end = reader.frame_content_range(index)
-        n_bytes = min(end, frame_end) - position
-        yield index, position - frame_start, n_bytes
-        position += n_bytes
-        index += 1

@@ -127,17 +127,21 @@ def remove_unfinished(checkpoint: Path) -> list[int]:
     """
     unfinished = [path for path in list_round_paths(checkpoint) if path.is_dir() and not is_committed(path)]
     for path in unfinished:
-        _remove_round(path)
+        remove_round(path)
     return [int(path.name) for path in unfinished]
 
 
-def _remove_round(path: Path) -> None:
+def remove_round(path: Path) -> None:
+    """Delete a round's directory, the manifest first.
+
+    Raises StorageError, also if it holds anything but files of a round; it is then left as it is.
+    """
     try:
         names = sorted(entry.name for entry in path.iterdir())
         for name in names:
-            if name != MANIFEST_TEMPORARY_NAME and not IMAGE_NAME.fullmatch(name):
+            if name not in {MANIFEST_NAME, MANIFEST_TEMPORARY_NAME} and not IMAGE_NAME.fullmatch(name):
                 raise StorageError(
-                    f"{path} is an unfinished round, but it also holds {name!r}.",
+                    f"{path} is to be removed, but it also holds {name!r}.",
                     hint="Move that file away, or choose another directory.",
                     path=str(path),
                 )

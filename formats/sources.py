@@ -13,6 +13,7 @@ from formats.layout import RunKind, object_pagemap_name, object_pages_name, page
 from formats.manifest import SPARSE_OBJECT_KINDS, MemoryObject, Process
 from formats.pagemap import Pagemap, Run
 from formats.pages import PageStore
+from formats.segments import Segment, SegmentKind
 
 _OPEN_OBJECTS = 8
 
@@ -21,13 +22,16 @@ Piece = tuple[int, int, Run | None]
 
 
 class PageSource(Closing):
-    """One pair of files of a round; not for use by two threads at once. `round` is the round's number."""
+    """One pair of files of a round; not for use by two threads at once. `round` is the round's number.
+
+    `pages_path` is where its pages file is, `pages_entry` what the manifest says of that, None if there is none.
+    """
 
     def __init__(self, info: RoundInfo, pages: str, pagemap: str, *, present: bool = True) -> None:
         """`pages` and `pagemap` are the names of the files; one that is not `present` has no runs."""
         # The round's manifest is not held: a chain may have a thousand rounds.
         self.round = info.number
-        self._pages_path, self._pages_entry = info.path / pages, info.file(pages)
+        self.pages_path, self.pages_entry = info.path / pages, info.file(pages)
         self._pagemap_path, self._pagemap_entry = info.path / pagemap, info.file(pagemap) if present else None
         self._pagemap: Pagemap | None = None
         self._pages: PageStore | None = None
@@ -39,6 +43,11 @@ class PageSource(Closing):
         # After a reuse of the pid the earlier rounds hold another process's memory.
         present = same is not None and same.start_time_ticks == process.start_time_ticks
         return PageSource(info, pages_name(process.pid), pagemap_name(process.pid), present=present)
+
+    @staticmethod
+    def of_object(info: RoundInfo, number: int) -> PageSource:
+        """The pages that a round has of one of its memory objects."""
+        return PageSource(info, object_pages_name(number), object_pagemap_name(number))
 
     def close(self) -> None:
         """Close the files; reading is over. May be called again."""
@@ -64,7 +73,7 @@ class PageSource(Closing):
     def read(self, page_index: int, n_pages: int) -> bytes:
         """Pages by their position in the pages file; raises ImageCorrupt, StorageError."""
         if self._pages is None:
-            self._pages = PageStore(self._pages_path, self._pages_entry)
+            self._pages = PageStore(self.pages_path, self.pages_entry)
         return self._pages.read(page_index, n_pages)
 
     def _runs(self, start: int, end: int) -> Iterator[Run]:
@@ -94,23 +103,14 @@ class ObjectSources(Closing):
         for source in self._open.values():
             source.close()
 
-    def pieces(self, number: int, start_bytes: int, end_bytes: int) -> Iterator[Piece]:
-        """The page range of object `number` cut at its runs, holes included, in order.
-
-        Raises ImageCorrupt, StorageError.
-        """
-        held_end_bytes = self._objects[number].pages_end_bytes
-        self._in_use[number] += 1
-        try:
-            for piece in self._source(number).pieces(start_bytes, end_bytes):
-                run = piece[2]
-                if run is not None and run.kind is RunKind.PARENT:
-                    raise self._corrupt(number, piece[0], "refers to a parent round")
-                if run is not None and run.end_addr > held_end_bytes:
-                    raise self._corrupt(number, max(piece[0], held_end_bytes), "lies past its end")
-                yield piece
-        finally:
-            self._in_use[number] -= 1
+    def segments(self, number: int, start_bytes: int, end_bytes: int) -> Iterator[Segment]:
+        """The page range of object `number` by offset, in order; raises ImageCorrupt, StorageError."""
+        for start, end, run in self._pieces(number, start_bytes, end_bytes):
+            if run is None:
+                yield Segment(start, end, SegmentKind.ABSENT, self.round, 0, number)
+            else:
+                kind = SegmentKind.DATA if run.kind is RunKind.DATA else SegmentKind.ZERO
+                yield Segment(start, end, kind, self.round, run.page_index, number)
 
     def zeros(self, number: int, start_bytes: int, end_bytes: int) -> Iterator[runs.Range]:
         """Which pages of a hole are known to be zeros, in order."""
@@ -135,11 +135,25 @@ class ObjectSources(Closing):
         """Pages of an object by their position in its pages file; raises ImageCorrupt, StorageError."""
         return self._source(number).read(page_index, n_pages)
 
+    def _pieces(self, number: int, start_bytes: int, end_bytes: int) -> Iterator[Piece]:
+        held_end_bytes = self._objects[number].pages_end_bytes
+        self._in_use[number] += 1
+        try:
+            for piece in self._source(number).pieces(start_bytes, end_bytes):
+                run = piece[2]
+                if run is not None and run.kind is RunKind.PARENT:
+                    raise self._corrupt(number, piece[0], "refers to a parent round")
+                if run is not None and run.end_addr > held_end_bytes:
+                    raise self._corrupt(number, max(piece[0], held_end_bytes), "lies past its end")
+                yield piece
+        finally:
+            self._in_use[number] -= 1
+
     def _source(self, number: int) -> PageSource:
         source = self._open.pop(number, None)
         if source is None:
             self._make_room()
-            source = PageSource(self._info, object_pages_name(number), object_pagemap_name(number))
+            source = PageSource.of_object(self._info, number)
         self._open[number] = source
         return source
 

@@ -19,7 +19,8 @@ from formats.checkpointlock import CheckpointLock
 from formats.closing import Closing
 from formats.errors import ImageVersionUnsupported, NotACheckpoint, PredumpError
 from formats.layout import SCHEMA_VERSION
-from formats.roundwriter import RoundWriter, remove_unfinished
+from formats.replacing import tidy_up
+from formats.roundwriter import RoundWriter
 from streams.errors import StreamRefused
 from streams.messages import (
     PROTOCOL_VERSION,
@@ -73,7 +74,7 @@ class Receiver(Closing):
         self._number = 0  # of the last message that is in its place
         self._lock = CheckpointLock(path)
         try:
-            self.removed = remove_unfinished(path)
+            self.removed = tidy_up(path)
             self.last = _last_round(path)
         except BaseException:
             self._lock.close()

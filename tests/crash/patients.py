@@ -67,6 +67,8 @@ class Patient:
     def words(self, command: str, checkpoint: Path | None = None) -> tuple[object, ...]:
         """The command line of it, such as `dump --kill`, for its own checkpoint or another one."""
         name, *options = command.split()
+        if name == "flatten":
+            return (name, checkpoint or self.checkpoint, *options)
         where = () if name == "detach" else ("-D", checkpoint or self.checkpoint)
         if name in ("dump", "run") and "--staging" not in options:
             options += ["--staging", STAGING]

@@ -151,6 +151,18 @@ SCENARIOS = {
     ),
     "detach of a tree": Scenario("tree", "detach", (Point.UNTRACKED, f"{Point.UNTRACKED}:2"), ("pre-dump",)),
 }
+FLATTEN = (
+    Point.FLATTEN_BEGUN,
+    Point.ROUND_MADE,
+    Point.MANIFEST_RENAMED,
+    Point.FLATTEN_WRITTEN,
+    Point.FLATTEN_SWAPPED,
+    Point.FLATTEN_MOVED,
+    f"{Point.FLATTEN_MOVED}:2",
+    Point.FLATTEN_REPLACED,
+    Point.FLATTEN_REMOVED,
+    f"{Point.FLATTEN_REMOVED}:3",
+)
 KEEPER_SCENARIOS = {
     "first pre-dump": Scenario(
         "memory",
@@ -191,6 +203,7 @@ def test_every_point_has_a_death(tally: Tally) -> None:
     """Each case below asserts that its point was reached."""
     tally.add(Count.FAULT_POINTS, len(Point))
     tried = {point.partition(":")[0] for _, point in (*cases(SCENARIOS), *cases(KEEPER_SCENARIOS))}
+    tried |= {point.partition(":")[0] for point in FLATTEN}
     assert tried | THROTTLE == set(Point)
 
 
@@ -211,6 +224,27 @@ def test_predump_dies(name: str, point: str, zygote: Zygote, tmp_path: Path, tal
             return
         if "--leave-stopped" in scenario.command and last_step in STAYS:
             assert_stops(patient, complete=point not in (Point.SIGNALLED, f"{Point.SIGNALLED}:2"))
+        patient.assert_goes_on()
+        patient.assert_next_commands_are_right()
+
+
+@pytest.mark.parametrize(("point", "keep"), [(point, number % 2) for number, point in enumerate(FLATTEN)])
+def test_flatten_dies(point: str, keep: int, zygote: Zygote, tmp_path: Path, tally: Tally) -> None:
+    """Before or after the swap, the next round goes on from the last one, and holds only what was written."""
+    with patient_of("memory", tmp_path, zygote, tally) as patient:
+        for _ in range(3 + keep):
+            patient.run("pre-dump")
+        last = patient.rounds()[-1]
+        done = patient.run(f"flatten --drop --keep {keep}", expect=None, die_at=point)
+        assert done.returncode == -signal.SIGKILL, f"{point} was not reached\n{done}"
+        tally.add(Count.KILLS_AT_POINTS)
+        patient.assert_verified()
+        assert patient.rounds()[-1] == last
+        assert patient.run("pre-dump").result["full"] is False
+        is_swapped = Point(point.partition(":")[0]) not in FLATTEN[:4]
+        first = 3 if is_swapped else 1
+        assert patient.rounds()[0][0] == first, "what was begun is over, and what was not is as it was"
+        assert not (patient.checkpoint / "flatten.tmp").exists()
         patient.assert_goes_on()
         patient.assert_next_commands_are_right()
 

@@ -16,9 +16,9 @@ from dumper.state.descriptors import DescriptorCapture
 from dumper.state.openfiles import DescriptorRecords
 from dumper.target import Target
 from formats.checkpoint import Checkpoint
-from formats.layout import RunKind
 from formats.openfiles import EpollWatch, Eventfd, OpenFileKind
 from formats.processstate import FileLock
+from formats.segments import SegmentKind
 from formats.sources import ObjectSources
 from tests import harness
 from tests.e2e.opened import Seen, capture, info_of
@@ -48,9 +48,9 @@ def from_checkpoint(captured: Seen, checkpoint: Path) -> Seen:
     with ObjectSources(info) as objects:
         for one in manifest.objects:
             content = bytearray(one.pages_end_bytes)
-            for start, end, run in objects.pieces(one.id, 0, one.pages_end_bytes):
-                if run is not None and run.kind is RunKind.DATA:
-                    content[start:end] = objects.read(one.id, run.page_index, run.n_pages)
+            for piece in objects.segments(one.id, 0, one.pages_end_bytes):
+                if piece.kind is SegmentKind.DATA:
+                    content[piece.start_addr : piece.end_addr] = objects.read(one.id, piece.page_index, piece.n_pages)
             contents[one.path] = (one.kind, bytes(content[: one.size_bytes]), one.id)
     records = DescriptorRecords(
         open_files=manifest.open_files,
