@@ -77,7 +77,12 @@ class Projection:
 
 def project(load: Load, link_bytes_per_s: int | None, policy: Policy) -> Projection:
     """Plays through what `run` with this policy would do."""
-    size = Size(processes=load.processes, threads=load.threads)
+    size = Size(
+        processes=load.processes,
+        threads=load.threads,
+        pages_of_objects=load.object_pages,
+        pages_in_doubt=load.doubtful_pages,
+    )
     rounds: list[ProjectedRound] = []
     pages, elapsed_ns = load.pages_present, 0
     while True:
@@ -103,7 +108,7 @@ def project(load: Load, link_bytes_per_s: int | None, policy: Policy) -> Project
         raw_bytes=sum(round_.pages for round_ in taken) * PAGE_BYTES,
         stored_bytes=sum(round_.stored_bytes for round_ in taken),
         duration_ns=elapsed_ns + dump.duration_ns,
-        frozen_ns=verdict.predicted_freeze_ns + round(load.object_pages * load.later.copy_ns),
+        frozen_ns=verdict.predicted_freeze_ns,
         dump_pages=left,
         pre_dumps=rounds,
     )
@@ -122,7 +127,6 @@ def _pace(load: Load, pages: int, cost: PageCost) -> Pace:
         window_ns=round(pages * short_ns / short_pages) if short_pages else 0,
         scan_ns=load.scan_ns,
         copy_ns=copy_ns,
-        pages_in_doubt=load.doubtful_pages,
     )
 
 

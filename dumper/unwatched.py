@@ -27,22 +27,31 @@ class Unwatched:
 
 def unwatched(members: Sequence[Member], pages_present: dict[Member, int]) -> Unwatched:
     """Of members as their mappings were last read, with so many pages that are watched."""
-    objects: dict[tuple[int, ...], int] = {}
     doubtful_pages = 0
     writers: list[str] = []
+    for member in members:
+        try:
+            found = member.unseen_writers()
+        except LOST_ERRORS:
+            continue
+        if found:
+            doubtful_pages += pages_present.get(member, 0)
+            writers += [writer.text for writer in found]
+    return Unwatched(object_pages(members), doubtful_pages, tuple(dict.fromkeys(writers)))
+
+
+def object_pages(members: Sequence[Member]) -> int:
+    """About how many pages a dump has of memory objects, as the mappings were last read."""
+    objects: dict[tuple[int, ...], int] = {}
     with MappedFiles() as files:
         for member in members:
             try:
                 for vma in filter(is_object, member.space.vmas):
                     key, pages = _object(member, vma, files)
                     objects[key] = max(pages, objects.get(key, 0))
-                found = member.unseen_writers()
             except LOST_ERRORS:
                 continue
-            if found:
-                doubtful_pages += pages_present.get(member, 0)
-                writers += [writer.text for writer in found]
-    return Unwatched(sum(objects.values()), doubtful_pages, tuple(dict.fromkeys(writers)))
+    return sum(objects.values())
 
 
 def _object(member: Member, vma: Vma, files: MappedFiles) -> tuple[tuple[int, ...], int]:
