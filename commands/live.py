@@ -37,11 +37,16 @@ def open_session(
     strict: bool = False,
 ) -> Iterator["Session"]:
     from dumper.events import Event
+    from dumper.limits import Limits
     from dumper.rounds import Options
     from dumper.session import Session
 
     options = Options(
-        level=work["level"], compress_threads=work["threads"], staging_bytes=work["staging"], strict=strict
+        level=work["level"],
+        compress_threads=work["threads"],
+        staging_bytes=work["staging"],
+        strict=strict,
+        limits=Limits(work["bandwidth_limit"] or 0, work["cpu_limit"]),
     )
 
     def emit_json(event: Event) -> None:

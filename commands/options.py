@@ -20,6 +20,8 @@ class WorkOptions(TypedDict):
     level: int
     threads: int
     staging: int
+    bandwidth_limit: int | None
+    cpu_limit: float | None
     quiet: bool
 
 
@@ -83,6 +85,24 @@ class Rate(click.ParamType[int]):
         if n_bytes <= 0:
             self.fail(f"{value!r} is no rate; write for example 1Gbit/s or 100M/s", param, ctx)
         return n_bytes
+
+
+class Share(click.ParamType[float]):
+    """A part of something, such as 50%, as a number up to 1."""
+
+    name = "share"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        text = str(value).strip()
+        try:
+            share = float(text.removesuffix("%")) / 100 if text.endswith("%") else 0.0
+        except ValueError:
+            share = 0.0
+        if not 0 < share <= 1:
+            self.fail(f"{value!r} is no share; write for example 50%", param, ctx)
+        return share
 
 
 class Address(click.ParamType[int]):
@@ -172,6 +192,14 @@ def work_options(function: Callable[..., int]) -> Callable[..., int]:
             default="256M",
             show_default=True,
             help="Memory that takes the last pages while the target is frozen.",
+        ),
+        click.option(
+            "--cpu-limit",
+            type=Share(),
+            help="CPU time that compressing may take, such as 50% of all CPUs, at the lowest priority.",
+        ),
+        click.option(
+            "--bandwidth-limit", type=Size(), help="Bytes of pages to write per second, such as 200M, at most."
         ),
         quiet_option,
     ):

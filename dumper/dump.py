@@ -232,7 +232,7 @@ class Dumper:
             optional=O_SUSPEND_SECCOMP,  # one thread alone may have a filter
         )
         finished: RoundFinished | None = None
-        with _no_garbage_collection(), freeze:
+        with _no_garbage_collection(), self._pipeline.unlimited(), freeze:
             reached(Point.FROZEN)
             self._capture(freeze, figures)
             if not self._fits():

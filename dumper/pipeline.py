@@ -1,20 +1,29 @@
 """read -> take out zero pages -> compress -> write: three kinds of threads with bounded queues between them.
 
-The caller reads; some threads compress; one writes, in the order of submission.
+The caller reads; some threads compress; one writes, in the order of submission. The latter two keep to limits, but for
+the time in which a target waits for them.
 """
 
+import os
 import queue
+import threading
+import time
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from dumper.kernel.copy import PageBuffer
+from dumper.limits import NS_PER_S, Limits, RateLimit, plan_cpu
 from formats.closing import Closing
 from formats.frames import FrameWriter, compress_frames
 from formats.layout import FRAME_PAGES, PAGE_BYTES
 
 BATCH_PAGES = 1024
 BUFFERS_BESIDE_COMPRESSORS = 3  # one being read into, one being written, one to spare
+LEAST_PRIORITY = 19
+NO_LIMITS = Limits()
 
 Frames = tuple[list[bytes], list[int]]
 
@@ -28,9 +37,14 @@ class _Job(NamedTuple):
 class PagePipeline(Closing):
     """Takes buffers of pages and appends them to a pages file, compressed at `level`."""
 
-    def __init__(self, *, level: int, compress_threads: int) -> None:
+    def __init__(self, *, level: int, compress_threads: int, limits: Limits = NO_LIMITS) -> None:
         self._level = level
-        self._compressors = ThreadPoolExecutor(compress_threads, thread_name_prefix="compress")
+        self._rate = RateLimit(limits.bytes_per_s, time.monotonic_ns()) if limits.bytes_per_s else None
+        self._plan = plan_cpu(limits, len(os.sched_getaffinity(0)), compress_threads)
+        self._hurry = threading.Event()
+        self._eager = self._compressors = ThreadPoolExecutor(compress_threads, thread_name_prefix="compress")
+        if limits.cpu_share is not None:
+            self._compressors = ThreadPoolExecutor(self._plan.threads, "compress-nice", initializer=_be_nice)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._jobs: deque[_Job] = deque()
         self._free: queue.SimpleQueue[PageBuffer] = queue.SimpleQueue()
@@ -55,7 +69,8 @@ class PagePipeline(Closing):
 
     def submit(self, file: FrameWriter, buffer: PageBuffer) -> None:
         """Compresses and appends the pages in `buffer`, which is free again afterwards."""
-        frames = self._compressors.submit(compress_frames, buffer.content(), FRAME_PAGES * PAGE_BYTES, self._level)
+        compressors = self._eager if self._hurry.is_set() else self._compressors
+        frames = compressors.submit(self._compress, buffer)
         self._jobs.append(_Job(frames, self._writer.submit(self._write, file, frames, buffer), buffer))
 
     def flush(self) -> None:
@@ -63,23 +78,56 @@ class PagePipeline(Closing):
         while self._jobs:
             self._jobs.popleft().written.result()
 
+    @contextmanager
+    def unlimited(self) -> Iterator[None]:
+        """Inside, somebody waits for what is submitted: no limit holds."""
+        was_set = self._hurry.is_set()
+        self._hurry.set()
+        try:
+            yield
+        finally:
+            if not was_set:
+                self._hurry.clear()
+
     def drop(self) -> None:
         """Forgets what was submitted, and waits until nothing works on it any more."""
         for job in self._jobs:
             if job.written.cancel():
                 self._free.put(job.buffer)
             job.frames.cancel()
-        wait([job.frames for job in self._jobs])
-        wait([job.written for job in self._jobs])
+        with self.unlimited():
+            wait([job.frames for job in self._jobs])
+            wait([job.written for job in self._jobs])
         self._jobs.clear()
 
     def close(self) -> None:
         """Ends the threads; what they have not begun is dropped."""
-        self._compressors.shutdown(cancel_futures=True)
-        self._writer.shutdown(cancel_futures=True)
+        with self.unlimited():
+            self._compressors.shutdown(cancel_futures=True)
+            self._eager.shutdown(cancel_futures=True)
+            self._writer.shutdown(cancel_futures=True)
+
+    def _compress(self, buffer: PageBuffer) -> Frames:
+        since_ns = time.thread_time_ns()
+        frames = compress_frames(buffer.content(), FRAME_PAGES * PAGE_BYTES, self._level)
+        self._pause(self._plan.pause_ns(time.thread_time_ns() - since_ns))
+        return frames
 
     def _write(self, file: FrameWriter, frames: Future[Frames], buffer: PageBuffer) -> None:
         try:
-            file.append(*frames.result())
+            blocks, lengths = frames.result()
+            if self._rate and not self._hurry.is_set():
+                self._pause(self._rate.take(sum(map(len, blocks)), time.monotonic_ns()))
+            file.append(blocks, lengths)
         finally:
             self._free.put(buffer)
+
+    def _pause(self, ns: int) -> None:
+        """Ends early when somebody waits."""
+        if ns:
+            self._hurry.wait(ns / NS_PER_S)
+
+
+def _be_nice() -> None:
+    """For the calling thread alone: priorities are of threads, setpriority(2)."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_PRIORITY)

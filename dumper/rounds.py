@@ -15,6 +15,7 @@ from dumper.destination import Destination
 from dumper.events import Emit, Notice, RoundFinished, RoundProgress, RoundStarted
 from dumper.kernel.pages import SpanTable
 from dumper.kernel.runs import RunKind, RunList
+from dumper.limits import Limits
 from dumper.memory_map import is_object, spans_while_running
 from dumper.output import ImageOutput, RoundOutput
 from dumper.pipeline import PagePipeline
@@ -32,12 +33,16 @@ PROGRESS_INTERVAL_NS = 100_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to work: zstd level, threads, bytes of staging memory; strict: nothing may be missing in a dump."""
+    """How to work: zstd level, threads, bytes of staging memory; strict: nothing may be missing in a dump.
+
+    limits: what it may use beside.
+    """
 
     level: int = 1
     compress_threads: int = 2
     staging_bytes: int = 256 << 20
     strict: bool = False
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(slots=True)

@@ -178,7 +178,8 @@ class Session(Closing):
             ) from None
 
     def _new_pipeline(self) -> PagePipeline:
-        return PagePipeline(level=self._options.level, compress_threads=self._options.compress_threads)
+        options = self._options
+        return PagePipeline(level=options.level, compress_threads=options.compress_threads, limits=options.limits)
 
     def _open_round(self) -> None:
         """Pages are reset from now on: if we die, nobody may build on the round before. Raises TargetBusy."""
