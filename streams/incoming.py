@@ -36,7 +36,7 @@ class LinkIncoming(Closing):
         """A session of the sender with that certificate, of which messages up to `resumed` are in their place."""
         self.session = session
         self.resumed = resumed
-        self._identity = identity
+        self.identity = identity
         self._window_bytes = window_bytes
         self._timing = timing
         self._news = news
@@ -91,7 +91,7 @@ class LinkIncoming(Closing):
 
     def is_of(self, session: bytes, identity: bytes | None) -> bool:
         """Whether a connection belongs to it: the id is a secret of both sides."""
-        return hmac.compare_digest(self.session, session) and self._identity == identity
+        return hmac.compare_digest(self.session, session) and self.identity == identity
 
     def expire(self) -> None:
         """Ends it if its sender has been away for too long."""

@@ -11,7 +11,7 @@ from formats.closing import Closing
 from formats.errors import PredumpError, UsageError
 from streams.address import Address
 from streams.connection import Connection, LinkLost, Timing, connection_over
-from streams.errors import StreamRefused
+from streams.errors import StreamBroken, StreamRefused
 from streams.incoming import LinkIncoming
 from streams.news import Newsroom, Tell
 from streams.transport import Resume
@@ -55,10 +55,11 @@ class Listener(Closing):
         self._thread.start()
 
     def accept(self) -> LinkIncoming:
-        """Waits for the next session; the one before has to be closed."""
-        self._news.wait_until(lambda: self._session is not None and not self._is_accepted)
+        """Waits for the next session, after the one before was closed. Raises StreamBroken for a closed listener."""
+        self._news.wait_until(lambda: self._is_closed or (self._session is not None and not self._is_accepted))
         with self._changed:
-            assert self._session is not None
+            if self._session is None or self._is_closed:
+                raise StreamBroken("The listener was closed.")
             self._is_accepted = True
             return self._session
 
@@ -73,6 +74,7 @@ class Listener(Closing):
             self._is_closed = True
             for stranger in self._strangers:
                 stranger.cut()
+            self._changed.notify_all()
         self._thread.join()
 
     # ---- the thread that accepts ----
