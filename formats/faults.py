@@ -112,6 +112,17 @@ class Point(StrEnum):
     """One process; the keeper still has it."""
     RELEASED = "released"
 
+    # In a receiver that keeps a journal; a round is committed there as everywhere.
+    RECEIVED = "received"
+    """A message is in its place, and the journal does not say so."""
+    JOURNALED = "journaled"
+    """It says so, the sender was not told."""
+    ACKNOWLEDGED = "acknowledged"
+    INTENDED = "intended"
+    """The journal says that the round is about to be committed."""
+    RENEWED = "renewed"
+    """A new journal begins behind a committed round."""
+
     # In the keeper.
     KEEPER_BEGIN = "keeper-begin"
     KEEPER_LENT = "keeper-lent"

@@ -15,7 +15,7 @@ from pathlib import Path
 from formats import files
 from formats.errors import StorageError
 from formats.faults import Point, reached
-from formats.framefile import DiskFile, FrameFile
+from formats.framefile import DiskFile, FrameFile, KeptFile
 from formats.layout import IMAGE_NAME, MANIFEST_NAME, MANIFEST_TEMPORARY_NAME, ROUND_NAME, round_name
 from formats.rounddirs import is_committed, list_round_paths
 from formats.roundfiles import RoundFiles
@@ -35,8 +35,7 @@ class RoundWriter(RoundFiles):
         self._committed = False
         if not ROUND_NAME.fullmatch(self.path.name):
             raise ValueError(f"{number} is not a round number")
-        create_checkpoint(checkpoint)
-        files.create_directory(self.path)
+        self._make_directory()
         self._made = self.path.lstat()
         reached(Point.ROUND_MADE)
 
@@ -84,6 +83,10 @@ class RoundWriter(RoundFiles):
                 path.unlink(missing_ok=True)
             self.path.rmdir()
 
+    def _make_directory(self) -> None:
+        create_checkpoint(self._checkpoint)
+        files.create_directory(self.path)
+
     def _create(self, name: str) -> FrameFile:
         file = DiskFile(self.path / name)
         self._paths.append(file.path)
@@ -105,6 +108,44 @@ class RoundWriter(RoundFiles):
         reached(Point.MANIFEST_RENAMED)
         files.sync_directory(self.path)
         files.sync_directory(self._checkpoint)
+
+
+class KeptRoundWriter(RoundWriter):
+    """A round that was left unfinished, taken up again: its files are there, until `cut`."""
+
+    def __init__(self, checkpoint: Path, number: int) -> None:
+        """Raises StorageError."""
+        self._kept: dict[str, KeptFile] = {}
+        self._is_cut = False
+        super().__init__(checkpoint, number)
+
+    def read(self, name: str, offset_bytes: int, n_bytes: int) -> bytes:
+        """Bytes of an open file as it was left. Raises ImageCorrupt if there are fewer, StorageError."""
+        return self._kept[name].read(offset_bytes, n_bytes)
+
+    def cut(self) -> None:
+        """Removes what was not gone over, of files and in them: from now on it is written. Raises StorageError."""
+        self._is_cut = True
+        for file in self._kept.values():
+            file.cut()
+        for path in self.path.iterdir():
+            if path.name not in self._kept and (
+                path.name == MANIFEST_TEMPORARY_NAME or IMAGE_NAME.fullmatch(path.name)
+            ):
+                path.unlink()
+
+    def _make_directory(self) -> None:
+        """It is there."""
+        if not self.path.is_dir() or self.path.is_symlink():
+            raise StorageError.out_of_place(self.path)
+
+    def _create(self, name: str) -> FrameFile:
+        if self._is_cut:
+            return super()._create(name)
+        file = KeptFile(self.path / name)
+        self._kept[name] = file
+        self._paths.append(file.path)
+        return file
 
 
 def create_checkpoint(path: Path) -> None:
@@ -131,6 +172,10 @@ def remove_unfinished(checkpoint: Path) -> list[int]:
     return [int(path.name) for path in unfinished]
 
 
+def _is_file_of_round(name: str) -> bool:
+    return name in {MANIFEST_NAME, MANIFEST_TEMPORARY_NAME} or IMAGE_NAME.fullmatch(name) is not None
+
+
 def remove_round(path: Path) -> None:
     """Delete a round's directory, the manifest first.
 
@@ -139,7 +184,7 @@ def remove_round(path: Path) -> None:
     try:
         names = sorted(entry.name for entry in path.iterdir())
         for name in names:
-            if name not in {MANIFEST_NAME, MANIFEST_TEMPORARY_NAME} and not IMAGE_NAME.fullmatch(name):
+            if not _is_file_of_round(name):
                 raise StorageError(
                     f"{path} is to be removed, but it also holds {name!r}.",
                     hint="Move that file away, or choose another directory.",

@@ -97,7 +97,7 @@ _NAMES: dict[Holds, Callable[[int], str]] = {
 class Hello:
     """The first message: the round that the first one of the stream comes after, as checkpoint, number and digest.
 
-    A new checkpoint begins after round 0, with zeros. The schema is that of the images.
+    A checkpoint that the receiver has nothing of has zeros, but for the number (0 for a new one). The schema is that of the images.
     """
 
     version: int
@@ -192,6 +192,22 @@ class Part:
 
 
 Message = Hello | Begin | File | Remove | Frames | Part
+
+
+def head_of(message: Message) -> bytes:
+    """The message, without frames."""
+    return message.head() if isinstance(message, Frames) else b"".join(message.encode())
+
+
+def place_of_frames(head: bytes) -> tuple[int, int, int] | None:
+    """The file, the first byte and the number of bytes of the frames whose `head` this is; None if it is of no frames.
+
+    The head was checked when it came.
+    """
+    if _KIND.unpack_from(head)[0] != Kind.FRAMES:
+        return None
+    _, file, offset_bytes, _ = _FRAMES.unpack_from(head)
+    return file, offset_bytes, sum(array("I", head[_FRAMES.size :])[0::2])
 
 
 def split_frames(file: int, offset_bytes: int, frames: Sequence[Buffer], contents: Sequence[int]) -> list[Frames]:

@@ -64,20 +64,31 @@ def check_frames(message: Frames, holds: Holds) -> None:
 class RoundReceiver:
     """Takes the messages of a round, in order; ends when the last part of the manifest has come, or with `abandon`."""
 
-    def __init__(
-        self, open_writer: Callable[[], RoundWriter], number: int, before: RoundInfo | None, budget: Budget
-    ) -> None:
-        """`before` is the round that was committed last. Raises StorageError."""
+    def __init__(self, writer: RoundWriter, number: int, before: RoundInfo | None, budget: Budget) -> None:
+        """`before` is the round that was committed last."""
         self.number = number
         self._before = before
         self._budget = budget
-        self._writer = open_writer()
+        self._writer = writer
         self._files: dict[int, _OpenFile] = {}
         self._names: set[str] = set()
         self._n_files = 0
         self._frames_left = MAX_FRAMES
         self._manifest = bytearray()
         self._manifest_bytes = 0
+
+    @property
+    def holds(self) -> dict[int, Holds]:
+        """What its files hold, by number."""
+        return {number: file.holds for number, file in self._files.items()}
+
+    def name_of(self, file: int) -> str:
+        """The name of a file that is open. Raises StreamCorrupt."""
+        return self._file(file).name
+
+    def skip_file(self) -> None:
+        """Leaves out a file that was removed again."""
+        self._n_files += 1
 
     def file(self, message: File) -> None:
         """Begins a file. Raises StreamCorrupt, StorageError."""
@@ -113,9 +124,10 @@ class RoundReceiver:
         self._budget.spend(message.stored_bytes + n_frames * SEEK_TABLE_ENTRY.size)
         writer.append(message.frames, message.contents_bytes)
 
-    def part(self, message: Part) -> RoundInfo | None:
+    def part(self, message: Part, intend: Callable[[str], None]) -> RoundInfo | None:
         """Takes a part of the manifest; with the last one the round is checked as a whole, committed and returned.
 
+        `intend` is called with the SHA-256 of the manifest right before the commit.
         Raises StreamCorrupt, ImageVersionUnsupported, StorageError, TooLarge.
         """
         if message.total_bytes != (self._manifest_bytes or message.total_bytes):
@@ -125,13 +137,13 @@ class RoundReceiver:
         self._manifest_bytes = message.total_bytes
         self._budget.spend(len(message.content))
         self._manifest += message.content
-        return self._commit() if len(self._manifest) == message.total_bytes else None
+        return self._commit(intend) if len(self._manifest) == message.total_bytes else None
 
     def abandon(self) -> None:
         """Removes what was written, unless it was committed."""
         self._writer.abandon()
 
-    def _commit(self) -> RoundInfo:
+    def _commit(self, intend: Callable[[str], None]) -> RoundInfo:
         data = bytes(self._manifest)
         path = self._writer.path
         try:
@@ -148,6 +160,7 @@ class RoundReceiver:
         problem = first_problem(info, None if manifest.full else self._before)
         if problem:
             raise corrupt(problem.rstrip("."))
+        intend(info.sha256)
         self._writer.publish(data)
         return info
 
@@ -156,7 +169,9 @@ class RoundReceiver:
         before, parent = self._before, manifest.parent
         if manifest.round != self.number:
             return f"is the one of round {manifest.round}"
-        if parent is not None and (before is None or (parent.round, parent.sha256) != (before.number, before.sha256)):
+        if parent is not None and (
+            before is None or parent.round != before.number or not before.is_known_as(parent.sha256)
+        ):
             return "builds on another round than the one before it"
         if before is None:
             return ""
