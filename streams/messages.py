@@ -97,7 +97,7 @@ _NAMES: dict[Holds, Callable[[int], str]] = {
 class Hello:
     """The first message: the round that the first one of the stream comes after, as checkpoint, number and digest.
 
-    A checkpoint that the receiver has nothing of has zeros, but for the number (0 for a new one). The schema is that of the images.
+    A checkpoint that the receiver has nothing of has zeros, but for the number. The schema is that of the images.
     """
 
     version: int
