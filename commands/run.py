@@ -31,10 +31,11 @@ EXIT_NOT_CONVERGED = 3
 @click.option("--interval", type=Duration(), default="0s", show_default=True, help="Pause between rounds.")
 @click.option(
     "--on-no-converge",
-    type=click.Choice(["accept", "cancel"]),
+    type=click.Choice(["accept", "cancel", "throttle"]),
     default="accept",
     show_default=True,
-    help="Where rounds do not bring the freeze down to --max-freeze: dump all the same, or let go of the target.",
+    help="Where rounds do not bring the freeze down to --max-freeze: dump all the same, let go of the target, or "
+    "slow it down step by step.",
 )
 @work_options
 def run(

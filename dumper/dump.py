@@ -57,6 +57,9 @@ class Withdrawn:
     predicted_freeze_ns: int
 
 
+BeforeStop = Callable[[], None]
+
+
 class AfterDump(StrEnum):
     """What becomes of the processes after the dump."""
 
@@ -103,10 +106,11 @@ class Dumper:
         self._scanned_ns = since_ns
         self._object_outputs: dict[int, ImageOutput] = {}
 
-    def take(self, after: AfterDump, max_freeze_ns: float) -> RoundFinished | Withdrawn:
+    def take(self, after: AfterDump, before_stop: BeforeStop, max_freeze_ns: float) -> RoundFinished | Withdrawn:
         """Tracked processes are copied ahead in micro-rounds, all others in the freeze.
 
-        It is withdrawn if then it is predicted to freeze them for more than `max_freeze_ns`.
+        `before_stop` is called right before they are stopped. The dump is withdrawn if it is predicted then to freeze
+        them for more than `max_freeze_ns`.
 
         Raises TargetGone, PermissionDenied, TargetUntraceable, StorageError; everything goes on in each case.
         """
@@ -129,6 +133,7 @@ class Dumper:
                 if predicted_ns > max_freeze_ns:
                     return self._withdraw(predicted_ns)
                 round_.output.figures.predicted_freeze_ns = predicted_ns
+                before_stop()
                 return self._freeze_and_write(round_, after)
             finally:
                 self._emit.release()

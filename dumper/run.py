@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 from dumper import convergence
 from dumper.convergence import Decision, OnNoConverge, Policy, Verdict
-from dumper.dump import AfterDump, Withdrawn
-from dumper.events import Emit, Predicted, RoundFinished
+from dumper.dump import AfterDump, BeforeStop, Withdrawn
+from dumper.events import Emit, Notice, Predicted, RoundFinished
 from dumper.prediction import Pace, Size, forecast
+from dumper.throttle import Throttle, ThrottleError
 
 
 class Steps(Protocol):
@@ -32,11 +34,14 @@ class Steps(Protocol):
     def take_round(self) -> RoundFinished:
         """One round of the running processes."""
 
-    def take_dump(self, after: AfterDump) -> RoundFinished:
-        """The dump."""
+    def take_dump(self, after: AfterDump, before_stop: BeforeStop) -> RoundFinished:
+        """The dump; `before_stop` is called right before the processes are stopped."""
 
-    def try_dump(self, after: AfterDump, max_freeze_ns: float) -> RoundFinished | Withdrawn:
+    def try_dump(self, after: AfterDump, before_stop: BeforeStop, max_freeze_ns: float) -> RoundFinished | Withdrawn:
         """The dump; withdrawn if, right before the freeze, it is predicted to take more than `max_freeze_ns`."""
+
+    def throttle(self) -> Throttle:
+        """What can slow the processes down; it does nothing yet."""
 
     def end_tracking(self) -> None:
         """Lets the processes be as they were."""
@@ -66,6 +71,8 @@ class Run:
         self._interval_s = interval_s
         self._started_ns = time.monotonic_ns()
         self._written: list[int] = []
+        self._throttle: Throttle | None = None
+        self._rounds_before_step = 0
 
     def take(self) -> Outcome:
         """Rounds, then the dump. Raises as Session.pre_dump."""
@@ -75,14 +82,41 @@ class Run:
         if self._policy.on_no_converge is OnNoConverge.CANCEL:
             self._steps.end_tracking()
             return Outcome(finished, verdict, dumped=False)
-        return Outcome(self._steps.take_dump(self._after), verdict, dumped=True)
+        with ExitStack() as stack:
+            if self._policy.on_no_converge is OnNoConverge.THROTTLE:
+                self._throttle = stack.enter_context(self._steps.throttle())
+                outcome, finished, verdict = self._throttled(self._throttle, finished, verdict)
+            return outcome or Outcome(self._steps.take_dump(self._after, self._lift), verdict, dumped=True)
+
+    def _throttled(
+        self, throttle: Throttle, finished: RoundFinished, verdict: Verdict
+    ) -> tuple[Outcome | None, RoundFinished, Verdict]:
+        """Rounds of the target as it is slowed down step by step."""
+        outcome = None
+        for share in throttle.steps:
+            try:
+                how = throttle.limit(share)
+            except ThrottleError as error:
+                self._note(finished.pid, error.message)
+                break
+            self._note(finished.pid, f"process {finished.pid} gets {share:.0%} of its processor time: {how}")
+            self._rounds_before_step = len(self._written)
+            outcome, finished, verdict = self._rounds(self._decide_throttled)
+            if outcome:
+                break
+        return outcome, finished, verdict
+
+    def _lift(self) -> None:
+        """A target that is slowed down would be long in coming to a stop."""
+        if self._throttle:
+            self._throttle.lift()
 
     def _rounds(self, decide: Callable[[int], Verdict]) -> tuple[Outcome | None, RoundFinished, Verdict]:
         """Rounds until `decide`, given a predicted freeze in ns, says that it is enough: the dump, or None."""
         while True:
             finished, verdict = self._round(decide)
             if verdict.decision is Decision.FREEZE:
-                dumped = self._steps.try_dump(self._after, self._policy.max_freeze_ns)
+                dumped = self._steps.try_dump(self._after, self._lift, self._policy.max_freeze_ns)
                 if isinstance(dumped, RoundFinished):
                     return Outcome(dumped, verdict, dumped=True), dumped, verdict
                 verdict = self._tell(finished, decide(dumped.predicted_freeze_ns))
@@ -91,7 +125,8 @@ class Run:
             time.sleep(self._interval_s)
 
     def _round(self, decide: Callable[[int], Verdict]) -> tuple[RoundFinished, Verdict]:
-        self._steps.track()
+        with self._throttle.lifted() if self._throttle else nullcontext():  # a new process is traced for a moment
+            self._steps.track()
         finished = self._steps.take_round()
         self._written.append(finished.pages_written)
         pace = Pace(finished.pages_written, self._steps.last_window_ns, finished.scan_ns, finished.copy_ns)
@@ -100,6 +135,12 @@ class Run:
 
     def _decide(self, predicted_ns: int) -> Verdict:
         return convergence.decide(self._written, predicted_ns, time.monotonic_ns() - self._started_ns, self._policy)
+
+    def _decide_throttled(self, predicted_ns: int) -> Verdict:
+        return convergence.decide_throttled(len(self._written) - self._rounds_before_step, predicted_ns, self._policy)
+
+    def _note(self, pid: int, message: str) -> None:
+        self._steps.emit(Notice(pid=pid, subject="throttle", message=message))
 
     def _tell(self, finished: RoundFinished, verdict: Verdict) -> Verdict:
         self._steps.emit(

@@ -10,7 +10,7 @@ from dumper.attaching import Attacher
 from dumper.checkpoint import CheckpointDirectory
 from dumper.convergence import Policy
 from dumper.destination import Destination
-from dumper.dump import AfterDump, Dumper, Withdrawn
+from dumper.dump import AfterDump, BeforeStop, Dumper, Withdrawn
 from dumper.events import Announcer, Emit, Notice, RoundFinished
 from dumper.kernel.runs import RunList
 from dumper.lease import ChainState, Key, Lease
@@ -21,6 +21,7 @@ from dumper.rounds import Options, PreDumper, exec_notice
 from dumper.run import Outcome, Run
 from dumper.sizing import measure_size
 from dumper.target import gone
+from dumper.throttle import Throttle
 from dumper.tracking import Tracker
 from dumper.tree import LOST_ERRORS, Base, Member, Tree
 from formats.closing import Closing
@@ -35,6 +36,10 @@ NO_LIMIT_NS = float("inf")
 
 FIRST_ROUND = "first round of the checkpoint"
 NOT_TRACKED = "dumped in one go, without tracking"
+
+
+def _nothing() -> None:
+    pass
 
 
 class Session(Closing):
@@ -130,13 +135,20 @@ class Session(Closing):
         self._tell_keeper()
         return finished
 
-    def take_dump(self, after: AfterDump) -> RoundFinished:
-        """The dump, and the end of the tracking. Raises as `pre_dump`."""
-        taken = self.try_dump(after, NO_LIMIT_NS)
+    def throttle(self) -> Throttle:
+        """What can slow the processes down; it does nothing yet."""
+        return Throttle(self._tree.root.target, whole=self._tree.whole)
+
+    def take_dump(self, after: AfterDump, before_stop: BeforeStop = _nothing) -> RoundFinished:
+        """The dump, and the end of the tracking; `before_stop` is called right before the processes are stopped.
+
+        Raises as `pre_dump`.
+        """
+        taken = self.try_dump(after, before_stop, NO_LIMIT_NS)
         assert isinstance(taken, RoundFinished)
         return taken
 
-    def try_dump(self, after: AfterDump, max_freeze_ns: float) -> RoundFinished | Withdrawn:
+    def try_dump(self, after: AfterDump, before_stop: BeforeStop, max_freeze_ns: float) -> RoundFinished | Withdrawn:
         """The same, but withdrawn if, right before the freeze, it is predicted to take more than `max_freeze_ns`.
 
         A process with a seccomp filter is dumped however long it takes.
@@ -144,9 +156,9 @@ class Session(Closing):
         self._open_round()
         taken: RoundFinished | Withdrawn
         if any(member.has_seccomp_filter() for member in self._tree.members):
-            taken = self._dump_from_child(after)
+            taken = self._dump_from_child(after, before_stop)
         else:
-            taken = self._dump(after, self._pipeline, self.emit, max_freeze_ns)
+            taken = self._dump(after, before_stop, self._pipeline, self.emit, max_freeze_ns)
         if isinstance(taken, RoundFinished):
             self.end_tracking()
         return taken
@@ -154,18 +166,23 @@ class Session(Closing):
     # ---- rounds ------------------------------------------------------------------------------------------------
 
     def _dump(
-        self, after: AfterDump, pipeline: PagePipeline, emit: Announcer, max_freeze_ns: float
+        self,
+        after: AfterDump,
+        before_stop: BeforeStop,
+        pipeline: PagePipeline,
+        emit: Announcer,
+        max_freeze_ns: float,
     ) -> RoundFinished | Withdrawn:
         dumper = Dumper(self._tree, self._destination, pipeline, self._options, emit, self._since_ns)
-        return dumper.take(after, max_freeze_ns)
+        return dumper.take(after, before_stop, max_freeze_ns)
 
-    def _dump_from_child(self, after: AfterDump) -> RoundFinished:
+    def _dump_from_child(self, after: AfterDump, before_stop: BeforeStop) -> RoundFinished:
         """The same by a tracer that outlives this process."""
 
         def dump(emit: Emit) -> tuple[RoundFinished, list[int]]:
             self.emit = Announcer(emit)
             with self._new_pipeline() as pipeline:  # threads are not there after a fork
-                taken = self._dump(after, pipeline, self.emit, NO_LIMIT_NS)
+                taken = self._dump(after, before_stop, pipeline, self.emit, NO_LIMIT_NS)
                 assert isinstance(taken, RoundFinished)
                 return taken, []
 
