@@ -107,11 +107,12 @@ def _summary(seen: Observation) -> RenderableType | None:
     }[seen.ended_by]
     fault_share, own_share = (ns / max(1, seen.elapsed_ns) for ns in (seen.target_fault_ns, seen.own_ns))
     processes = f"{counted(seen.processes, 'process', 'processes')} with {counted(seen.threads, 'thread')}"
+    tick_ns = seen.elapsed_ns // max(1, seen.ticks)
     cost = f"faults took the target about {fault_share:.2%} of a processor, predump took {own_share:.2%}"
     values = (
         ("observed", f"{duration_text(seen.elapsed_ns)} in {counted(seen.ticks, 'tick')}{how}"),
         ("memory", f"{pages_text(seen.pages_present)} present in {processes}"),
-        ("written", f"{rate_text(seen.pages_written_per_s)}; a page counts once in {duration_text(seen.interval_ns)}"),
+        ("written", f"{rate_text(seen.pages_written_per_s)}; a page counts once a tick of {duration_text(tick_ns)}"),
         ("present pages", _compression(seen.first)),
         ("written pages", _compression(seen.later) if seen.pages_written else ""),
         (

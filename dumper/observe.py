@@ -14,17 +14,15 @@ from dumper.attaching import MAX_ATTEMPTS, Attacher
 from dumper.errors import TargetGone, TargetUntraceable
 from dumper.events import Attached, Emit, Event, Notice, Observed
 from dumper.heat import HeatMap, HotVma, rate
-from dumper.kernel.pages import PageCounts, Span, SpanTable
-from dumper.kernel.recency import Recency
 from dumper.kernel.runs import RunKind, RunList
-from dumper.memory_map import spans_while_running
 from dumper.pagesample import PageSample, Picker
 from dumper.projection import PageCost
 from dumper.tree import LOST_ERRORS, Member, Tree
 from dumper.unwatched import unwatched
-from dumper.workingset import MAX_TICKS, Window, WindowMeter
+from dumper.watched import Watched
+from dumper.workingset import Window, WindowMeter
 from formats.closing import Closing
-from formats.layout import PAGE_BYTES, RUN
+from formats.layout import PAGE_BYTES
 
 MAX_LOAD = 0.1  # of one processor: where a tick takes longer, the next one comes later
 SAMPLE_NS = 1_000_000_000
@@ -33,16 +31,6 @@ FAULT_NS = 800  # a write to a page that was reset, measured on Linux 6.18: 750 
 HOT_NOW, HOT_IN_ALL = 10, 50
 NOT_WATCHED = "it is not watched"
 PRESENT, WRITTEN = (RunKind.COPY, RunKind.PARENT), (RunKind.COPY,)
-ADDRESS_SPACE_BYTES = 1 << 47
-MAX_RUN_PAGES = 1 << 31
-
-
-def _everything_known() -> RunList:
-    """All pages there can be: so a scan with it as covered finds nothing to copy but what was written."""
-    runs = RunList(1)
-    for start_addr in range(0, ADDRESS_SPACE_BYTES, MAX_RUN_PAGES * PAGE_BYTES):
-        runs.extend_packed(RUN.pack(start_addr, MAX_RUN_PAGES, RunKind.PARENT, 0))
-    return runs
 
 
 class EndedBy(StrEnum):
@@ -67,8 +55,9 @@ class Observation:
     """What was seen in all. A page counts once a tick in `pages_written`, once in a window in `working_set`.
 
     attach_stop_ns: how long processes were stopped for the tracking; target_fault_ns: about what the faults cost them;
-    own_ns: what watching took; scan_ns: of one tick, on average. `first` and `later` are what pages come to: those that
-    are present, and those that are written. object_pages, doubtful_pages and unseen_writers are as in `Unwatched`.
+    own_ns: processor time that watching took; scan_ns: of one tick, on average. `first` and `later` are what pages come
+    to: those that are present, and those that are written. object_pages, doubtful_pages and unseen_writers are as in
+    `Unwatched`.
     """
 
     pid: int
@@ -118,11 +107,9 @@ class Observer(Closing):
         self._emit = emit
         self._tree = Tree(pid, whole=tree, on_left=self._note_left)
         self._attacher = Attacher(self._tree, self._note_attached, _exec_notice, NOT_WATCHED)
-        self._known: dict[Member, Recency] = {}
-        self._pages_present: dict[Member, int] = {}
-        self._everything, self._nothing, self._runs = _everything_known(), RunList(1), RunList(1 << 16)
+        self._watched: dict[Member, Watched] = {}
         self._meter = WindowMeter(settings.interval_ns, settings.duration_ns)
-        self._present, self._written = PageSample(settings.level), PageSample(settings.level)
+        self._first, self._later = PageSample(settings.level), PageSample(settings.level)
         self._attach_stop_ns = self._own_ns = 0
         self._ticks = self._period_tick = 0  # so far, and up to the last sample
         self._find_due_ns = self._sample_due_ns = self._earliest_ns = 0  # CLOCK_MONOTONIC
@@ -173,29 +160,30 @@ class Observer(Closing):
 
     def _tick(self) -> int:
         """Scans all of them once; when that began. The first tick only resets: what is written is seen from then on."""
-        now_ns = time.monotonic_ns()
-        is_first = not self._known
+        now_ns, cpu_ns = time.monotonic_ns(), time.thread_time_ns()
+        is_first = not self._watched
         self._find_new(now_ns)
         pickers: list[tuple[Picker, PageSample]] = []
         if now_ns >= self._sample_due_ns and not is_first:
             # How many are written in a tick is known from the second one on.
             self._sample_due_ns = now_ns + (SAMPLE_NS if self._ticks else 0)
             pickers = [
-                (Picker(PRESENT, self._last.pages_present), self._present),
-                (Picker(WRITTEN, self._last.pages_written if self._ticks else 0), self._written),
+                (Picker(PRESENT, self._last.pages_present), self._first),
+                (Picker(WRITTEN, self._last.pages_written if self._ticks else 0), self._later),
             ]
         self._ticks += not is_first
         self._last = _Seen()
         for member in self._tree.members:
-            self._look(member, pickers, is_first=is_first)
-        if not is_first:
+            self._look(member, pickers)
+        if self._ticks:
             for seen in (self._period, self._all):
                 seen.pages_written += self._last.pages_written
                 seen.scan_ns += self._last.scan_ns
         self._meter.tick(now_ns, self._pages_in)
-        took_ns = time.monotonic_ns() - now_ns
-        self._own_ns += took_ns
-        self._earliest_ns = now_ns + round(took_ns / MAX_LOAD)
+        if self._ticks:  # the first look at all mappings takes longer
+            took_ns = time.thread_time_ns() - cpu_ns
+            self._own_ns += took_ns
+            self._earliest_ns = now_ns + round(took_ns / MAX_LOAD)
         return now_ns
 
     def _find_new(self, now_ns: int) -> None:
@@ -204,25 +192,31 @@ class Observer(Closing):
         self._find_due_ns = now_ns + FIND_CHILDREN_NS
         self._tree.refresh()
         for member in self._tree.members:
-            if member not in self._known:
-                self._known[member] = Recency(MAX_TICKS)
+            if member not in self._watched:
+                self._watched[member] = Watched(member)
                 if lease.is_tracked(member.target):
                     text = f"process {member.pid} is tracked for a checkpoint; {NOT_WATCHED}"
                     self._notice("untracked", text, member)
                 else:
                     self._attacher.attach(member)
 
-    def _look(self, member: Member, pickers: list[tuple[Picker, PageSample]], *, is_first: bool) -> None:
+    def _look(self, member: Member, pickers: list[tuple[Picker, PageSample]]) -> None:
+        def sample(runs: RunList) -> None:
+            for picker, sample in pickers:
+                sample.take(member.running, picker.pick(runs))
+
         for _ in range(MAX_ATTEMPTS):
             if member.tracker is None:
                 return
+            watched = self._watched[member]
             try:
-                self._scan(member, pickers, is_first=is_first)
+                watched.scan(self._ticks, sample)
+                self._add(member.pid, watched)
                 return
             except LOST_ERRORS:
                 if not self._attacher.lost(member):
                     return
-                self._known[member] = Recency(MAX_TICKS)
+                self._watched[member] = Watched(member)
                 self._attacher.attach(member)
             except TargetUntraceable as error:  # another userfaultfd has its memory
                 if member is self._tree.root:
@@ -230,42 +224,24 @@ class Observer(Closing):
                 member.drop_tracking()
                 self._notice("untracked", f"{error.message}; {NOT_WATCHED}", member)
 
-    def _scan(self, member: Member, pickers: list[tuple[Picker, PageSample]], *, is_first: bool) -> None:
-        """Raises one of LOST_ERRORS."""
-        assert member.tracker is not None
-        vmas = [vma for vma in member.tracker.refresh() if vma.tracked]
-        counts = PageCounts([Span(vma.mapping.start_addr, vma.mapping.end_addr) for vma in vmas])
-        member.scanner.start(SpanTable(spans_while_running(vmas)), self._nothing, self._everything)
-        runs, scanning = self._runs, True
-        while scanning:
-            runs.clear()
-            since_ns = time.monotonic_ns()
-            scanning = member.scanner.next_runs(runs, reset=True)
-            self._last.scan_ns += time.monotonic_ns() - since_ns
-            counts.add(runs)
-            if not is_first:
-                self._known[member].note(self._ticks, runs)
-            for picker, sample in pickers:
-                sample.take(member.running, picker.pick(runs))
-        member.scanner.check_memory()
-        written = counts.by_vma(RunKind.COPY)
-        self._last.pages_written += sum(written)
-        self._pages_present[member] = sum(written) + sum(counts.by_vma(RunKind.PARENT))
-        self._last.pages_present += self._pages_present[member]
-        if not is_first:
-            self._period.heat.add(member.pid, vmas, written)
-            self._all.heat.add(member.pid, vmas, written)
+    def _add(self, pid: int, watched: Watched) -> None:
+        self._last.pages_present += watched.pages_present
+        self._last.pages_written += sum(watched.written)
+        self._last.scan_ns += watched.scan_ns
+        if self._ticks:
+            self._period.heat.add(pid, watched.vmas, watched.written)
+            self._all.heat.add(pid, watched.vmas, watched.written)
 
     def _pages_in(self, n_ticks: int) -> int:
-        return sum(recency.pages(n_ticks) for recency in self._known.values())
+        return sum(watched.recency.pages(n_ticks) for watched in self._watched.values())
 
     def _distinct_since(self, tick: int) -> Callable[[int, int, int], int]:
         """Counts the different pages of a process in a range that were written after a tick."""
 
         def count(pid: int, start_addr: int, end_addr: int) -> int:
             member = self._tree.member(pid)
-            recency = member and self._known.get(member)
-            return recency.pages_between(start_addr, end_addr, self._ticks - tick) if recency else 0
+            watched = member and self._watched.get(member)
+            return watched.recency.pages_between(start_addr, end_addr, self._ticks - tick) if watched else 0
 
         return count
 
@@ -292,9 +268,9 @@ class Observer(Closing):
 
     def _observation(self, ended_by: EndedBy, elapsed_ns: int) -> Observation:
         nothing = PageCost(copy_ns=0, compress_ns=0, stored_bytes=0)
-        first = self._present.cost() or nothing
+        first = self._first.cost() or nothing
         per_s = rate(self._all.pages_written, elapsed_ns)
-        rest = unwatched(self._tree.members, self._pages_present)
+        rest = unwatched({member: watched.pages_present for member, watched in self._watched.items()})
         return Observation(
             pid=self._tree.root.pid,
             ended_by=ended_by,
@@ -314,7 +290,7 @@ class Observer(Closing):
             own_ns=self._own_ns,
             scan_ns=self._all.scan_ns // max(1, self._ticks),
             first=first,
-            later=self._written.cost() or first,
+            later=self._later.cost() or first,
             object_pages=rest.object_pages,
             doubtful_pages=rest.doubtful_pages,
             unseen_writers=rest.writers,
@@ -326,8 +302,7 @@ class Observer(Closing):
         self._emit(event)
 
     def _note_left(self, member: Member) -> None:
-        self._known.pop(member, None)
-        self._pages_present.pop(member, None)
+        self._watched.pop(member, None)
         what = "has ended" if member.target.has_ended else "is no descendant any more"
         self._notice("process-left", f"process {member.pid} {what}", member)
 

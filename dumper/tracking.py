@@ -27,6 +27,7 @@ class AddressSpace:
         self._classifier = Classifier(target.tid)
         self._vmas: dict[Mapping, Vma] = {}
         self._text = b""
+        self._registered: tuple[list[Mapping], list[int]] | None = None  # at the last read, with what came of it
 
     def read(self, register: Callable[[list[Mapping]], list[int]] | None = None) -> list[Vma]:
         """Reads the VMAs, in order; `register` returns an errno (0: success) for each mapping it is given.
@@ -34,18 +35,27 @@ class AddressSpace:
         Without `register`, what is known of a mapping stays and new ones count as not tracked. Raises TargetGone.
         """
         text = self._read_text()
-        if register is None and text == self._text:
+        if text == self._text and (register is None or self._is_registered_alike(register)):
             return list(self._vmas.values())
         mappings = self._parser.parse(text)
         errors: dict[Mapping, int] = {}
+        self._registered = None
         if register is not None:  # it runs
             mappings = without_overlaps(mappings)
             wanted = [m for m in mappings if is_trackable(m, self._classifier.kind(m))]
-            errors = dict(zip(wanted, register(wanted), strict=True))
+            self._registered = wanted, register(wanted)
+            errors = dict(zip(*self._registered, strict=True))
         known = {} if register is not None else self._vmas
         self._vmas = {m: known.get(m) or self._classifier.vma(m, errors.get(m)) for m in mappings}
         self._text = text
         return list(self._vmas.values())
+
+    def _is_registered_alike(self, register: Callable[[list[Mapping]], list[int]]) -> bool:
+        """Registers what was registered at the last read; whether the same came of it."""
+        if self._registered is None:
+            return False
+        wanted, errors = self._registered
+        return register(wanted) == errors
 
     @property
     def vmas(self) -> list[Vma]:
@@ -71,6 +81,8 @@ class Tracker:
         self._target = target
         self._space = space
         self.fd = fd
+        self._mappings: list[Mapping] = []
+        self._table = SpanTable([])  # of these
 
     def refresh(self) -> list[Vma]:
         """Registers every VMA, new ones and those that were mapped again at the same place, and returns all.
@@ -82,8 +94,9 @@ class Tracker:
         return self._space.read(self._register)
 
     def _register(self, mappings: list[Mapping]) -> list[int]:
-        table = SpanTable([Span(m.start_addr, m.end_addr) for m in mappings])
-        errors = uffd.register(self.fd, self._target.pagemap_fd, table)
+        if mappings is not self._mappings:
+            self._mappings, self._table = mappings, SpanTable([Span(m.start_addr, m.end_addr) for m in mappings])
+        errors = uffd.register(self.fd, self._target.pagemap_fd, self._table)
         reached(Point.REGISTERED)
         for mapping, error in zip(mappings, errors, strict=True):
             if error == errno.ENOMEM:

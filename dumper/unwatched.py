@@ -1,7 +1,7 @@
 """What of a tree is not taken before the freeze, however many rounds there are."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dumper.kernel.probes import PAGE_IS_PRESENT
@@ -25,19 +25,19 @@ class Unwatched:
     writers: tuple[str, ...]
 
 
-def unwatched(members: Sequence[Member], pages_present: dict[Member, int]) -> Unwatched:
-    """Of members as their mappings were last read, with so many pages that are watched."""
+def unwatched(pages_present: Mapping[Member, int]) -> Unwatched:
+    """Of members as their mappings were last read, each with so many pages that are watched."""
     doubtful_pages = 0
     writers: list[str] = []
-    for member in members:
+    for member, pages_watched in pages_present.items():
         try:
             found = member.unseen_writers()
         except LOST_ERRORS:
             continue
         if found:
-            doubtful_pages += pages_present.get(member, 0)
+            doubtful_pages += pages_watched
             writers += [writer.text for writer in found]
-    return Unwatched(object_pages(members), doubtful_pages, tuple(dict.fromkeys(writers)))
+    return Unwatched(object_pages(list(pages_present)), doubtful_pages, tuple(dict.fromkeys(writers)))
 
 
 def object_pages(members: Sequence[Member]) -> int:

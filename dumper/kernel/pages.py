@@ -142,6 +142,10 @@ class PageCounts:
         self._table = SpanTable(vmas)
         self._counts = ffi.new("uint64_t[]", lib.PD_RUN_KINDS * max(1, len(vmas)))
 
+    def clear(self) -> None:
+        """Begins anew."""
+        ffi.memmove(self._counts, bytes(ffi.sizeof(self._counts)), ffi.sizeof(self._counts))
+
     def add(self, runs: RunList) -> None:
         """Counts `runs`, which are sorted by address as the VMAs are."""
         lib.pd_count_pages(runs.c.runs, len(runs), self._table.c, self._table.count, self._counts)
