@@ -146,11 +146,8 @@ def _projections(seen: "Observation", threads: int, links: Sequence[int], policy
         first=seen.first,
         later=seen.later,
         scan_ns=seen.scan_ns,
-        threads=seen.threads,
-        processes=seen.processes,
+        size=seen.size,
         cpus=len(os.sched_getaffinity(0)),
         compress_threads=threads,
-        object_pages=seen.object_pages,
-        doubtful_pages=seen.doubtful_pages,
     )
     return [project(load, link, policy) for link in (*links, None)]

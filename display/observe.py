@@ -106,7 +106,7 @@ def _summary(seen: Observation) -> RenderableType | None:
         EndedBy.TARGET: ", then it ended",
     }[seen.ended_by]
     fault_share, own_share = (ns / max(1, seen.elapsed_ns) for ns in (seen.target_fault_ns, seen.own_ns))
-    processes = f"{counted(seen.processes, 'process', 'processes')} with {counted(seen.threads, 'thread')}"
+    processes = f"{counted(seen.size.processes, 'process', 'processes')} with {counted(seen.size.threads, 'thread')}"
     tick_ns = seen.elapsed_ns // max(1, seen.ticks)
     cost = f"faults took the target about {fault_share:.2%} of a processor, predump took {own_share:.2%}"
     values = (
@@ -117,12 +117,14 @@ def _summary(seen: Observation) -> RenderableType | None:
         ("written pages", _compression(seen.later) if seen.pages_written else ""),
         (
             "in the freeze",
-            f"{pages_text(seen.object_pages)} of shared memory and the like" if seen.object_pages else "",
+            f"{pages_text(seen.size.pages_of_objects)} of shared memory and the like"
+            if seen.size.pages_of_objects
+            else "",
         ),
         (
             "compared in it",
-            f"{pages_text(seen.doubtful_pages)}, for {first_few(seen.unseen_writers, _WRITERS_SHOWN)}"
-            if seen.doubtful_pages
+            f"{pages_text(seen.size.pages_in_doubt)}, for {first_few(seen.unseen_writers, _WRITERS_SHOWN)}"
+            if seen.size.pages_in_doubt
             else "",
         ),
         ("cost", f"{cost}; it was stopped once for {duration_text(seen.attach_stop_ns)}"),

@@ -6,7 +6,7 @@ see how small they become. It costs the target one fault for each page that it w
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from dumper import lease
@@ -16,9 +16,11 @@ from dumper.events import Attached, Emit, Event, Notice, Observed
 from dumper.heat import HeatMap, HotVma, rate
 from dumper.kernel.runs import RunKind, RunList
 from dumper.pagesample import PageSample, Picker
+from dumper.prediction import Size
 from dumper.projection import PageCost
+from dumper.sizing import measure_size
 from dumper.tree import LOST_ERRORS, Member, Tree
-from dumper.unwatched import unwatched
+from dumper.unwatched import doubtful_pages
 from dumper.watched import Watched
 from dumper.workingset import Window, WindowMeter
 from formats.closing import Closing
@@ -56,8 +58,8 @@ class Observation:
 
     attach_stop_ns: how long processes were stopped for the tracking; target_fault_ns: about what the faults cost them;
     own_ns: processor time that watching took; scan_ns: of one tick, on average. `first` and `later` are what pages come
-    to: those that are present, and those that are written. object_pages, doubtful_pages and unseen_writers are as in
-    `Unwatched`.
+    to: those that are present, and those that are written. size: of what would be frozen now, of which all pages of
+    processes with `unseen_writers` are in doubt.
     """
 
     pid: int
@@ -65,8 +67,8 @@ class Observation:
     interval_ns: int
     elapsed_ns: int
     ticks: int
-    processes: int
-    threads: int
+    size: Size
+    unseen_writers: tuple[str, ...]
     pages_present: int
     pages_written: int
     pages_written_per_s: float
@@ -79,9 +81,6 @@ class Observation:
     scan_ns: int
     first: PageCost
     later: PageCost
-    object_pages: int
-    doubtful_pages: int
-    unseen_writers: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -270,15 +269,16 @@ class Observer(Closing):
         nothing = PageCost(copy_ns=0, compress_ns=0, stored_bytes=0)
         first = self._first.cost() or nothing
         per_s = rate(self._all.pages_written, elapsed_ns)
-        rest = unwatched({member: watched.pages_present for member, watched in self._watched.items()})
+        watched = {member: one.pages_present for member, one in self._watched.items()}
+        pages_in_doubt, writers = doubtful_pages(watched)
         return Observation(
             pid=self._tree.root.pid,
             ended_by=ended_by,
             interval_ns=self._settings.interval_ns,
             elapsed_ns=elapsed_ns,
             ticks=self._ticks,
-            processes=len(self._tree.members),
-            threads=sum(member.thread_count() for member in self._tree.members),
+            size=replace(measure_size(self._tree.members), pages_in_doubt=pages_in_doubt),
+            unseen_writers=writers,
             pages_present=self._last.pages_present,
             pages_written=self._all.pages_written,
             pages_written_per_s=per_s,
@@ -291,9 +291,6 @@ class Observer(Closing):
             scan_ns=self._all.scan_ns // max(1, self._ticks),
             first=first,
             later=self._later.cost() or first,
-            object_pages=rest.object_pages,
-            doubtful_pages=rest.doubtful_pages,
-            unseen_writers=rest.writers,
         )
 
     def _note_attached(self, event: Event) -> None:

@@ -28,8 +28,8 @@ class PageCost:
 class Load:
     """A target as it was measured, and the machine: `cpus` that predump may use, `compress_threads` of `run`.
 
-    first, later: the pages of the first round (all that are present), and those that are written. object_pages come
-    with the dump alone, and doubtful_pages are compared with older copies in it.
+    first, later: the pages of the first round (all that are present), and those that are written. size: of what is
+    frozen for the dump.
     """
 
     pages_present: int
@@ -37,13 +37,10 @@ class Load:
     first: PageCost
     later: PageCost
     scan_ns: int
-    threads: int
-    processes: int
+    size: Size
     cpus: int
     compress_threads: int
     interval_ns: int = 0
-    object_pages: int = 0
-    doubtful_pages: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +74,6 @@ class Projection:
 
 def project(load: Load, link_bytes_per_s: int | None, policy: Policy) -> Projection:
     """Plays through what `run` with this policy would do."""
-    size = Size(
-        processes=load.processes,
-        threads=load.threads,
-        pages_of_objects=load.object_pages,
-        pages_in_doubt=load.doubtful_pages,
-    )
     rounds: list[ProjectedRound] = []
     pages, elapsed_ns = load.pages_present, 0
     while True:
@@ -91,13 +82,13 @@ def project(load: Load, link_bytes_per_s: int | None, policy: Policy) -> Project
         rounds.append(one)
         elapsed_ns += one.duration_ns
         pace = _pace(load, pages, cost)
-        predicted_ns = forecast(size, pace, pages_after_micro_rounds(pace)).total_ns
+        predicted_ns = forecast(load.size, pace, pages_after_micro_rounds(pace)).total_ns
         verdict = decide([round_.pages for round_ in rounds], predicted_ns, elapsed_ns, policy)
         if verdict.decision is not Decision.CONTINUE:
             break
         elapsed_ns += load.interval_ns
         pages = round(load.working_set.pages_in(one.duration_ns + load.interval_ns))
-    left = round(load.working_set.pages_in(rounds[-1].duration_ns)) + load.object_pages
+    left = round(load.working_set.pages_in(rounds[-1].duration_ns)) + load.size.pages_of_objects
     dump = _round(load, left, load.later, link_bytes_per_s)
     taken = [*rounds, dump]
     return Projection(

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from dumper.kernel.probes import PAGE_IS_PRESENT
 from dumper.memory_map import Vma, has_only_copy, is_object
@@ -13,35 +12,29 @@ from formats.layout import PAGE_BYTES
 BLOCK_BYTES = 512  # of st_blocks: inode(7)
 
 
-@dataclass(frozen=True, slots=True)
-class Unwatched:
-    """object_pages: of shared memory, memfds, deleted files and files mapped shared: they come with the dump alone.
+def doubtful_pages(pages_watched: Mapping[Member, int]) -> tuple[int, tuple[str, ...]]:
+    """Pages of members that have writers which may write unseen (docs/kernel.md), and what these are.
 
-    doubtful_pages: of processes with `writers` that may write unseen (docs/kernel.md): compared with older copies.
+    `pages_watched`: how many each has; in the freeze they are compared with older copies.
     """
-
-    object_pages: int
-    doubtful_pages: int
-    writers: tuple[str, ...]
-
-
-def unwatched(pages_present: Mapping[Member, int]) -> Unwatched:
-    """Of members as their mappings were last read, each with so many pages that are watched."""
-    doubtful_pages = 0
+    pages = 0
     writers: list[str] = []
-    for member, pages_watched in pages_present.items():
+    for member, watched in pages_watched.items():
         try:
             found = member.unseen_writers()
         except LOST_ERRORS:
             continue
         if found:
-            doubtful_pages += pages_watched
+            pages += watched
             writers += [writer.text for writer in found]
-    return Unwatched(object_pages(list(pages_present)), doubtful_pages, tuple(dict.fromkeys(writers)))
+    return pages, tuple(dict.fromkeys(writers))
 
 
 def object_pages(members: Sequence[Member]) -> int:
-    """About how many pages a dump has of memory objects, as the mappings were last read."""
+    """About how many pages a dump has of memory objects, as the mappings were last read.
+
+    They are shared memory, memfds, deleted files and files mapped shared, and come with the dump alone.
+    """
     objects: dict[tuple[int, ...], int] = {}
     with MappedFiles() as files:
         for member in members:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dumper.convergence import Policy
+from dumper.prediction import COMPARE_NS_PER_PAGE, COPY_NS_PER_PAGE, Size
 from dumper.projection import Load, PageCost, project
 from dumper.workingset import Window, WorkingSet
 from formats.layout import PAGE_BYTES
@@ -39,8 +40,7 @@ def load(pages_a_second: int, most: int = GIB_PAGES) -> Load:
         first=COST,
         later=COST,
         scan_ns=MS,
-        threads=4,
-        processes=1,
+        size=Size(threads=4),
         cpus=4,
         compress_threads=2,
     )
@@ -94,11 +94,11 @@ def test_the_slowest_step_says_how_long_a_round_takes() -> None:
 
 def test_what_is_left_for_the_freeze_makes_it_longer() -> None:
     base = project(load(0), GBIT, POLICY)
-    objects = project(replace(load(0), object_pages=10_000), GBIT, POLICY)
-    doubt = project(replace(load(0), doubtful_pages=10_000), GBIT, POLICY)
-    assert objects.frozen_ns - base.frozen_ns == 10_000 * COST.copy_ns
+    objects = project(replace(load(0), size=Size(threads=4, pages_of_objects=10_000)), GBIT, POLICY)
+    doubt = project(replace(load(0), size=Size(threads=4, pages_in_doubt=10_000)), GBIT, POLICY)
+    assert objects.frozen_ns - base.frozen_ns == 10_000 * COPY_NS_PER_PAGE
     assert objects.stored_bytes - base.stored_bytes == 10_000 * COST.stored_bytes
-    assert doubt.frozen_ns > base.frozen_ns + MS
+    assert doubt.frozen_ns - base.frozen_ns == 10_000 * COMPARE_NS_PER_PAGE
     assert doubt.stored_bytes == base.stored_bytes
 
 
