@@ -66,12 +66,8 @@ class Connection:
         """Both sides show who they are, by that time of time.monotonic. Raises LinkLost, StreamUntrusted."""
         if isinstance(self._socket, ssl.SSLSocket):
             self._socket.settimeout(max(deadline_s - time.monotonic(), 0.001))  # for all of it, not for each packet
-            try:
-                with _losses(self.peer):
-                    self._socket.do_handshake()
-            except StreamUntrusted:
-                self.drain()  # the other side is to learn why
-                raise
+            with _losses(self.peer):
+                self._socket.do_handshake()
         self._socket.settimeout(None)
 
     def send(self, parts: Sequence[Buffer]) -> None:
@@ -168,7 +164,9 @@ def dial(address: Address, context: ssl.SSLContext | None, timing: Timing) -> Co
     connection = connection_over(sock, str(address), context, server_hostname=address.host)
     try:
         connection.shake_hands(deadline_s)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, StreamUntrusted):
+            connection.drain()  # the other side is to learn why
         connection.close()
         raise
     return connection

@@ -11,7 +11,7 @@ from formats.closing import Closing
 from formats.errors import PredumpError, UsageError
 from streams.address import Address
 from streams.connection import Connection, LinkLost, Timing, connection_over
-from streams.errors import StreamBroken, StreamRefused
+from streams.errors import StreamBroken, StreamRefused, StreamUntrusted
 from streams.incoming import LinkIncoming
 from streams.news import Newsroom, Tell
 from streams.transport import Resume
@@ -107,38 +107,50 @@ class Listener(Closing):
     def _serve(self, sock: socket.socket, peer: str) -> None:
         try:
             connection = connection_over(sock, peer, self._context)
-            try:
-                hello, session = self._introduced(connection)
-                if hello.connection:
-                    session.serve_data(hello, connection)
-                else:
-                    session.serve_control(hello, connection)
-            finally:
-                connection.close()
-        except (LinkLost, PredumpError) as error:
-            if not self._is_closed:
-                self._news.add("connection-refused", f"A connection from {peer} was refused: {error}".rstrip(".") + ".")
+        except LinkLost:
+            return  # it is gone already
+        try:
+            introduced = self._introduced(connection)
+            if introduced is not None:
+                _serve(connection, *introduced)
+        except PredumpError as error:
+            self._tell_refused(connection, error)
+        finally:
+            connection.close()
 
-    def _introduced(self, connection: Connection) -> tuple[Hello, LinkIncoming]:
-        """Finds out what a connection is for. Raises LinkLost, PredumpError if there is no use for it."""
-        deadline_s = time.monotonic() + self._timing.handshake_s
+    def _introduced(self, connection: Connection) -> tuple[Hello, LinkIncoming] | None:
+        """Finds out what a connection is for; None if there is no use for it, which the other side is told."""
         with self._changed:
             self._strangers[connection] = None
             if len(self._strangers) > _MAX_STRANGERS:
                 next(iter(self._strangers)).cut()
         try:
-            connection.shake_hands(deadline_s)
-            hello = Hello.unpack(connection.receive_frame(deadline_s, Kind.HELLO).payload)
-            try:
-                return hello, self._session_of(hello, connection.identity)
-            except PredumpError as error:
-                refusal = Refusal(error.message, error.hint, error.exit_code)
-                connection.send([Frame(Kind.REFUSE, payload=refusal.pack()).pack()])
-                connection.drain()
-                raise
+            return self._greeted(connection)
+        except (LinkLost, PredumpError) as error:
+            self._tell_refused(connection, error)
+            connection.drain()
+            return None
         finally:
             with self._changed:
                 del self._strangers[connection]
+
+    def _greeted(self, connection: Connection) -> tuple[Hello, LinkIncoming]:
+        """What it says that it is for. Raises LinkLost, PredumpError."""
+        deadline_s = time.monotonic() + self._timing.handshake_s
+        connection.shake_hands(deadline_s)
+        hello = Hello.unpack(connection.receive_frame(deadline_s, Kind.HELLO).payload)
+        try:
+            return hello, self._session_of(hello, connection.identity)
+        except PredumpError as error:
+            refusal = Refusal(error.message, error.hint, error.exit_code)
+            connection.send([Frame(Kind.REFUSE, payload=refusal.pack()).pack()])
+            raise
+
+    def _tell_refused(self, connection: Connection, error: Exception) -> None:
+        if not self._is_closed:
+            why = str(error).rstrip(".")
+            message = f"A connection from {connection.peer} was refused: {why}."
+            self._news.add("connection-refused", str(error) if isinstance(error, StreamUntrusted) else message)
 
     def _session_of(self, hello: Hello, identity: bytes | None) -> LinkIncoming:
         """The session that a connection belongs to, which a control connection may begin. Raises StreamRefused."""
@@ -179,6 +191,13 @@ class Listener(Closing):
         if resumed > hello.last:
             raise StreamRefused("The receiver has more messages of this session than were sent.")
         return resumed
+
+
+def _serve(connection: Connection, hello: Hello, session: LinkIncoming) -> None:
+    if hello.connection:
+        session.serve_data(hello, connection)
+    else:
+        session.serve_control(hello, connection)
 
 
 def _bound(place: Address) -> socket.socket:

@@ -27,7 +27,7 @@ _REASONS = {
     "SSLV3_ALERT_CERTIFICATE_REVOKED": "the certificate of this side was revoked",
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it does not accept the certificate of this side",
     "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "the certificate of this side is not for this purpose",
-    "SSLV3_ALERT_BAD_CERTIFICATE": "it finds the name or the key of this side's certificate wrong, or its time yet to come",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it finds name or key of this side's certificate wrong, or its time yet to come",
     "TLSV1_ALERT_ACCESS_DENIED": "it does not let this side in",
 }
 """What OpenSSL calls the refusal of a certificate, for whoever gets to know of it."""
