@@ -39,6 +39,12 @@ class Host:
         """Runs it there to its end, whatever that is."""
         return subprocess.run(self.words(*command), capture_output=True, text=True, check=False)
 
+    def configure(self) -> None:
+        """Gives its device the address, and sets it up."""
+        ran(*self.words("ip", "address", "add", f"{self.address}/24", "dev", DEVICE))
+        for device in ("lo", DEVICE):
+            ran(*self.words("ip", "link", "set", device, "up"))
+
     def set_link(self, *, up: bool) -> None:
         """Plugs the cable in, or pulls it out, at this host: the other one loses its carrier, too."""
         subprocess.run(self.words("ip", "link", "set", DEVICE, "up" if up else "down"), check=True)
@@ -78,18 +84,24 @@ class Link:
 @contextmanager
 def two_hosts() -> Iterator[Link]:
     """Two hosts with a link; skips with what was said where namespaces cannot be made."""
+    with two_namespaces() as link:
+        left, right = link.hosts
+        veth = ("name", DEVICE, "netns", left.namespace, "type", "veth", "peer", "name", DEVICE)
+        ran("ip", "link", "add", *veth, "netns", right.namespace)
+        for host in link.hosts:
+            host.configure()
+        yield link
+
+
+@contextmanager
+def two_namespaces() -> Iterator[Link]:
+    """The hosts of a link that is still to be made; skips with what was said where they cannot be made."""
     _remove_leftovers()
     prefix = f"{_PREFIX}{os.getpid()}-{next(_numbers)}"
     left, right = Host(f"{prefix}-left", "10.231.0.1"), Host(f"{prefix}-right", "10.231.0.2")
     try:
         for host in (left, right):
             ran("ip", "netns", "add", host.namespace)
-        veth = ("name", DEVICE, "netns", left.namespace, "type", "veth", "peer", "name", DEVICE)
-        ran("ip", "link", "add", *veth, "netns", right.namespace)
-        for host in (left, right):
-            ran(*host.words("ip", "address", "add", f"{host.address}/24", "dev", DEVICE))
-            for device in ("lo", DEVICE):
-                ran(*host.words("ip", "link", "set", device, "up"))
         yield Link(left, right)
     finally:
         for host in (left, right):
