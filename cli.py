@@ -11,7 +11,7 @@ from types import FrameType
 
 import click
 
-from commands import export, flatten, images, keys, live, observe, receive, run
+from commands import export, flatten, images, keys, live, observe, receive, run, send
 from display.reporter import Reporter
 from formats.errors import PredumpError
 
@@ -111,6 +111,7 @@ _COMMANDS: dict[str, Callable[..., int]] = {
     "verify": images.verify,
     "export": export.export,
     "flatten": flatten.flatten,
+    "send": send.send,
     "receive": receive.receive,
     "keys": keys.keys,
 }

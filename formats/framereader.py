@@ -159,9 +159,14 @@ class FrameReader(Closing):
 
         The GIL is released while it is read and decompressed.
         """
+        return self.read_both(index)[1]
+
+    def read_both(self, index: int) -> tuple[bytes, bytes]:
+        """A frame as `read_stored` has it, and its content as `read_frame` has it."""
         start, end = self.frame_content_range(index)
+        frame = self.read_stored(index)
         try:
-            return unpack_frame(self.read_stored(index), end - start, self._max_frame_bytes)
+            return frame, unpack_frame(frame, end - start, self._max_frame_bytes)
         except FrameDamage as damage:
             raise self._corrupt(f"frame {index} {damage}") from damage
 

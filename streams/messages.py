@@ -18,6 +18,7 @@ from enum import IntEnum
 
 from formats.layout import (
     FRAME_CHECKSUM_BYTES,
+    IMAGE_NAME,
     MANIFEST_MAX_BYTES,
     PAGE_BYTES,
     PAGEMAP_FRAME_BYTES,
@@ -91,6 +92,14 @@ _NAMES: dict[Holds, Callable[[int], str]] = {
     Holds.OBJECT_PAGES: object_pages_name,
     Holds.OBJECT_PAGEMAP: object_pagemap_name,
 }
+
+
+def holds_and_number(name: str) -> tuple[Holds, int]:
+    """What a file of that name holds, and of which process or memory object; it is the name of an image file."""
+    match = IMAGE_NAME.fullmatch(name)
+    assert match is not None
+    number = int(match["number"])
+    return next(holds for holds, name_of in _NAMES.items() if name_of(number) == name), number
 
 
 @dataclass(frozen=True, slots=True)

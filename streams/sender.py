@@ -8,16 +8,16 @@ from pathlib import Path
 
 from formats.checkpoint import RoundInfo
 from formats.framefile import FrameFile
-from formats.layout import IMAGE_NAME, SCHEMA_VERSION, round_name
+from formats.layout import SCHEMA_VERSION, round_name
 from formats.roundfiles import RoundFiles
 from streams.messages import (
     PROTOCOL_VERSION,
     Begin,
     File,
     Hello,
-    Holds,
     Message,
     Remove,
+    holds_and_number,
     split_frames,
     split_manifest,
 )
@@ -27,8 +27,8 @@ from streams.transport import Buffer, Outgoing
 class Sender:
     """Says hello; then one round after the other may be opened."""
 
-    def __init__(self, outgoing: Outgoing, before: RoundInfo | None = None) -> None:
-        """The first round comes after the round `before`, which the receiver has; None for a new checkpoint.
+    def __init__(self, outgoing: Outgoing, before: RoundInfo | None = None, first: int = 1) -> None:
+        """The first round has number `first`, and comes after the round `before`, if the receiver has any.
 
         Raises StreamBroken, StreamRefused.
         """
@@ -36,8 +36,7 @@ class Sender:
         self._lock = threading.Lock()
         checkpoint_id = bytes.fromhex(before.manifest.checkpoint_id) if before else bytes(16)
         sha256 = bytes.fromhex(before.sha256) if before else bytes(32)
-        number = before.number if before else 0
-        self.wait_for(self.send(Hello(PROTOCOL_VERSION, SCHEMA_VERSION, checkpoint_id, number, sha256)))
+        self.wait_for(self.send(Hello(PROTOCOL_VERSION, SCHEMA_VERSION, checkpoint_id, first - 1, sha256)))
 
     def send(self, message: Message) -> int:
         """Sends it; returns its number. For any thread. Raises StreamBroken, StreamRefused."""
@@ -98,7 +97,7 @@ class SentFile(FrameFile):
         self._sender = sender
         self._file = file
         self._stored_bytes = 0
-        sender.send(_file_message(file, path.name))
+        sender.send(File(file, *holds_and_number(path.name)))
 
     def append(self, frames: Sequence[Buffer], contents_bytes: Sequence[int]) -> None:
         """Sends them. Raises as `Sender.send`."""
@@ -115,14 +114,3 @@ class SentFile(FrameFile):
     def remove(self) -> None:
         """Has the receiver remove it. Raises as `Sender.send`."""
         self._sender.send(Remove(self._file))
-
-
-def _file_message(file: int, name: str) -> File:
-    match = IMAGE_NAME.fullmatch(name)
-    assert match is not None
-    of_object = "-object-" in name
-    if match["content"] == "pages":
-        holds = Holds.OBJECT_PAGES if of_object else Holds.PAGES
-    else:
-        holds = Holds.OBJECT_PAGEMAP if of_object else Holds.PAGEMAP
-    return File(file, holds, int(match["number"]))
