@@ -149,5 +149,6 @@ def _projections(seen: "Observation", threads: int, links: Sequence[int], policy
         size=seen.size,
         cpus=len(os.sched_getaffinity(0)),
         compress_threads=threads,
+        other_threads=seen.other_threads,
     )
     return [project(load, link, policy) for link in (*links, None)]

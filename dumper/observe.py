@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from pathlib import Path
 
 from dumper import lease
 from dumper.attaching import MAX_ATTEMPTS, Attacher
@@ -58,8 +59,9 @@ class Observation:
 
     attach_stop_ns: how long processes were stopped for the tracking; target_fault_ns: about what the faults cost them;
     own_ns: processor time that watching took; scan_ns: of one tick, on average. `first` and `later` are what pages come
-    to: those that are present, and those that are written. size: of what would be frozen now, of which all pages of
-    processes with `unseen_writers` are in doubt.
+    to: those that are present, and those that are written. other_threads: how many threads of the host wanted to run
+    beside this one, on average. size: of what would be frozen now, of which all pages of processes with
+    `unseen_writers` are in doubt.
     """
 
     pid: int
@@ -79,6 +81,7 @@ class Observation:
     target_fault_ns: int
     own_ns: int
     scan_ns: int
+    other_threads: float
     first: PageCost
     later: PageCost
 
@@ -109,7 +112,7 @@ class Observer(Closing):
         self._watched: dict[Member, Watched] = {}
         self._meter = WindowMeter(settings.interval_ns, settings.duration_ns)
         self._first, self._later = PageSample(settings.level), PageSample(settings.level)
-        self._attach_stop_ns = self._own_ns = 0
+        self._attach_stop_ns = self._own_ns = self._other_threads = 0
         self._ticks = self._period_tick = 0  # so far, and up to the last sample
         self._find_due_ns = self._sample_due_ns = self._earliest_ns = 0  # CLOCK_MONOTONIC
         self._last, self._period, self._all = _Seen(), _Seen(), _Seen()
@@ -180,6 +183,7 @@ class Observer(Closing):
                 seen.scan_ns += self._last.scan_ns
         self._meter.tick(now_ns, self._pages_in)
         if self._ticks:  # the first look at all mappings takes longer
+            self._other_threads += _other_threads()
             took_ns = time.thread_time_ns() - cpu_ns
             self._own_ns += took_ns
             self._earliest_ns = now_ns + round(took_ns / MAX_LOAD)
@@ -289,6 +293,7 @@ class Observer(Closing):
             target_fault_ns=self._all.pages_written * FAULT_NS,
             own_ns=self._own_ns,
             scan_ns=self._all.scan_ns // max(1, self._ticks),
+            other_threads=round(self._other_threads / max(1, self._ticks), 2),
             first=first,
             later=self._later.cost() or first,
         )
@@ -305,6 +310,12 @@ class Observer(Closing):
 
     def _notice(self, subject: str, message: str, member: Member) -> None:
         self._emit(Notice(pid=self._tree.root.pid, subject=subject, message=message, fields={"child": member.pid}))
+
+
+def _other_threads() -> int:
+    """How many threads of the host want to run just now, beside this one: proc_loadavg(5)."""
+    running = Path("/proc/loadavg").read_text().split()[3].split("/")[0]
+    return max(0, int(running) - 1)
 
 
 def _exec_notice(pid: int) -> Notice:

@@ -17,7 +17,7 @@ ROUND_NS = 5_000_000  # beside its pages: its manifest, its files
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageCost:
-    """What a page comes to: read in `copy_ns`, made smaller by one thread in `compress_ns`, then of `stored_bytes`."""
+    """What a page comes to: read in `copy_ns` and made smaller in `compress_ns` of one processor, to `stored_bytes`."""
 
     copy_ns: float
     compress_ns: float
@@ -26,7 +26,8 @@ class PageCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """A target as it was measured, and the machine: `cpus` that predump may use, `compress_threads` of `run`.
+    """A target as it was measured, and the machine: its `cpus`, on which there are mostly so many `other_threads` that
+    want to run, and the `compress_threads` of `run`.
 
     first, later: the pages of the first round (all that are present), and those that are written. size: of what is
     frozen for the dump.
@@ -40,6 +41,7 @@ class Load:
     size: Size
     cpus: int
     compress_threads: int
+    other_threads: float = 0.0
     interval_ns: int = 0
 
 
@@ -121,6 +123,13 @@ def _pace(load: Load, pages: int, cost: PageCost) -> Pace:
     )
 
 
+def _fair_share(load: Load) -> float:
+    """Processors for one thread that reads and those that compress, where all that want to run get the same."""
+    threads = load.compress_threads + 1
+    share = load.cpus * threads / (threads + load.other_threads)
+    return min(threads, max(share, load.cpus - load.other_threads))
+
+
 def _round(load: Load, pages: int, cost: PageCost, link_bytes_per_s: int | None) -> ProjectedRound:
     """Its steps go on side by side: it takes as long as the slowest, or as all of them on the processors there are."""
     stored_bytes = pages * cost.stored_bytes
@@ -129,7 +138,7 @@ def _round(load: Load, pages: int, cost: PageCost, link_bytes_per_s: int | None)
     slowest_ns = max(
         copy_ns,
         compress_ns / load.compress_threads,
-        (copy_ns + compress_ns) / load.cpus,
+        (copy_ns + compress_ns) / _fair_share(load),
         stored_bytes / link_bytes_per_s * 1e9 if link_bytes_per_s else 0,
     )
     return ProjectedRound(

@@ -47,6 +47,7 @@ SEEN = Observation(
     target_fault_ns=800_000,
     own_ns=30_000_000,
     scan_ns=700_000,
+    other_threads=0.5,
     first=PageCost(copy_ns=800, compress_ns=8192, stored_bytes=1024),
     later=PageCost(copy_ns=800, compress_ns=8192, stored_bytes=2048),
 )

@@ -102,6 +102,25 @@ def test_what_is_left_for_the_freeze_makes_it_longer() -> None:
     assert doubt.stored_bytes == base.stored_bytes
 
 
+@pytest.mark.parametrize(
+    ("cpus", "compress_threads", "other_threads", "share"),
+    [
+        pytest.param(4, 2, 0.0, 3, id="as many as it has threads"),
+        pytest.param(2, 2, 0.0, 2, id="all there are"),
+        pytest.param(8, 2, 4.0, 3, id="others leave enough"),
+        pytest.param(4, 2, 2.0, 2.4, id="five want four"),
+        pytest.param(2, 2, 1.0, 1.5, id="four want two"),
+        pytest.param(1, 1, 2.0, 0.5, id="four want one"),
+    ],
+)
+def test_processors_are_shared_with_others(
+    cpus: int, compress_threads: int, other_threads: float, share: float
+) -> None:
+    changed = replace(load(0), cpus=cpus, compress_threads=compress_threads, other_threads=other_threads)
+    expected_ns = max(GIB_PAGES * 9_000 / share, GIB_PAGES * 8_000 / compress_threads)
+    assert project(changed, None, POLICY).pre_dumps[0].duration_ns == pytest.approx(expected_ns, rel=0.02)
+
+
 @given(st.integers(0, 10**7), st.integers(1, 10**7), st.integers(10**5, 10**11), st.integers(0, 10**9))
 def test_projections_add_up(pages_a_second: int, most: int, link: int, max_freeze_ns: int) -> None:
     policy = Policy(max_freeze_ns=max_freeze_ns, max_rounds=20, timeout_ns=60 * SECOND)
