@@ -37,6 +37,7 @@ EXIT_NOT_CONVERGED = 3
     help="Where rounds do not bring the freeze down to --max-freeze: dump all the same, let go of the target, or "
     "slow it down step by step.",
 )
+@click.option("--defer-hot", is_flag=True, help="Leave pages that most rounds find written for the freeze.")
 @work_options
 def run(
     reporter: Reporter,
@@ -49,6 +50,7 @@ def run(
     interval: int,
     timeout: int,
     on_no_converge: str,
+    defer_hot: bool,
     **work: Unpack[WorkOptions],
 ) -> int:
     """Take rounds until the freeze will be short, then dump.
@@ -69,6 +71,7 @@ def run(
         max_rounds=max_rounds,
         timeout_ns=timeout,
         on_no_converge=OnNoConverge(on_no_converge),
+        defer_hot=defer_hot,
     )
     with (
         open_destination(reporter, place, kill=after == AfterDump.KILL) as destination,

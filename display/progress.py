@@ -25,6 +25,7 @@ def round_text(event: RoundFinished) -> str:
         f"{bytes_text(event.stored_bytes)} stored ({ratio_text(event.raw_bytes, event.stored_bytes)})",
         f"{pages_text(event.pages_parent)} unchanged" if event.pages_parent else "",
         f"frozen {duration_text(event.frozen_ns)}" if event.frozen_ns else "",
+        f"{pages_text(event.pages_deferred)} left for the freeze" if event.pages_deferred else "",
         f"{pages_text(event.pages_unreadable)} unreadable" if event.pages_unreadable else "",
         f"{counted(event.missing, 'thing')} not captured" if event.missing else "",
         duration_text(event.duration_ns),

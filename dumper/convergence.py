@@ -44,12 +44,16 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The user's limits: freeze and total time in ns, rounds as a count; and what to do where they do not hold."""
+    """The user's limits: freeze and total time in ns, rounds as a count; and what to do where they do not hold.
+
+    `defer_hot` leaves pages that most rounds find written for the freeze.
+    """
 
     max_freeze_ns: int
     max_rounds: int
     timeout_ns: int
     on_no_converge: OnNoConverge = OnNoConverge.ACCEPT
+    defer_hot: bool = False
 
 
 def another_micro_round(pages: Sequence[int]) -> bool:

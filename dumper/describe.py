@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from dumper.kernel.runs import RunList
 from dumper.memory_map import Vma
 from dumper.objects import SharedObject
 from dumper.output import ImageOutput
@@ -98,7 +99,7 @@ class ProcessPart:
     """What a round holds of one process. State, VmFlags by start address, guards and missing things come with a dump.
 
     objects: the memory objects behind its mappings; unseen_writers: what may have written to pages of the round, or of
-    those it builds on, after they were copied.
+    those it builds on, after they were copied; deferred: pages that it leaves for the freeze, with older copies.
     """
 
     member: Member
@@ -113,6 +114,7 @@ class ProcessPart:
     state: ProcessState | None = None
     missing: list[Missing] = field(default_factory=list)
     unseen_writers: list[str] = field(default_factory=list)
+    deferred: RunList | None = None
 
     def record(self) -> Process:
         """As the manifest holds it, once all of its pages are written."""
@@ -152,7 +154,7 @@ class ProcessPart:
     def next_base(self, number: int) -> Base:
         """What the next round of the process builds on, after round `number`, which this part is of."""
         full_round = number if self.member.base.is_full else self.member.base.full_round
-        return Base(self.output.runs, "", full_round, tuple(self.unseen_writers))
+        return Base.after(self.output.runs, self.deferred, full_round, self.unseen_writers)
 
 
 def _gaps(vmas: list[Vma]) -> list[Gap]:

@@ -72,6 +72,7 @@ class RoundFinished(Event):
     pages_data: int
     pages_zero: int
     pages_parent: int
+    pages_deferred: int
     pages_unreadable: int
     raw_bytes: int
     stored_bytes: int

@@ -29,6 +29,7 @@ class Figures:
     pages_zero: int = 0
     pages_parent: int = 0
     pages_unreadable: int = 0
+    pages_deferred: int = 0
     stored_bytes: int = 0
     frozen_ns: int = 0
     attach_stop_ns: int = 0

@@ -13,6 +13,7 @@ from dumper.attaching import MAX_ATTEMPTS, Attacher, never_settles
 from dumper.describe import ProcessPart
 from dumper.destination import Destination
 from dumper.events import Emit, Notice, RoundFinished, RoundProgress, RoundStarted
+from dumper.hotpages import Deferral, LeftOut
 from dumper.kernel.pages import SpanTable
 from dumper.kernel.runs import RunKind, RunList
 from dumper.limits import Limits
@@ -20,7 +21,7 @@ from dumper.memory_map import is_object, spans_while_running
 from dumper.output import ImageOutput, RoundOutput
 from dumper.pipeline import PagePipeline
 from dumper.proc import GONE_ERRORS
-from dumper.tree import LOST_ERRORS, Member, Tree
+from dumper.tree import LOST_ERRORS, Base, Member, Tree
 from dumper.unseen import UnseenWriter
 from formats import manifest as image
 from formats.checkpoint import RoundInfo
@@ -213,6 +214,7 @@ class PreDumper:
         self._pipeline = pipeline
         self._emit = emit
         self._attacher = attacher
+        self._defers_hot = False
 
     def pages_written(self, member: Member) -> int:
         """How many pages a round taken now would have to copy of a tracked process; nothing is reset.
@@ -225,11 +227,13 @@ class PreDumper:
         member.scanner.all_runs(runs, reset=False)
         return runs.pages_of(RunKind.COPY)
 
-    def take(self) -> RoundFinished:
+    def take(self, *, defer_hot: bool) -> RoundFinished:
         """One round. A process that ends or calls exec meanwhile is left out; the next round has it in full.
 
+        With `defer_hot`, pages that most rounds find written are left for the freeze.
         Raises TargetGone and TargetUntraceable if that one is the root, StorageError.
         """
+        self._defers_hot = defer_hot
         with OpenRound(RoundKind.PRE_DUMP, self._tree, self._destination, self._pipeline, self._emit) as round_:
             contents = RoundContents()
             for member in self._tree.members:
@@ -254,15 +258,24 @@ class PreDumper:
             raise never_settles(member.pid)
         return None
 
+    def _begin_deferral(self, member: Member) -> Deferral | None:
+        """None for a process of which the round must hold everything, or if no round defers anything."""
+        base = member.base
+        if base.is_full or not (self._defers_hot or base.left_out):
+            return None
+        hot = member.hot_pages.hot() if self._defers_hot else RunList(1)
+        return Deferral(hot, base.left_out or LeftOut(base.covered, RunList(1)))
+
     def _write(self, member: Member, image_output: ImageOutput) -> ProcessPart:
         """Scans, copies and writes what was written since the round before."""
         assert member.tracker is not None
         vmas = member.tracker.refresh()
+        deferral = self._begin_deferral(member)
         notes = {vma.mapping.start_addr: describe.LATER_NOTE for vma in vmas if is_object(vma)}
         threads = describe.named_threads(member.target)
         part = ProcessPart(member, describe.identify(member.target), image_output, vmas, threads, notes=notes)
         runs = RunList(1 << 16)
-        member.scanner.start(SpanTable(spans_while_running(vmas)), RunList(1), member.base.covered)
+        member.scanner.start(SpanTable(spans_while_running(vmas)), RunList(1), _known(member.base))
         unseen: list[UnseenWriter] = []
         scanning = True
         while scanning:
@@ -272,13 +285,22 @@ class PreDumper:
             reached(Point.SCANNED)
             image_output.figures.scan_ns += time.monotonic_ns() - since_ns
             unseen = unseen or member.unseen_writers()
-            image_output.write(runs, member.running)
+            image_output.write(deferral.settle(runs) if deferral else runs, member.running)
         member.scanner.check_memory()
+        if deferral:
+            member.hot_pages.add(deferral)
+            part.deferred = deferral.deferred
+            image_output.figures.pages_deferred = deferral.deferred.pages_of(RunKind.COPY)
         doubt = member.base.unseen_writers
         if unseen and not doubt:
             self._emit(unseen_notice(member.pid, unseen))
         part.unseen_writers = list(dict.fromkeys((*doubt, *(writer.text for writer in unseen))))
         return part
+
+
+def _known(base: Base) -> RunList:
+    """What the round before has of a process, be it older than that round."""
+    return base.left_out.runs if base.left_out else base.covered
 
 
 def exec_notice(pid: int) -> Notice:

@@ -31,8 +31,8 @@ class Steps(Protocol):
     def track(self) -> None:
         """Sees to it that every process is tracked."""
 
-    def take_round(self) -> RoundFinished:
-        """One round of the running processes."""
+    def take_round(self, *, defer_hot: bool) -> RoundFinished:
+        """One round of the running processes, which may leave hot pages for the freeze."""
 
     def take_dump(self, after: AfterDump, before_stop: BeforeStop) -> RoundFinished:
         """The dump; `before_stop` is called right before the processes are stopped."""
@@ -127,11 +127,17 @@ class Run:
     def _round(self, decide: Callable[[int], Verdict]) -> tuple[RoundFinished, Verdict]:
         with self._throttle.lifted() if self._throttle else nullcontext():  # a new process is traced for a moment
             self._steps.track()
-        finished = self._steps.take_round()
+        finished = self._steps.take_round(defer_hot=self._policy.defer_hot)
         self._written.append(finished.pages_written)
-        pace = Pace(finished.pages_written, self._steps.last_window_ns, finished.scan_ns, finished.copy_ns)
+        pace = self._pace(finished)
         predicted_ns = forecast(self._steps.size(), pace, convergence.pages_after_micro_rounds(pace)).total_ns
         return finished, self._tell(finished, decide(predicted_ns))
+
+    def _pace(self, finished: RoundFinished) -> Pace:
+        """Pages that the round left for the freeze were written, too, and will be copied."""
+        copied, written = finished.pages_written, finished.pages_written + finished.pages_deferred
+        copy_ns = finished.copy_ns * written // copied if copied else 0
+        return Pace(written, self._steps.last_window_ns, finished.scan_ns, copy_ns)
 
     def _decide(self, predicted_ns: int) -> Verdict:
         return convergence.decide(self._written, predicted_ns, time.monotonic_ns() - self._started_ns, self._policy)

@@ -125,11 +125,11 @@ class Session(Closing):
         """What there is to stand still now."""
         return measure_size(self._tree.members)
 
-    def take_round(self) -> RoundFinished:
-        """One round of the running processes. Raises as `pre_dump`."""
+    def take_round(self, *, defer_hot: bool = False) -> RoundFinished:
+        """One round of the running processes, which may leave hot pages for the freeze. Raises as `pre_dump`."""
         self._open_round()
         since_ns = time.monotonic_ns()
-        finished = self._rounds.take()
+        finished = self._rounds.take(defer_hot=defer_hot)
         self.last_window_ns = since_ns - self._since_ns
         self._since_ns = since_ns
         self._tell_keeper()
@@ -213,7 +213,7 @@ class Session(Closing):
         processes = {
             member.key: member.base.full_round
             for member in self._tree.members
-            if member.tracker and not member.base.is_full
+            if member.tracker and not member.base.is_full and not member.base.left_out
         }
         try:
             self._lease.hold(new)

@@ -10,6 +10,7 @@ from pathlib import Path
 from dumper import lease
 from dumper.errors import KernelFeatureMissing, TargetGone
 from dumper.events import Attached, Emit
+from dumper.hotpages import HotPages, LeftOut
 from dumper.inject import take_userfaultfd
 from dumper.kernel.copy import FileMaps, Source
 from dumper.kernel.pages import Scanner
@@ -32,6 +33,7 @@ LOST_ERRORS = (TrackingLostError, TargetGone, *GONE_ERRORS)
 class Base:
     """What a process's next round builds on: its runs in the round before, or none, and then why it is taken in full.
 
+    `left_out` are pages that the round before left for the freeze, which `covered` does not have then.
     `full_round` is where its chain of parents ends, 0 if it has none yet. `unseen_writers` may have written to pages
     after a round since then had copied them: such copies are compared with memory in the freeze, or made again.
     """
@@ -40,6 +42,15 @@ class Base:
     full_reason: str
     full_round: int = 0
     unseen_writers: tuple[str, ...] = ()
+    left_out: LeftOut | None = None
+
+    @staticmethod
+    def after(runs: RunList, deferred: RunList | None, full_round: int, unseen_writers: Sequence[str]) -> "Base":
+        """After a round of these runs, which left `deferred` pages for the freeze."""
+        if not deferred:
+            return Base(runs, "", full_round, tuple(unseen_writers))
+        covered = runs.without(deferred, (RunKind.COPY,))
+        return Base(covered, "", full_round, tuple(unseen_writers), LeftOut(runs, deferred))
 
     @property
     def is_full(self) -> bool:
@@ -48,9 +59,12 @@ class Base:
 
     def without(self, newer: RunList, unseen_writers: Sequence[str]) -> "Base":
         """The same when pages were written since: those of the STAGED and COPY runs are to be copied again."""
-        covered = self.covered.without(newer, (RunKind.STAGED, RunKind.COPY))
+        kinds = (RunKind.STAGED, RunKind.COPY)
         doubt = tuple(dict.fromkeys((*self.unseen_writers, *unseen_writers)))
-        return replace(self, covered=covered, unseen_writers=doubt)
+        covered, left = self.covered.without(newer, kinds), self.left_out
+        if left:
+            left = LeftOut(left.runs.without(newer, kinds), left.deferred.without(newer, kinds))
+        return replace(self, covered=covered, unseen_writers=doubt, left_out=left)
 
     @property
     def pages_in_doubt(self) -> int:
@@ -62,7 +76,7 @@ class Base:
 class Member(Closing):
     """One process of a session: its memory map, its tracking if there is any, and what its next round builds on.
 
-    attach_stop_ns: how long it was stopped for the tracking since its last round.
+    attach_stop_ns: how long it was stopped for the tracking since its last round; hot_pages: for rounds that defer them.
     """
 
     def __init__(self, pid: int, full_reason: str) -> None:
@@ -77,6 +91,7 @@ class Member(Closing):
         self.tracker: Tracker | None = None
         self.base = Base(RunList(1), full_reason)
         self.attach_stop_ns = 0
+        self.hot_pages = HotPages()
         self._look_at_memory()
 
     def _look_at_memory(self) -> None:
@@ -93,6 +108,7 @@ class Member(Closing):
         if self.key != (pid, start):
             raise gone(pid)
         self.base = Base(RunList(1), f"process {pid} called exec")
+        self.hot_pages = HotPages()
         self._look_at_memory()
 
     def attach(self, emit: Emit) -> None:

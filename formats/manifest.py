@@ -229,6 +229,7 @@ class Stats:
     pages_data: int = 0
     pages_zero: int = 0
     pages_parent: int = 0
+    pages_deferred: int = 0
     raw_bytes: int = 0
     stored_bytes: int = 0
     duration_ns: int = 0

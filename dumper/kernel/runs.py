@@ -1,6 +1,6 @@
 """Lists of page runs in C memory: what scans yield, copies consume and images store."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -18,6 +18,22 @@ class RunKind(IntEnum):
     PARENT = lib.PD_RUN_PARENT
     COPY = lib.PD_RUN_COPY
     STAGED = lib.PD_RUN_STAGED
+
+
+ALL_PAGES = (1 << 64) - 1
+
+
+class Sweep:
+    """A walk through the runs of a list, from the first on, in step with the walk through another."""
+
+    def __init__(self, runs: "RunList") -> None:
+        self._runs = runs  # a sweep does not keep its runs alive
+        self.c = runs.sweep()
+
+    @property
+    def runs_left(self) -> int:
+        """Runs that it has not passed."""
+        return int(self.c.n_runs - self.c.next)
 
 
 class RunList:
@@ -101,6 +117,28 @@ class RunList:
         rest = RunList(max(1, len(self) + len(taken)))
         lib.pd_subtract_runs(self.c, taken.c, sum(1 << kind for kind in kinds), rest.c)
         return rest
+
+    def only(self, kind: RunKind) -> "RunList":
+        """The pages of one kind, as COPY runs."""
+        found = RunList(max(1, len(self)))
+        lib.pd_part_of_runs(self.c, 1 << kind, 0, ALL_PAGES, found.c)
+        return found
+
+    @staticmethod
+    def common(lists: Collection["RunList"], least: int) -> "RunList":
+        """The pages that at least so many of the lists have, as COPY runs."""
+        sweeps = ffi.new("struct pd_sweep[]", [{"runs": one.c.runs, "n_runs": len(one), "next": 0} for one in lists])
+        found = RunList(max(1, 2 * sum(map(len, lists))))
+        lib.pd_common_runs(sweeps, len(lists), least, found.c)
+        return found
+
+    def deferring(self, hot: "Sweep", known: "Sweep", before: "Sweep", deferred: "RunList") -> "RunList":
+        """These runs of a scan without the hot pages, which are added to `deferred`; pd_defer says more."""
+        room = 2 * (len(self) + hot.runs_left + known.runs_left + before.runs_left) + 1
+        settled = RunList(room)
+        deferred.reserve(len(deferred) + room)
+        lib.pd_defer(self.c, hot.c, known.c, before.c, settled.c, deferred.c)
+        return settled
 
     def changes_since(self, known: "RunList", *, in_doubt: bool) -> tuple["RunList", "RunList"]:
         """What a write watch tells of these runs, the yield of a scan with SpanFlag.WATCH and `known` as covered.

@@ -8,7 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Event, Predump, Target, is_untouched, keeper_pids, number, poll_until, predump
+from dumper.dump import AfterDump, Withdrawn
+from dumper.rounds import Options
+from dumper.session import Session
+from tests.harness import (
+    Event,
+    Predump,
+    Target,
+    is_untouched,
+    keeper_pids,
+    memory_target,
+    number,
+    poll_until,
+    predump,
+)
+from tests.oracle import compare
 
 pytestmark = pytest.mark.usefixtures("targets")
 
@@ -27,6 +41,14 @@ def fast() -> Iterator[Target]:
 
 def run(target: Target, checkpoint: Path, *options: object, check: bool = False) -> Predump:
     return predump("run", "-p", target.pid, "-D", checkpoint, "--json", *options, check=check)
+
+
+def assert_equal(target: Target, checkpoint: Path) -> None:
+    """The stopped target equals the last round, which is whole."""
+    found = compare(target.pid, checkpoint)
+    assert not found.mismatches, str(found)
+    assert found.pages_compared > 1000, str(found)
+    predump("verify", checkpoint)
 
 
 def predictions(done: Predump) -> list[Event]:
@@ -88,3 +110,83 @@ def test_a_target_that_writes_too_fast_is_slowed_down_and_set_back(fast: Target,
     poll_until(lambda: Path(f"/proc/{fast.pid}/cgroup").read_text() == cgroup, 10, "it to be where it was")
     assert_let_go(fast)
     predump("verify", checkpoint)
+
+
+# ---- hot pages ----
+
+
+def test_hot_pages_are_left_for_the_freeze(checkpoint: Path) -> None:
+    """Half of the pages are written in each round: after three of them no round copies them any more."""
+    with Target.spawn("steady", PAGES, PAGES // 2, FAST_PAGES_PER_S) as target:
+        options = ("--max-freeze", "0ms", "--max-rounds", "8", "--interval", "20ms", "--defer-hot")
+        done = run(target, checkpoint, *options)
+        assert done.returncode == NOT_CONVERGED, str(done)
+        *rounds, dump = done.rounds()
+        deferred = [number(event, "pages_deferred") for event in rounds]
+        assert deferred[:2] == [0, 0], "the first round holds everything, one more tells nothing"
+        assert deferred[-1] > PAGES // 4, str(deferred)
+        assert number(rounds[-1], "pages_data") < number(rounds[1], "pages_data") // 2
+        assert number(dump, "pages_deferred") == 0
+        assert number(dump, "pages_data") > PAGES // 4, "the dump has them"
+        predump("verify", checkpoint)
+
+
+def test_deferred_pages_come_with_the_round_in_which_they_cooled_down(tmp_path: Path, checkpoint: Path) -> None:
+    """Each page of the last round that does not defer, and of the dump, is the target's own."""
+    with memory_target(tmp_path) as target, Session(target.pid, checkpoint, Options(), lambda _: None) as session:
+        session.track()
+        deferred = []
+        for _ in range(6):
+            target.command("write 2000 7")
+            deferred.append(session.take_round(defer_hot=True).pages_deferred)
+            session.track()
+        assert deferred[-1] > 0, str(deferred)
+        cooled = session.take_round(defer_hot=True)
+        assert cooled.pages_deferred == 0
+        assert cooled.pages_written >= deferred[-1], "they were not written since, and come all the same"
+        session.take_dump(AfterDump.LEAVE_STOPPED)
+        assert_equal(target, checkpoint)
+
+
+def test_a_dump_has_what_was_deferred_before_it(tmp_path: Path, checkpoint: Path) -> None:
+    with memory_target(tmp_path) as target, Session(target.pid, checkpoint, Options(), lambda _: None) as session:
+        session.track()
+        for _ in range(6):
+            target.command("write 2000 7")
+            deferred = session.take_round(defer_hot=True).pages_deferred
+        assert deferred > 0
+        finished = session.take_dump(AfterDump.LEAVE_STOPPED)
+        assert finished.pages_data > deferred // 2, "one page in eight is zero"
+        assert_equal(target, checkpoint)
+
+
+def test_a_keeper_does_not_vouch_for_a_round_that_left_pages_out(tmp_path: Path, checkpoint: Path) -> None:
+    with memory_target(tmp_path) as target:
+        with Session(target.pid, checkpoint, Options(), lambda _: None) as session:
+            session.pre_dump()
+            for _ in range(6):
+                target.command("write 2000 7")
+                deferred = session.take_round(defer_hot=True).pages_deferred
+            assert deferred > 0
+        done = predump("dump", "-p", target.pid, "-D", checkpoint, "--json", "--leave-stopped")
+        assert done.rounds()[0]["full"] is True
+        assert_equal(target, checkpoint)
+
+
+# ---- withdrawn ----
+
+
+def test_what_a_withdrawn_dump_had_copied_comes_with_the_next_round(tmp_path: Path, checkpoint: Path) -> None:
+    with memory_target(tmp_path) as target, Session(target.pid, checkpoint, Options(), lambda _: None) as session:
+        session.track()
+        session.take_round()
+        target.command("write 3000 7")
+        for _ in range(2):
+            assert isinstance(session.try_dump(AfterDump.LEAVE_RUNNING, lambda: None, 0), Withdrawn)
+            assert is_untouched(target.pid)
+        finished = session.take_round()
+        assert finished.pages_data > 1000
+        target.command("write 100 8")
+        assert isinstance(session.try_dump(AfterDump.LEAVE_RUNNING, lambda: None, 0), Withdrawn)
+        session.take_dump(AfterDump.LEAVE_STOPPED)
+        assert_equal(target, checkpoint)

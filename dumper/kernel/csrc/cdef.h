@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 9
+#define PD_ABI 10
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -173,6 +173,17 @@ int pd_unite_runs(const struct pd_run_list *a, const struct pd_run_list *b, stru
  */
 int pd_subtract_runs(const struct pd_run_list *from, const struct pd_run_list *taken, uint32_t kinds,
 		     struct pd_run_list *out);
+
+/* The pages that at least `least` of the sweeps have, as COPY runs; `out` has room for twice their runs. Returns 0. */
+int pd_common_runs(struct pd_sweep *sweeps, uint64_t n_sweeps, uint64_t least, struct pd_run_list *out);
+
+/*
+ * What a round leaves for the freeze. Of the runs of a scan, COPY pages that `hot` has and that are `known` to the round
+ * before become PARENT, and are added to `deferred`; PARENT pages that the round `before` had left out become COPY. `out`
+ * and `deferred` have room for twice the runs of `in` and of the sweeps. Returns 0.
+ */
+int pd_defer(const struct pd_run_list *in, struct pd_sweep *hot, struct pd_sweep *known, struct pd_sweep *before,
+	     struct pd_run_list *out, struct pd_run_list *deferred);
 
 /*
  * What a write watch tells. `known`: the pages whose content somebody may have seen; `now`: the runs of a scan with

@@ -371,6 +371,44 @@ int pd_subtract_runs(const struct pd_run_list *from, const struct pd_run_list *t
 	return 0;
 }
 
+int pd_common_runs(struct pd_sweep *sweeps, uint64_t n_sweeps, uint64_t least, struct pd_run_list *out)
+{
+	for (uint64_t addr = 0, to; addr < UINT64_MAX; addr = to) {
+		uint64_t n = 0;
+
+		to = UINT64_MAX;
+		for (uint64_t i = 0; i < n_sweeps; i++)
+			n += !!sweep_to(sweeps + i, addr, &to, ~0u);
+		if (n >= least)
+			runs_append(out, addr, to, PD_RUN_COPY, 0);
+	}
+	return 0;
+}
+
+int pd_defer(const struct pd_run_list *in, struct pd_sweep *hot, struct pd_sweep *known, struct pd_sweep *before,
+	     struct pd_run_list *out, struct pd_run_list *deferred)
+{
+	const uint32_t on_disk = 1u << PD_RUN_DATA | 1u << PD_RUN_ZERO | 1u << PD_RUN_PARENT;
+
+	for (uint64_t i = 0; i < in->n_runs; i++) {
+		const struct pd_run *run = in->runs + i;
+
+		for (uint64_t addr = run->start_addr, to; addr < run_end_addr(run); addr = to) {
+			uint32_t kind = run->kind;
+
+			to = run_end_addr(run);
+			if (kind == PD_RUN_COPY && sweep_to(hot, addr, &to, ~0u) && sweep_to(known, addr, &to, on_disk)) {
+				kind = PD_RUN_PARENT;
+				runs_append(deferred, addr, to, PD_RUN_COPY, 0);
+			} else if (kind == PD_RUN_PARENT && sweep_to(before, addr, &to, ~0u)) {
+				kind = PD_RUN_COPY;
+			}
+			runs_append(out, addr, to, kind, 0);
+		}
+	}
+	return 0;
+}
+
 int pd_find_changes(const struct pd_run_list *known, const struct pd_run_list *now, int in_doubt,
 		    struct pd_run_list *changed, struct pd_run_list *known_now)
 {
