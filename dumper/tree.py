@@ -76,7 +76,7 @@ class Base:
 class Member(Closing):
     """One process of a session: its memory map, its tracking if there is any, and what its next round builds on.
 
-    attach_stop_ns: how long it was stopped for the tracking since its last round; hot_pages: for rounds that defer them.
+    attach_stop_ns: how long it was stopped for the tracking since its last round; hot_pages: if rounds defer them.
     """
 
     def __init__(self, pid: int, full_reason: str) -> None:

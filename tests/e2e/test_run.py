@@ -142,8 +142,8 @@ def test_deferred_pages_come_with_the_round_in_which_they_cooled_down(tmp_path: 
             session.track()
         assert deferred[-1] > 0, str(deferred)
         cooled = session.take_round(defer_hot=True)
-        assert cooled.pages_deferred == 0
-        assert cooled.pages_written >= deferred[-1], "they were not written since, and come all the same"
+        assert cooled.pages_deferred <= 8, "the stack of a target that has just answered"
+        assert cooled.pages_written >= deferred[-1] - 8, "they were not written since, and come all the same"
         session.take_dump(AfterDump.LEAVE_STOPPED)
         assert_equal(target, checkpoint)
 
