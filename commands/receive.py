@@ -1,16 +1,40 @@
 """The command that writes down what is sent."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from commands.linkoptions import LinkChoice, link_options
 from commands.options import IMAGE_PATH, Size, threads_option
 from display.reporter import Reporter
 from display.units import bytes_text, counted
 
 if TYPE_CHECKING:
     from formats.checkpoint import RoundInfo
+    from streams.transport import Incoming
+
+
+@contextmanager
+def _incoming(reporter: Reporter, place: str | None, link: LinkChoice) -> Iterator["Incoming"]:
+    """What comes in: by standard input, or from the first sender that is let in. Raises UsageError, StorageError."""
+    if place is None:
+        from streams.pipe import PipeIncoming
+
+        reporter.leave_stdout()
+        yield PipeIncoming(0, 1)
+        return
+    from streams.link import listen
+
+    with listen(place, link.options(reporter.notice), lambda _: 0) as listener:
+        where = str(listener.address)
+        reporter.event({"type": "listening", "address": where, "port": listener.address.port})
+        if not reporter.as_json:
+            reporter.errors.print(f"Listening at {where}.", highlight=False, markup=False)
+        with listener.accept() as incoming:
+            yield incoming
 
 
 @click.option(
@@ -23,9 +47,15 @@ if TYPE_CHECKING:
     help="The checkpoint; made if it is missing.",
 )
 @click.option("--max-bytes", type=Size(), help="Write no more than this (default: what the disk holds).")
+@click.option(
+    "--listen", metavar="[HOST:]PORT", help="Take it over TCP: with TLS (--cert, --key, --ca), or from this host alone."
+)
+@link_options(sends=False)
 @threads_option("Threads that check.")
-def receive(reporter: Reporter, directory: Path, max_bytes: int | None, threads: int) -> int:
-    """Write down a stream from standard input, round by round.
+def receive(
+    reporter: Reporter, directory: Path, max_bytes: int | None, listen: str | None, link: LinkChoice, threads: int
+) -> int:
+    """Write down a stream from standard input or from the network, round by round.
 
     \b
     Every frame, every file and every round is checked before it is believed.
@@ -33,12 +63,11 @@ def receive(reporter: Reporter, directory: Path, max_bytes: int | None, threads:
     standard error.
       predump run -p 1234 --to - | ssh host predump receive -D /var/tmp/ck
       predump run -p 1234 --to 'exec:ssh host predump receive -D /var/tmp/ck'
+      predump receive -D /var/tmp/ck --listen 7077 --cert receiver.pem --key receiver.key --ca ca.pem
     Exit code 20: the stream is damaged; what was complete before is whole.
     """
-    from streams.pipe import PipeIncoming
     from streams.receiver import DEFAULT_MAX_BYTES, Receiver
 
-    reporter.leave_stdout()
     rounds = 0
     stored_bytes = 0
 
@@ -50,8 +79,11 @@ def receive(reporter: Reporter, directory: Path, max_bytes: int | None, threads:
         kind = info.manifest.kind.value
         reporter.event({"type": "round", "round": info.number, "kind": kind, "stored_bytes": round_bytes})
 
-    with Receiver(directory, max_bytes=max_bytes or DEFAULT_MAX_BYTES, threads=threads, on_round=on_round) as receiver:
-        receiver.take(PipeIncoming(0, 1))
+    with (
+        Receiver(directory, max_bytes=max_bytes or DEFAULT_MAX_BYTES, threads=threads, on_round=on_round) as receiver,
+        _incoming(reporter, listen, link) as incoming,
+    ):
+        receiver.take(incoming)
     fields: dict[str, object] = {
         "rounds": rounds,
         "stored_bytes": stored_bytes,

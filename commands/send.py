@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from commands.linkoptions import LinkChoice, link_options
 from commands.options import path_argument, quiet_option, threads_option
 from commands.streaming import STDOUT, Place, open_outgoing, to_option
 from display.reporter import Reporter
@@ -22,6 +23,7 @@ LOOK_S = 0.2
 
 @path_argument
 @to_option(required=False)
+@link_options(sends=True)
 @click.option(
     "--from",
     "first",
@@ -32,7 +34,14 @@ LOOK_S = 0.2
 @threads_option("Threads that check.")
 @quiet_option
 def send(
-    reporter: Reporter, path: Path, to: str | None, first: int | None, follow: bool, threads: int, quiet: bool
+    reporter: Reporter,
+    path: Path,
+    to: str | None,
+    link: LinkChoice,
+    first: int | None,
+    follow: bool,
+    threads: int,
+    quiet: bool,
 ) -> int:
     """Send the rounds of a checkpoint as they are stored.
 
@@ -47,14 +56,14 @@ def send(
     from streams.resend import send_round
     from streams.sender import Sender
 
-    place = Place(None, to or STDOUT)
+    place = Place(None, to or STDOUT, link)
     checkpoint = Checkpoint.open(path)
     before = _round_before(checkpoint, first)
     if first is not None:
         checkpoint.round(first)
     rounds = 0
     stored_bytes = 0
-    with open_outgoing(reporter, place.to) as outgoing, ThreadPoolExecutor(threads) as checkers:
+    with open_outgoing(reporter, place) as outgoing, ThreadPoolExecutor(threads) as checkers:
         sender = Sender(outgoing, before, first or checkpoint.numbers[0])
         for info in _rounds(checkpoint, first or checkpoint.numbers[0], follow=follow):
             round_bytes = sum(entry.stored_bytes for entry in info.manifest.files)

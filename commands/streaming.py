@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from commands.linkoptions import LinkChoice, link_options
 from commands.options import IMAGE_PATH
 from display.reporter import Reporter
 from formats.errors import UsageError
@@ -19,14 +20,15 @@ if TYPE_CHECKING:
 
 STDOUT = "-"
 COMMAND_PREFIX = "exec:"
-FORMS = "- for standard output, or 'exec:COMMAND ...' for a command that receives"
+FORMS = "- for standard output, 'exec:COMMAND ...' for a command that receives, or tls://HOST:PORT"
 
 
 class Place(NamedTuple):
-    """What -D or --to names: a directory, or where a stream goes."""
+    """What -D or --to names: a directory, or where a stream goes, and how if over TCP."""
 
     directory: Path | None
     to: str
+    link: LinkChoice
 
     @property
     def words(self) -> str:
@@ -48,11 +50,14 @@ def place_options(function: Callable[..., int]) -> Callable[..., int]:
         "-D", "--images-dir", "directory", type=IMAGE_PATH, metavar="DIR", help="The checkpoint; made if it is missing."
     )
     @to_option(required=False)
+    @link_options(sends=True)
     @functools.wraps(function)
-    def wrapped(reporter: Reporter, *, directory: Path | None, to: str | None, **options: object) -> int:
+    def wrapped(
+        reporter: Reporter, *, directory: Path | None, to: str | None, link: LinkChoice, **options: object
+    ) -> int:
         if (directory is None) == (to is None):
             raise click.UsageError("say where it goes, with -D DIR or --to")
-        return function(reporter, place=Place(directory, to or ""), **options)
+        return function(reporter, place=Place(directory, to or "", link), **options)
 
     return wrapped
 
@@ -65,16 +70,23 @@ def to_option(*, required: bool) -> Callable[[Callable[..., int]], Callable[...,
 
 
 @contextmanager
-def open_outgoing(reporter: Reporter, to: str) -> Iterator["Outgoing"]:
-    """The stream's transport; the stream is cut off if the block fails. Raises UsageError, StreamBroken."""
+def open_outgoing(reporter: Reporter, place: Place) -> Iterator["Outgoing"]:
+    """The stream's transport; the stream is cut off if the block fails.
+
+    Raises UsageError, StreamBroken, and of a link StorageError, StreamRefused, StreamUntrusted.
+    """
+    from streams.link import connect, is_address
     from streams.pipe import CommandOutgoing, PipeOutgoing
 
     outgoing: Outgoing
+    to = place.to
     if to == STDOUT:
         reporter.leave_stdout()
         outgoing = PipeOutgoing(1)
     elif to.startswith(COMMAND_PREFIX) and (words := shlex.split(to.removeprefix(COMMAND_PREFIX))):
         outgoing = CommandOutgoing(words)
+    elif is_address(to):
+        outgoing = connect(to, place.link.options(reporter.notice))
     else:
         raise UsageError(f"{to!r} is no place for a stream", hint=f"It is {FORMS}.")
     try:
@@ -97,11 +109,11 @@ def open_destination(reporter: Reporter, place: Place, *, kill: bool) -> Iterato
         return
     from dumper.streamdestination import StreamDestination
 
-    with open_outgoing(reporter, place.to) as outgoing:
+    with open_outgoing(reporter, place) as outgoing:
         if kill and not outgoing.acknowledges:
             raise UsageError(
                 f"--kill needs to know that the dump is on disk, and nothing comes back from {place.words}",
-                hint="Use --to 'exec:ssh HOST predump receive -D DIR', or kill the process when it has arrived.",
+                hint="Use tls:// or 'exec:ssh HOST predump receive -D DIR', or kill the process when it has arrived.",
             )
         with StreamDestination(outgoing, place.words) as destination:
             yield destination

@@ -60,6 +60,12 @@ class Reporter:
             lines.write(json.dumps({"type": event["type"], "command": self.command} | event) + "\n")
             lines.flush()
 
+    def notice(self, subject: str, message: str) -> None:
+        """Something the user should know, at once; `subject` names it for programs."""
+        self.event({"type": "notice", "subject": subject, "message": message})
+        if not self.as_json:
+            self.errors.print(_sentence(message), highlight=False, markup=False)
+
     def finding(self, text: str) -> None:
         """A line of the result for people, as an image may have it: nothing of it drives the terminal."""
         if not self.as_json:

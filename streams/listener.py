@@ -92,7 +92,7 @@ class Listener(Closing):
                 finally:
                     self._look_after_session()
                 if accepted is not None:
-                    serve = (accepted, str(Address(host, port)))
+                    serve = (accepted, str(Address(host.removeprefix("::ffff:"), port)))
                     threading.Thread(target=self._serve, args=serve, name="link", daemon=True).start()
 
     def _look_after_session(self) -> None:
