@@ -13,6 +13,7 @@ from commands.options import (
     WorkOptions,
     after_options,
     directory_option,
+    keep_tracking_option,
     strict_option,
     target_options,
     work_options,
@@ -35,6 +36,7 @@ def open_session(
     work: WorkOptions,
     *,
     strict: bool = False,
+    keep_tracking: bool = False,
 ) -> Iterator["Session"]:
     from dumper.events import Event
     from dumper.limits import Limits
@@ -46,6 +48,7 @@ def open_session(
         compress_threads=work["threads"],
         staging_bytes=work["staging"],
         strict=strict,
+        keep_tracking=keep_tracking,
         limits=Limits(work["bandwidth_limit"] or 0, work["cpu_limit"]),
     )
 
@@ -136,6 +139,7 @@ def pre_dump(reporter: Reporter, target: Target, directory: Path, **work: Unpack
 @target_options
 @place_options
 @after_options
+@keep_tracking_option
 @click.option("--no-pre-dump", is_flag=True, help="Take no unfrozen round before.")
 @strict_option
 @work_options
@@ -144,6 +148,7 @@ def dump(
     target: Target,
     place: Place,
     after: str,
+    keep_tracking: bool,
     no_pre_dump: bool,
     strict: bool,
     **work: Unpack[WorkOptions],
@@ -152,15 +157,17 @@ def dump(
 
     \b
     On a new checkpoint an unfrozen round is taken first, so that the frozen
-    part is small. Tracking ends with the dump.
+    part is small. Tracking ends with the dump, or goes on with --keep-tracking:
+    the next dump then holds only what was written since.
       predump dump -p 1234 -D /var/tmp/ck
       predump dump -t 1234 -D /var/tmp/ck --kill
+      predump dump -p 1234 -D /var/tmp/ck --keep-tracking
     """
     from dumper.dump import AfterDump
 
     with (
-        open_destination(reporter, place, kill=after == AfterDump.KILL) as destination,
-        open_session(reporter, target, destination, work, strict=strict) as session,
+        open_destination(reporter, place, kill=after == AfterDump.KILL, keep_tracking=keep_tracking) as destination,
+        open_session(reporter, target, destination, work, strict=strict, keep_tracking=keep_tracking) as session,
     ):
         finished = session.dump(AfterDump(after), pre_dump=not no_pre_dump)
     reporter.result(asdict(finished) | place.fields, dump_text(finished, place, after))

@@ -256,4 +256,17 @@ def after_options(function: Callable[..., int]) -> Callable[..., int]:
     return function
 
 
+def keep_tracking_option(function: Callable[..., int]) -> Callable[..., int]:
+    """--keep-tracking, which makes sense of a checkpoint directory and of targets that run on only."""
+
+    @click.option("--keep-tracking", is_flag=True, help="Go on from the dump: the next round holds only what is new.")
+    @functools.wraps(function)
+    def wrapped(reporter: Reporter, *, keep_tracking: bool, after: str, **options: object) -> int:
+        if keep_tracking and after != "leave-running":
+            raise click.UsageError(f"--keep-tracking and --{after} exclude each other")
+        return function(reporter, keep_tracking=keep_tracking, after=after, **options)
+
+    return wrapped
+
+
 path_argument = click.argument("path", type=IMAGE_PATH)

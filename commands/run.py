@@ -11,6 +11,7 @@ from commands.options import (
     Target,
     WorkOptions,
     after_options,
+    keep_tracking_option,
     policy_options,
     strict_option,
     target_options,
@@ -26,6 +27,7 @@ EXIT_NOT_CONVERGED = 3
 @target_options
 @place_options
 @after_options
+@keep_tracking_option
 @strict_option
 @policy_options
 @click.option("--interval", type=Duration(), default="0s", show_default=True, help="Pause between rounds.")
@@ -44,6 +46,7 @@ def run(
     target: Target,
     place: Place,
     after: str,
+    keep_tracking: bool,
     strict: bool,
     max_freeze: int,
     max_rounds: int,
@@ -74,8 +77,8 @@ def run(
         defer_hot=defer_hot,
     )
     with (
-        open_destination(reporter, place, kill=after == AfterDump.KILL) as destination,
-        open_session(reporter, target, destination, work, strict=strict) as session,
+        open_destination(reporter, place, kill=after == AfterDump.KILL, keep_tracking=keep_tracking) as destination,
+        open_session(reporter, target, destination, work, strict=strict, keep_tracking=keep_tracking) as session,
     ):
         outcome = session.run(policy, AfterDump(after), interval / 1e9)
     finished = outcome.finished

@@ -99,7 +99,9 @@ def open_outgoing(reporter: Reporter, place: Place) -> Iterator["Outgoing"]:
 
 
 @contextmanager
-def open_destination(reporter: Reporter, place: Place, *, kill: bool) -> Iterator["Path | Destination"]:
+def open_destination(
+    reporter: Reporter, place: Place, *, kill: bool, keep_tracking: bool
+) -> Iterator["Path | Destination"]:
     """For a Session. A target is killed only when its dump is known to be on disk.
 
     Raises UsageError, StreamBroken, StreamRefused.
@@ -107,6 +109,11 @@ def open_destination(reporter: Reporter, place: Place, *, kill: bool) -> Iterato
     if place.directory is not None:
         yield place.directory
         return
+    if keep_tracking:
+        raise UsageError(
+            "--keep-tracking is for later commands with the same checkpoint directory, and a stream has none",
+            hint="Use -D DIR, or let go of the target.",
+        )
     from dumper.streamdestination import StreamDestination
 
     with open_outgoing(reporter, place) as outgoing:

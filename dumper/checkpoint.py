@@ -66,6 +66,10 @@ class CheckpointDirectory(Destination):
             and last.is_known_as(state.manifest_sha256)
         )
 
+    def look_again(self) -> None:
+        """Another process has written a round here on our behalf: `last` is to be that. Raises ImageCorrupt."""
+        self.last = self._last_round()
+
     def full_round(self, first: int) -> int:
         """Where a chain that ended at round `first` ends now; `first` if that cannot be told."""
         if is_committed(self.path / layout.round_name(first)):

@@ -99,7 +99,8 @@ class ProcessPart:
     """What a round holds of one process. State, VmFlags by start address, guards and missing things come with a dump.
 
     objects: the memory objects behind its mappings; unseen_writers: what may have written to pages of the round, or of
-    those it builds on, after they were copied; deferred: pages that it leaves for the freeze, with older copies.
+    those it builds on, after they were copied; later_writers: the same, of a dump, from the freeze on; deferred: pages
+    that it leaves for the freeze, with older copies.
     """
 
     member: Member
@@ -115,6 +116,7 @@ class ProcessPart:
     missing: list[Missing] = field(default_factory=list)
     unseen_writers: list[str] = field(default_factory=list)
     deferred: RunList | None = None
+    later_writers: list[str] = field(default_factory=list)
 
     def record(self) -> Process:
         """As the manifest holds it, once all of its pages are written."""
@@ -154,7 +156,8 @@ class ProcessPart:
     def next_base(self, number: int) -> Base:
         """What the next round of the process builds on, after round `number`, which this part is of."""
         full_round = number if self.member.base.is_full else self.member.base.full_round
-        return Base.after(self.output.runs, self.deferred, full_round, self.unseen_writers)
+        writers = [*self.unseen_writers, *self.later_writers]
+        return Base.after(self.output.runs, self.deferred, full_round, writers)
 
 
 def _gaps(vmas: list[Vma]) -> list[Gap]:

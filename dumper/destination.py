@@ -39,6 +39,10 @@ class Destination(Closing, ABC):
     def continues(self, state: ChainState) -> bool:
         """Whether the last round is the one that `state` speaks of."""
 
+    def look_again(self) -> None:
+        """Another process has written a round here on our behalf: `last` is to be that. Raises PredumpError."""
+        raise NotImplementedError
+
     def full_round(self, first: int) -> int:
         """Where a chain that ended at round `first` ends now: what came before may have been flattened since."""
         return first

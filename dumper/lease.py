@@ -28,16 +28,24 @@ Key = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Chained:
+    """A process in a round: where its chain of parents ends, and what may have written to its pages unseen since."""
+
+    full_round: int
+    unseen_writers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ChainState:
     """The round that the write-protection refers to: what was written since is what is not protected.
 
-    `processes` are those that the round holds, each with the round at which its chain of parents ends.
+    `processes` are those that the round holds.
     """
 
     checkpoint_id: str
     round: int
     manifest_sha256: str
-    processes: dict[Key, int]
+    processes: dict[Key, Chained]
 
     def as_json(self) -> dict[str, object]:
         """For a message to the keeper."""
@@ -45,7 +53,7 @@ class ChainState:
             "checkpoint_id": self.checkpoint_id,
             "round": self.round,
             "manifest_sha256": self.manifest_sha256,
-            "processes": [[*key, full_round] for key, full_round in self.processes.items()],
+            "processes": [[*key, one.full_round, one.unseen_writers] for key, one in self.processes.items()],
         }
 
     @staticmethod
@@ -58,7 +66,10 @@ class ChainState:
             checkpoint_id=str(state["checkpoint_id"]),
             round=int(str(state["round"])),
             manifest_sha256=str(state["manifest_sha256"]),
-            processes={(int(pid), int(start)): int(full_round) for pid, start, full_round in processes},
+            processes={
+                (int(pid), int(start)): Chained(int(full_round), tuple(map(str, unseen_writers)))
+                for pid, start, full_round, unseen_writers in processes
+            },
         )
 
 

@@ -207,4 +207,5 @@ class ProcessDump(Closing):
             guards=self.guards,
             state=replace(state, descriptors=files.descriptors.get(pid, []), locks=files.locks.get(pid, [])),
             missing=self.missing + missing + describe.still_written(self.unseen_writers) + files.missing.get(pid, []),
+            later_writers=[writer.text for writer in self.unseen_writers],
         )

@@ -43,6 +43,7 @@ class Options:
     compress_threads: int = 2
     staging_bytes: int = 256 << 20
     strict: bool = False
+    keep_tracking: bool = False
     limits: Limits = field(default_factory=Limits)
 
 

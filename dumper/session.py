@@ -13,7 +13,7 @@ from dumper.destination import Destination
 from dumper.dump import AfterDump, BeforeStop, Dumper, Withdrawn
 from dumper.events import Announcer, Emit, Notice, RoundFinished
 from dumper.kernel.runs import RunList
-from dumper.lease import ChainState, Key, Lease
+from dumper.lease import Chained, ChainState, Key, Lease
 from dumper.outlive import in_child
 from dumper.pipeline import PagePipeline
 from dumper.prediction import Size
@@ -46,8 +46,8 @@ class Session(Closing):
     """`with Session(pid, destination, options, emit) as session: session.pre_dump()`.
 
     With `tree`, all descendants of the process are captured with it. Nothing of them is touched before the first round.
-    When the session ends, they run untraced; they stay tracked if (and only if) a keeper was left behind by `pre_dump`.
-    To be used by one OS thread.
+    When the session ends, they run untraced; they stay tracked if (and only if) a keeper was left behind, by `pre_dump`
+    or with Options.keep_tracking. To be used by one OS thread.
     """
 
     def __init__(
@@ -90,23 +90,23 @@ class Session(Closing):
 
         Raises: the errors of `__init__`, KernelFeatureMissing.
         """
-        self.track()
-        if self._lease is None:
-            self._lease = lease.start_keeper(self._tree.root.target)
+        self._track_for_good()
         return self.take_round()
 
     def dump(self, after: AfterDump, *, pre_dump: bool) -> RoundFinished:
-        """The final freeze-and-dump; tracking ends with it.
+        """The freeze-and-dump; tracking ends with it, unless it is to be kept.
 
         With `pre_dump`, a round without freezing comes first where there is much to copy (nothing dumped yet,
         tracking lost, or more written than fits the staging memory well). Raises as `pre_dump`.
         """
         self._refuse_missing()
+        if self._options.keep_tracking:
+            self._track_for_good()
         if pre_dump:
             self.track()
             if self._has_much_to_copy():
                 self.take_round()
-        else:
+        elif not self._options.keep_tracking:
             self._borrow_tracking()
             self._tree.refresh()
             root = self._tree.root
@@ -117,6 +117,8 @@ class Session(Closing):
     def run(self, policy: Policy, after: AfterDump, interval_s: float = 0.0) -> Outcome:
         """Rounds until a freeze fits the policy, then the dump. Raises as `pre_dump`."""
         self._refuse_missing()
+        if self._options.keep_tracking:
+            self._track_for_good()
         return Run(self, policy, after, interval_s).take()
 
     # ---- what a run is made of -----------------------------------------------------------------------------------
@@ -132,7 +134,7 @@ class Session(Closing):
         finished = self._rounds.take(defer_hot=defer_hot)
         self.last_window_ns = since_ns - self._since_ns
         self._since_ns = since_ns
-        self._tell_keeper()
+        self._tell_keeper(self._chain_state())
         return finished
 
     def throttle(self) -> Throttle:
@@ -140,9 +142,9 @@ class Session(Closing):
         return Throttle(self._tree.root.target, whole=self._tree.whole)
 
     def take_dump(self, after: AfterDump, before_stop: BeforeStop = _nothing) -> RoundFinished:
-        """The dump, and the end of the tracking; `before_stop` is called right before the processes are stopped.
+        """The dump, and the end of the tracking unless it is to be kept.
 
-        Raises as `pre_dump`.
+        `before_stop` is called right before the processes are stopped. Raises as `pre_dump`.
         """
         taken = self.try_dump(after, before_stop, NO_LIMIT_NS)
         assert isinstance(taken, RoundFinished)
@@ -154,14 +156,21 @@ class Session(Closing):
         A process with a seccomp filter is dumped however long it takes.
         """
         self._open_round()
-        taken: RoundFinished | Withdrawn
+        since_ns = time.monotonic_ns()
         if any(member.has_seccomp_filter() for member in self._tree.members):
-            taken = self._dump_from_child(after, before_stop)
-        else:
-            taken = self._dump(after, before_stop, self._pipeline, self.emit, max_freeze_ns)
+            return self._dump_from_child(after, before_stop)
+        taken = self._dump(after, before_stop, self._pipeline, self.emit, max_freeze_ns)
         if isinstance(taken, RoundFinished):
-            self.end_tracking()
+            self._after_dump(self._chain_state(), since_ns)
         return taken
+
+    def _after_dump(self, state: ChainState, since_ns: int) -> None:
+        """`state` is that of the dump. What was written since the last look before the freeze counts as written."""
+        if self._options.keep_tracking:
+            self._since_ns = since_ns
+            self._tell_keeper(state)
+        else:
+            self.end_tracking()
 
     # ---- rounds ------------------------------------------------------------------------------------------------
 
@@ -179,20 +188,27 @@ class Session(Closing):
     def _dump_from_child(self, after: AfterDump, before_stop: BeforeStop) -> RoundFinished:
         """The same by a tracer that outlives this process."""
 
-        def dump(emit: Emit) -> tuple[RoundFinished, list[int]]:
+        def dump(emit: Emit) -> tuple[tuple[RoundFinished, ChainState], list[int]]:
             self.emit = Announcer(emit)
             with self._new_pipeline() as pipeline:  # threads are not there after a fork
                 taken = self._dump(after, before_stop, pipeline, self.emit, NO_LIMIT_NS)
                 assert isinstance(taken, RoundFinished)
-                return taken, []
+                return (taken, self._chain_state()), []
 
+        since_ns = time.monotonic_ns()
         try:
-            return in_child(dump, self.emit)[0]
+            finished, state = in_child(dump, self.emit)[0]
         except ConnectionResetError:
             raise PredumpError(
                 "the process that took the dump was killed",
                 hint="The targets go on, and there is no new round: try again.",
             ) from None
+        self._after_dump(state, since_ns)
+        if self._options.keep_tracking:
+            self._destination.look_again()
+            for member in self._tree.members:
+                member.base = self._base_after(state, member)
+        return finished
 
     def _new_pipeline(self) -> PagePipeline:
         options = self._options
@@ -203,22 +219,28 @@ class Session(Closing):
         if self._lease:
             self._lease.open_round()
 
-    def _tell_keeper(self) -> None:
-        """Only now may the next command build on the round."""
+    def _chain_state(self) -> ChainState:
+        """What later rounds may build on: the last one, and in it those who are tracked."""
         last = self._destination.last
-        if self._lease is None or last is None:
-            return
-        tracked = {member.key: member.tracker for member in self._tree.members if member.tracker}
-        new = [(key, tracker.fd) for key, tracker in tracked.items() if self._held.get(key) is not tracker]
+        assert last is not None
         processes = {
-            member.key: member.base.full_round
+            member.key: Chained(member.base.full_round, member.base.unseen_writers)
             for member in self._tree.members
             if member.tracker and not member.base.is_full and not member.base.left_out
         }
+        return ChainState(last.manifest.checkpoint_id, last.number, last.sha256, processes)
+
+    def _tell_keeper(self, state: ChainState) -> None:
+        """Only now may the next command build on the round."""
+        if self._lease is None:
+            return
+        trackers = {member.key: member.tracker for member in self._tree.members if member.tracker}
+        tracked = {key: tracker for key, tracker in trackers.items() if key in state.processes}  # it lets go of others
+        new = [(key, tracker.fd) for key, tracker in tracked.items() if self._held.get(key) is not tracker]
         try:
             self._lease.hold(new)
             reached(Point.HELD)
-            self._lease.commit(ChainState(last.manifest.checkpoint_id, last.number, last.sha256, processes))
+            self._lease.commit(state)
         except OSError:
             self._notice("keeper-lost", "the keeper was ended meanwhile: the next round will hold everything")
         self._held = tracked
@@ -242,6 +264,12 @@ class Session(Closing):
             strict.refuse(strict.foresee(self._tree))
 
     # ---- tracking ----------------------------------------------------------------------------------------------
+
+    def _track_for_good(self) -> None:
+        """The same, with a keeper that has the tracking after this session."""
+        self.track()
+        if self._lease is None:
+            self._lease = lease.start_keeper(self._tree.root.target)
 
     def track(self) -> None:
         """Sees to it that every process is tracked, with what a keeper has of them, or anew."""
@@ -293,11 +321,10 @@ class Session(Closing):
         elif member.key not in state.processes:
             reason = "the process is not in the round before"
         else:
-            full_round = destination.full_round(state.processes[member.key])
+            chained = state.processes[member.key]
+            full_round = destination.full_round(chained.full_round)
             if destination.has_rounds(full_round, state.round, pid):
-                before = destination.last.process(pid)
-                doubt = tuple(before.unseen_writers) if before else ()
-                return Base(destination.read_last_runs(pid), "", full_round, doubt)
+                return Base(destination.read_last_runs(pid), "", full_round, chained.unseen_writers)
             reason = "an earlier round is missing"
         return Base(RunList(1), reason)
 
@@ -323,7 +350,7 @@ class Session(Closing):
 
 
 def _why_not_tracked(last: RoundKind) -> str:
-    return "tracking ended with the last dump" if last is RoundKind.DUMP else "tracking was lost"
+    return "tracking ended with or after the last dump" if last is RoundKind.DUMP else "tracking was lost"
 
 
 def detach(pid: int) -> bool:

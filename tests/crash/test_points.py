@@ -90,6 +90,23 @@ SCENARIOS = {
         "dump --no-pre-dump",
         (*ASK_ONE_BY_ONE, Point.FROZEN, Point.THAWED, *COMMIT[2:]),
     ),
+    "dump --keep-tracking": Scenario(
+        "memory",
+        "dump --keep-tracking",
+        (
+            Point.BORROWED,
+            Point.MICRO_ROUND,
+            Point.FROZEN,
+            Point.COPIED,
+            Point.THAWED,
+            Point.WRITTEN,
+            Point.FILES_SYNCED,
+            Point.MANIFEST_RENAMED,
+            Point.COMMITTED,
+            *TOLD,
+        ),
+        ("dump --keep-tracking",),
+    ),
     "streamed": Scenario(
         "memory",
         "dump --leave-stopped --staging 1M",
@@ -176,6 +193,12 @@ KEEPER_SCENARIOS = {
         ("pre-dump",),
     ),
     "dump": Scenario("memory", "dump", (Point.KEEPER_BEGIN, Point.KEEPER_LENT, Point.KEEPER_RELEASE), ("pre-dump",)),
+    "dump --keep-tracking": Scenario(
+        "memory",
+        "dump --keep-tracking",
+        (Point.KEEPER_BEGIN, Point.KEEPER_LENT, f"{Point.KEEPER_COMMIT}:3"),  # the first dump has a round before it
+        ("dump --keep-tracking",),
+    ),
     "run": Scenario("memory", "run", (Point.KEEPER_LENT, f"{Point.KEEPER_COMMIT}:2"), ("pre-dump",)),
     "detach": Scenario(
         "selfcheck", "detach", (Point.KEEPER_BEGIN, Point.KEEPER_LENT, Point.KEEPER_RELEASE), ("pre-dump",)

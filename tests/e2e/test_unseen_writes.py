@@ -139,6 +139,21 @@ def test_the_writers_are_named(request: pytest.FixtureRequest, target: Target, c
 
 
 @pytest.mark.parametrize("target", METHODS, indirect=True)
+@pytest.mark.parametrize("ended", [False, True])
+def test_reads_after_a_dump_that_others_build_on(target: Target, checkpoint: Path, ended: bool, tally: Tally) -> None:
+    """What was right in the freeze may have changed unseen since, by a writer that has perhaps ended."""
+    predump("dump", "-p", target.pid, "-D", checkpoint, "--keep-tracking")
+    assert process_of(checkpoint).unseen_writers == []
+    target.command("file 13000")
+    target.command("start")
+    target.command("wait")
+    if ended:
+        target.command("close")
+    dump(target, checkpoint)
+    assert_right(target, checkpoint, tally)
+
+
+@pytest.mark.parametrize("target", METHODS, indirect=True)
 def test_a_full_round_without_them_ends_the_doubt(target: Target, checkpoint: Path, tally: Tally) -> None:
     pre_dump(target, checkpoint)
     target.command("file 9000")
