@@ -62,12 +62,14 @@ class SentRound(RoundFiles):
     def __init__(self, sender: Sender, number: int) -> None:
         super().__init__(Path(round_name(number)))
         self._sender = sender
+        self._number = number
         self._n_files = 0
+        self._begun = False
         self._published = False
-        sender.send(Begin(number))
 
     def publish(self, data: bytes) -> None:
         """Sends the manifest, and waits until the receiver has committed the round. Raises as `Sender.send`."""
+        self._begin()
         number = 0
         for part in split_manifest(data):
             number = self._sender.send(part)
@@ -75,15 +77,22 @@ class SentRound(RoundFiles):
         self._published = True
 
     def give_up(self) -> None:
-        """Ends the stream, unless the round was committed."""
-        if not self._published:
+        """Ends the stream, unless the round was committed, or nothing of it was sent."""
+        if self._begun and not self._published:
             self._sender.give_up()
 
     def abandon(self) -> None:
-        """Ends the stream, unless the round was committed: the receiver removes what is no whole round."""
+        """The same: the receiver removes what is no whole round."""
         self.give_up()
 
+    def _begin(self) -> None:
+        """With the first file: a round that is withdrawn before leaves no trace."""
+        if not self._begun:
+            self._begun = True
+            self._sender.send(Begin(self._number))
+
     def _create(self, name: str) -> FrameFile:
+        self._begin()
         file = SentFile(self._sender, self.path / name, self._n_files)
         self._n_files += 1
         return file

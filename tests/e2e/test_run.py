@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +83,15 @@ def test_a_dump_that_would_freeze_for_too_long_is_withdrawn_and_rounds_go_on(fas
     rounds = [number(event, "round") for event in done.rounds()]
     assert rounds == list(range(1, len(rounds) + 1)), "what was withdrawn left a gap"
     assert predictions(done)[-1]["decision"] == "give-up"
+    predump("verify", checkpoint)
+
+
+def test_a_dump_that_is_withdrawn_does_not_end_a_stream(fast: Target, checkpoint: Path) -> None:
+    receiver = f"exec:{sys.executable} -m cli receive -D {checkpoint}"
+    options = ("--max-freeze", "3ms", "--max-rounds", "4", "--interval", "10ms")
+    done = predump("run", "-p", fast.pid, "--to", receiver, "--json", *options, check=False)
+    assert done.returncode == NOT_CONVERGED, str(done)
+    assert len(predictions(done)) > len(done.rounds()), "none was withdrawn"
     predump("verify", checkpoint)
 
 
