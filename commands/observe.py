@@ -92,6 +92,8 @@ def observe(
     a millisecond, and takes a fault (0.8 µs) for each page that it writes in
     each interval. Afterwards it is as it was. Ctrl-C ends it; the result is
     shown in any case. Link 'none': as fast as pages are compressed.
+    Exit code 130: Ctrl-C came before the end of --duration; 10: the process
+    ended meanwhile.
       predump observe -p 1234 --duration 10s --link 2.5Gbit/s
     """
     from dumper.convergence import Policy

@@ -145,6 +145,20 @@ def test_a_chain_is_not_disturbed(steady: Target, checkpoint: Path) -> None:
     assert not done.rounds()[0]["full"]
 
 
+def test_a_child_of_a_tracked_tree_is_refused_and_its_chain_goes_on(checkpoint: Path) -> None:
+    with Target.spawn("tree", 2) as tree:
+        predump("pre-dump", "-t", tree.pid, "-D", checkpoint)
+        child = int(Path(f"/proc/{tree.pid}/task/{tree.pid}/children").read_text().split()[0])
+        tracked = tracked_vmas(child)
+        refused = predump("observe", "-p", child, "--duration", "1s", "--json", expect=UNTRACEABLE)
+        assert "another userfaultfd" in str(refused.result["message"])
+        assert tracked_vmas(child) == tracked
+        done = predump("pre-dump", "-t", tree.pid, "-D", checkpoint, "--json")
+        assert not done.rounds()[0]["full"]
+        assert number(done.rounds()[0], "pages_parent") > 0
+        assert {event["type"] for event in done.events} <= {"round-start", "round", "progress", "result"}
+
+
 def test_two_do_not_observe_at_once(steady: Target) -> None:
     with RunningPredump.start("observe", "-p", steady.pid) as running:
         running.wait_for("sample")
