@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import random
 import signal
@@ -26,6 +25,7 @@ from dumper.target import Target as DumpTarget
 from formats import faults
 from formats.chain import Checkpoint, MemoryView
 from formats.faults import Point
+from tests.cgroups import own_cgroup, removed, unified_root
 from tests.harness import (
     Predump,
     RunningPredump,
@@ -397,31 +397,12 @@ def test_small_stack_is_not_written_over(checkpoint: Path) -> None:
 @contextmanager
 def frozen_cgroup() -> Iterator[Path]:
     """A cgroup of its own; thawed and removed in the end, when its processes have ended."""
-    roots = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")]
-    root = next((one for one in roots if (one / "cgroup.controllers").is_file()), None)
-    if root is None:
-        pytest.skip("no cgroup v2 is mounted")
-    group = root / f"predump-test-{os.getpid()}"
-    try:
-        group.mkdir()
-    except OSError as error:
-        pytest.skip(f"cannot make a cgroup: {error}")
-
-    def removed() -> bool:
+    with own_cgroup(unified_root()) as group:
         try:
-            group.rmdir()
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                raise
-            return False
-        return True
-
-    try:
-        yield group
-    finally:
-        with contextlib.suppress(OSError):
-            (group / "cgroup.freeze").write_text("0")
-        poll_until(removed, 10, f"{group} to be empty")
+            yield group
+        finally:
+            with contextlib.suppress(OSError):
+                (group / "cgroup.freeze").write_text("0")
 
 
 def freeze(group: Path, frozen: bool) -> None:
@@ -435,7 +416,7 @@ def test_frozen_cgroup(checkpoint: Path) -> None:
     with frozen_cgroup() as group, contextlib.ExitStack() as stack:
         inner = group / "inner"
         inner.mkdir()
-        stack.callback(lambda: poll_until(lambda: is_removed(inner), 10, "the inner cgroup to be empty"))
+        stack.callback(lambda: poll_until(lambda: removed(inner), 10, "the inner cgroup to be empty"))
         stack.callback(lambda: freeze(group, False))
         target = stack.enter_context(Target.spawn("special", "plain"))
         try:
@@ -454,14 +435,6 @@ def test_frozen_cgroup(checkpoint: Path) -> None:
         target.command("check")
         rounds_and_dump(target, checkpoint)
         assert_unharmed(target)
-
-
-def is_removed(group: Path) -> bool:
-    try:
-        group.rmdir()
-    except OSError:
-        return False
-    return True
 
 
 # ---- pending signals ----
