@@ -34,7 +34,7 @@ class Timing:
     """Until a connection is made, and has said which session it belongs to."""
     beat_s: float = 2.0
     """Between two signs of life."""
-    silence_s: float = 12.0
+    silence_s: float = 8.0
     """Without a sign of life, until a connection is taken for dead."""
     reconnect_s: float = 60.0
     """Without a connection, until the session is given up."""
