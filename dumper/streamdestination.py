@@ -13,14 +13,13 @@ from streams.transport import Outgoing
 
 
 class StreamDestination(Destination):
-    """A new checkpoint, sent round by round. The stream ends with it."""
+    """A new checkpoint, sent round by round."""
 
     def __init__(self, outgoing: Outgoing, name: str) -> None:
         """Raises StreamBroken, StreamRefused."""
         self.name = name
         self.last: RoundInfo | None = None
         self.removed: list[int] = []
-        self._outgoing = outgoing
         self._sender = Sender(outgoing)
 
     @property
@@ -55,5 +54,4 @@ class StreamDestination(Destination):
         return recheck_with_nothing()
 
     def close(self) -> None:
-        """Ends the stream."""
-        self._outgoing.close()
+        """Whoever opened the transport ends the stream: only there is it known whether all went well."""
