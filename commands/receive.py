@@ -14,27 +14,32 @@ from display.units import bytes_text, counted
 
 if TYPE_CHECKING:
     from formats.checkpoint import RoundInfo
-    from streams.transport import Incoming
+    from streams.transport import Incoming, Resume
 
 
 @contextmanager
-def _incoming(reporter: Reporter, place: str | None, link: LinkChoice) -> Iterator["Incoming"]:
-    """What comes in: by standard input, or from the first sender that is let in. Raises UsageError, StorageError."""
+def _incoming(
+    reporter: Reporter, place: str | None, link: LinkChoice, resume: "Resume"
+) -> Iterator[tuple["Incoming", bytes]]:
+    """What comes in, by standard input or from the first sender that is let in, with the id of a session to resume.
+
+    Raises UsageError, StorageError.
+    """
     if place is None:
         from streams.pipe import PipeIncoming
 
         reporter.leave_stdout()
-        yield PipeIncoming(0, 1)
+        yield PipeIncoming(0, 1), b""
         return
     from streams.link import listen
 
-    with listen(place, link.options(reporter.notice), lambda _: 0) as listener:
+    with listen(place, link.options(reporter.notice), resume) as listener:
         where = str(listener.address)
         reporter.event({"type": "listening", "address": where, "port": listener.address.port})
         if not reporter.as_json:
             reporter.errors.print(f"Listening at {where}.", highlight=False, markup=False)
         with listener.accept() as incoming:
-            yield incoming
+            yield incoming, incoming.session
 
 
 @click.option(
@@ -59,8 +64,9 @@ def receive(
 
     \b
     Every frame, every file and every round is checked before it is believed.
-    Standard output may carry answers to the sender: texts, and --json, are on
-    standard error.
+    With standard input, standard output may carry answers to the sender: texts,
+    and --json, are on standard error. With --listen, a receiver that was killed
+    or interrupted and is started again goes on where it was.
       predump run -p 1234 --to - | ssh host predump receive -D /var/tmp/ck
       predump run -p 1234 --to 'exec:ssh host predump receive -D /var/tmp/ck'
       predump receive -D /var/tmp/ck --listen 7077 --cert receiver.pem --key receiver.key --ca ca.pem
@@ -81,9 +87,9 @@ def receive(
 
     with (
         Receiver(directory, max_bytes=max_bytes or DEFAULT_MAX_BYTES, threads=threads, on_round=on_round) as receiver,
-        _incoming(reporter, listen, link) as incoming,
+        _incoming(reporter, listen, link, receiver.resume) as (incoming, session_id),
     ):
-        receiver.take(incoming)
+        receiver.take(incoming, session_id)
     fields: dict[str, object] = {
         "rounds": rounds,
         "stored_bytes": stored_bytes,

@@ -101,27 +101,24 @@ class Receiver(Closing):
     def take(self, incoming: Incoming, session_id: bytes = b"") -> None:
         """Takes one session to its end; the sender is told why if that is not the one it meant.
 
-        With an id it can be resumed, here or by the next receiver, for as long as its transport breaks and nothing
-        else does. Else a round that was not completed is removed. Raises StreamCorrupt, StreamBroken, StreamRefused,
-        TooLarge, ImageVersionUnsupported, StorageError.
+        With an id the session can be resumed by the next receiver if this one is killed, or interrupted. Else a round
+        that was not completed is removed. Raises StreamCorrupt, StreamBroken, StreamRefused, TooLarge,
+        ImageVersionUnsupported, StorageError.
         """
         try:
             if not session_id or not self.resume(session_id):
                 self._begin_session(session_id)
             self._take(incoming)
-        except StreamBroken:
-            if self._journal is None:
-                self._end_session()
-            raise
+            self._end_session()
         except PredumpError as error:
             self._end_session()
-            incoming.refuse(error.message, error.hint, error.exit_code)
+            if not isinstance(error, StreamBroken):
+                incoming.refuse(error.message, error.hint, error.exit_code)
             raise
         except BaseException:
             if self._journal is None:
                 self._end_session()
             raise
-        self._end_session()
 
     def close(self) -> None:
         """Unlocks the directory."""
