@@ -18,6 +18,8 @@ from random import Random
 
 import pytest
 
+from formats import files
+
 Tree = dict[str, bytes | None]
 """What is below a directory by its path: a file's content, None for a directory."""
 
@@ -42,10 +44,14 @@ class Write:
 
 @dataclass(frozen=True)
 class Rename:
-    """Names of a directory that change in one step."""
+    """Names of a directory that change in one step, and in the same step those of others.
+
+    The step is durable after an fsync of the directory `inode`.
+    """
 
     inode: int
     names: Names = field(hash=False)
+    others: dict[int, Names] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -125,12 +131,8 @@ class Disk:
 
         def renamed(call: str) -> Callable[[Path, Path], None]:
             def rename(source: Path, target: Path) -> None:
-                assert source.parent == Path(target).parent, "the model renames within a directory"
                 real[call](source, target)
-                number = self._inodes.pop(source)
-                self._inodes[Path(target)] = number
-                parent = self._inodes[source.parent]
-                self.steps.append(Rename(parent, {source.name: None, Path(target).name: number}))
+                self._move({source: Path(target)})
 
             return rename
 
@@ -145,10 +147,35 @@ class Disk:
         fakes = (opened, writev, pwrite, ftruncate, fsync, mkdir)
         for name, fake in zip(_CALLS, fakes, strict=True):
             patch.setattr(os, name, fake)
+
+        def exchange(first: Path, second: Path) -> None:
+            real_exchange(first, second)
+            self._move({second: first, first: second})
+
+        real_exchange = files.exchange
+        patch.setattr(files, "exchange", exchange)
         for name in _RENAMES:
             patch.setattr(os, name, renamed(name))
         for name in _REMOVALS:
             patch.setattr(os, name, removed(name))
+
+    def _move(self, moves: dict[Path, Path]) -> None:
+        """What is at each path is at another one now; all in one step, of the directory that the first one was in."""
+        changed: dict[int, Names] = {}
+        for source in moves:
+            changed.setdefault(self._inodes[source.parent], {})[source.name] = None
+        for source, target in moves.items():
+            changed.setdefault(self._inodes[target.parent], {})[target.name] = self._inodes[source]
+        first = self._inodes[next(iter(moves)).parent]
+        self.steps.append(Rename(first, changed.pop(first), changed))
+        inodes = {}
+        for path, number in self._inodes.items():
+            source = next((one for one in moves if path.is_relative_to(one)), None)
+            if source is not None:
+                inodes[moves[source] / path.relative_to(source)] = number
+            elif path not in moves.values():  # or it is replaced
+                inodes[path] = number
+        self._inodes = inodes
 
     def _make(self, path: Path) -> int:
         number = self._inodes[path] = next(self._numbers)
@@ -177,17 +204,21 @@ class Disk:
             chosen: Iterator[tuple[list[Change], ...]] = product(*choices)
         else:
             chosen = (tuple(random.choice(options) for options in choices) for _ in range(most))
+        position = {id(step): n for n, step in enumerate(self.steps)}
         for lists in chosen:
-            yield self._tree([change for changed in lists for change in changed])
+            made = [change for changed in lists for change in changed]
+            # Names of several directories change in one step: what came first, comes first.
+            yield self._tree(sorted(made, key=lambda change: position.get(id(change), 0)))
 
     def _tree(self, changes: list[Change]) -> Tree:
-        files: dict[int, bytearray] = {number: bytearray(content) for number, content in self._files.items()}
+        contents: dict[int, bytearray] = {number: bytearray(content) for number, content in self._files.items()}
         directories = {number: dict(names) for number, names in self._directories.items()}
         for change in changes:
             if isinstance(change, Rename):
-                directories.setdefault(change.inode, {}).update(change.names)
+                for inode, names in {change.inode: change.names, **change.others}.items():
+                    directories.setdefault(inode, {}).update(names)
                 continue
-            content = files.setdefault(change.inode, bytearray())
+            content = contents.setdefault(change.inode, bytearray())
             content.extend(bytes(max(0, change.offset - len(content))))
             if change.content is None:
                 del content[change.offset :]
@@ -201,7 +232,7 @@ class Disk:
                 if inner is None:
                     continue
                 is_directory = inner in self._directories
-                tree[prefix + name] = None if is_directory else bytes(files.get(inner, b""))
+                tree[prefix + name] = None if is_directory else bytes(contents.get(inner, b""))
                 if is_directory:
                     stack.append((f"{prefix}{name}/", inner))
         return tree

@@ -18,14 +18,17 @@ from formats.chain import Checkpoint, MemoryView
 from formats.check import verify
 from formats.elfcore import CoreOptions, write_core
 from formats.errors import NotACheckpoint, PredumpError, StorageError
-from formats.layout import PAGE_BYTES, RunKind
+from formats.flatten import FlattenOptions
+from formats.layout import FLATTEN_NAME, PAGE_BYTES, RunKind
 from formats.manifest import Parent
+from formats.replacing import flatten_in_place, tidy_up
 from formats.roundwriter import RoundWriter, remove_unfinished
-from tests.format.disk import Disk, Mark, Sync, Tree, write_tree
+from tests.format.disk import Disk, Mark, Rename, Sync, Tree, write_tree
 from tests.format.images import (
     PID,
     ImageObject,
     ImageRound,
+    PageState,
     addr_of,
     fill_round,
     manifest_of,
@@ -224,6 +227,89 @@ def test_each_fsync_is_needed(tmp_path: Path) -> None:
         disk.steps = [*steps[:position], *steps[position + 1 :]]
         with pytest.raises((AssertionError, PredumpError)):
             cut_everywhere(disk, last, tmp_path / "cut")
+
+
+ROUNDS = 4
+FLATTENED = 3
+
+
+def chain_to_flatten(checkpoint: Path) -> dict[int, bytes]:
+    """Rounds of which each has one page of its own; returns what the first four pages are, as of each."""
+    pages: dict[int, PageState] = {page: page_of(page) for page in range(4)}
+    contents = {}
+    images = []
+    for number in range(1, ROUNDS + 1):
+        own = page_of(10 + number)
+        images.append(ImageRound(pages if number == 1 else dict.fromkeys(range(4), RunKind.PARENT) | {number - 1: own}))
+        held = [page_of(page) for page in range(4)]
+        for earlier in range(2, number + 1):
+            held[earlier - 1] = page_of(10 + earlier)
+        contents[number] = b"".join(held)
+    write_chain(checkpoint, *images)
+    return contents
+
+
+def check_flattened(checkpoint: Path, contents: dict[int, bytes]) -> list[int]:
+    """The last rounds are right, before and after the next writer tidies up; returns the rounds that there are then."""
+    for _ in range(2):
+        opened = Checkpoint.open(checkpoint)
+        for number in range(FLATTENED, ROUNDS + 1):
+            with MemoryView(opened, number) as view:
+                assert view.read(addr_of(0), 4 * PAGE_BYTES) == contents[number]
+        tidy_up(checkpoint)
+    assert not (checkpoint / FLATTEN_NAME).exists()
+    opened = Checkpoint.open(checkpoint)
+    assert verify(opened).findings == []
+    return opened.numbers
+
+
+def flattened_at_each_cut(tmp_path: Path, contents: dict[int, bytes], disk: Disk) -> list[list[list[int]]]:
+    """The rounds that may be left by a cut behind each step."""
+    random = Random(_SEED)
+    found: list[list[list[int]]] = []
+    seen: dict[frozenset[tuple[str, bytes | None]], list[int]] = {}
+    for n_steps in range(len(disk.steps) + 1):
+        found.append([])
+        for tree in disk.after_cut(n_steps, random, _STATES):
+            key = frozenset(tree.items())
+            if key not in seen:
+                write_tree(tmp_path / "cut", tree)
+                try:
+                    seen[key] = check_flattened(tmp_path / "cut" / "checkpoint", contents)
+                finally:
+                    shutil.rmtree(tmp_path / "cut")
+            found[-1].append(seen[key])
+    return found
+
+
+def recorded_flattening(tmp_path: Path) -> tuple[Disk, dict[int, bytes]]:
+    root = tmp_path / "recorded"
+    root.mkdir()
+    contents = chain_to_flatten(root / "checkpoint")
+    with pytest.MonkeyPatch.context() as patch:
+        disk = Disk(root, patch)
+        flatten_in_place(root / "checkpoint", FLATTENED, 0, FlattenOptions(), lambda _done, _total: None)
+    return disk, contents
+
+
+def test_rounds_that_are_replaced_by_one_are_there_or_it_is(tmp_path: Path, tally: Tally) -> None:
+    disk, contents = recorded_flattening(tmp_path)
+    tally.add(Count.POWER_CUTS, len(disk.steps) + 1)
+    found = flattened_at_each_cut(tmp_path, contents, disk)
+    before, after = list(range(1, ROUNDS + 1)), list(range(FLATTENED, ROUNDS + 1))
+    assert all(numbers in (before, after) for left in found for numbers in left)
+    assert set(map(tuple, found[0])) == {tuple(before)}
+    assert set(map(tuple, found[-1])) == {tuple(after)}
+
+
+def test_the_fsyncs_of_the_swap_are_needed(tmp_path: Path) -> None:
+    """Without the one that makes the swap durable, the earlier rounds may go before it."""
+    disk, contents = recorded_flattening(tmp_path)
+    swap = next(n for n, step in enumerate(disk.steps) if isinstance(step, Rename) and step.others)
+    needed = next(n for n in range(swap, len(disk.steps)) if disk.steps[n] == Sync(disk.steps[swap].inode))
+    del disk.steps[needed]
+    with pytest.raises((AssertionError, PredumpError)):
+        flattened_at_each_cut(tmp_path, contents, disk)
 
 
 @pytest.mark.parametrize("replaces", [False, True])
