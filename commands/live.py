@@ -13,6 +13,7 @@ from commands.options import (
     WorkOptions,
     after_options,
     directory_option,
+    freeze_option,
     keep_tracking_option,
     strict_option,
     target_options,
@@ -37,8 +38,10 @@ def open_session(
     *,
     strict: bool = False,
     keep_tracking: bool = False,
+    freeze_by: str = "auto",
 ) -> Iterator["Session"]:
     from dumper.events import Event
+    from dumper.freezeplan import FreezeWish
     from dumper.limits import Limits
     from dumper.rounds import Options
     from dumper.session import Session
@@ -50,6 +53,7 @@ def open_session(
         strict=strict,
         keep_tracking=keep_tracking,
         limits=Limits(work["bandwidth_limit"] or 0, work["cpu_limit"]),
+        freeze_by=FreezeWish(freeze_by),
     )
 
     def emit_json(event: Event) -> None:
@@ -140,6 +144,7 @@ def pre_dump(reporter: Reporter, target: Target, directory: Path, **work: Unpack
 @place_options
 @after_options
 @keep_tracking_option
+@freeze_option
 @click.option("--no-pre-dump", is_flag=True, help="Take no unfrozen round before.")
 @strict_option
 @work_options
@@ -149,6 +154,7 @@ def dump(
     place: Place,
     after: str,
     keep_tracking: bool,
+    freeze_by: str,
     no_pre_dump: bool,
     strict: bool,
     **work: Unpack[WorkOptions],
@@ -167,7 +173,9 @@ def dump(
 
     with (
         open_destination(reporter, place, kill=after == AfterDump.KILL, keep_tracking=keep_tracking) as destination,
-        open_session(reporter, target, destination, work, strict=strict, keep_tracking=keep_tracking) as session,
+        open_session(
+            reporter, target, destination, work, strict=strict, keep_tracking=keep_tracking, freeze_by=freeze_by
+        ) as session,
     ):
         finished = session.dump(AfterDump(after), pre_dump=not no_pre_dump)
     reporter.result(asdict(finished) | place.fields, dump_text(finished, place, after))

@@ -243,6 +243,18 @@ def strict_option(function: Callable[..., int]) -> Callable[..., int]:
     )(function)
 
 
+def freeze_option(function: Callable[..., int]) -> Callable[..., int]:
+    """--freeze-by."""
+    return click.option(
+        "--freeze-by",
+        type=click.Choice(["auto", "copy", "clone"]),
+        default="auto",
+        show_default=True,
+        help="How the last pages are got: copied in the freeze, or, with --leave-running, from a copy-on-write clone "
+        "made then. By default what is predicted to be shorter.",
+    )(function)
+
+
 def after_options(function: Callable[..., int]) -> Callable[..., int]:
     """What becomes of the target."""
     for after, text in (

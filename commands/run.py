@@ -11,6 +11,7 @@ from commands.options import (
     Target,
     WorkOptions,
     after_options,
+    freeze_option,
     keep_tracking_option,
     policy_options,
     strict_option,
@@ -28,6 +29,7 @@ EXIT_NOT_CONVERGED = 3
 @place_options
 @after_options
 @keep_tracking_option
+@freeze_option
 @strict_option
 @policy_options
 @click.option("--interval", type=Duration(), default="0s", show_default=True, help="Pause between rounds.")
@@ -47,6 +49,7 @@ def run(
     place: Place,
     after: str,
     keep_tracking: bool,
+    freeze_by: str,
     strict: bool,
     max_freeze: int,
     max_rounds: int,
@@ -78,7 +81,9 @@ def run(
     )
     with (
         open_destination(reporter, place, kill=after == AfterDump.KILL, keep_tracking=keep_tracking) as destination,
-        open_session(reporter, target, destination, work, strict=strict, keep_tracking=keep_tracking) as session,
+        open_session(
+            reporter, target, destination, work, strict=strict, keep_tracking=keep_tracking, freeze_by=freeze_by
+        ) as session,
     ):
         outcome = session.run(policy, AfterDump(after), interval / 1e9)
     finished = outcome.finished

@@ -11,18 +11,21 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import TypeVar
 
 from dumper import describe, strict
 from dumper.convergence import another_micro_round
 from dumper.destination import Destination
 from dumper.errors import TargetUntraceable
-from dumper.events import Announcer, MicroRound, RoundFinished
+from dumper.events import Announcer, MicroRound, Notice, RoundFinished
 from dumper.freeze import Freeze, StoppedProcess
+from dumper.freezeplan import FreezeWish
 from dumper.kernel.copy import FileMaps, PageBuffer, Source
 from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, InjectionSite
+from dumper.kernel.runs import RunList
 from dumper.objects import MappedFiles, ObjectSet
 from dumper.output import Figures, ImageOutput, RoundOutput
 from dumper.pipeline import PagePipeline
@@ -33,14 +36,16 @@ from dumper.processdump import ProcessDump
 from dumper.recheck import recheck_with_nothing
 from dumper.rounds import OpenRound, Options, RoundContents, exec_notice, unseen_notice
 from dumper.sizing import measure_size
+from dumper.snapshot import Snapshot, SnapshotLostError
 from dumper.staging import Staging
 from dumper.state.descriptors import DescriptorCapture
 from dumper.target import Target, gone
-from dumper.tree import LOST_ERRORS, Member, Tree
+from dumper.tree import LOST_ERRORS, Base, Member, Tree
+from dumper.undertaker import Undertaker
 from formats import manifest as image
 from formats.faults import Point, reached
 from formats.layout import PAGE_BYTES
-from formats.manifest import RoundKind
+from formats.manifest import FreezeBy, RoundKind
 
 T = TypeVar("T")
 
@@ -78,32 +83,58 @@ def _no_garbage_collection() -> Iterator[None]:
         gc.enable()
 
 
+@dataclass(frozen=True, slots=True)
+class DumpWork:
+    """What a dump is taken of, where it goes, and how.
+
+    `since_ns`: when the written pages were last reset, CLOCK_MONOTONIC.
+    """
+
+    tree: Tree
+    destination: Destination
+    pipeline: PagePipeline
+    options: Options
+    emit: Announcer
+    since_ns: int
+
+
+def take_dump(
+    work: DumpWork, after: AfterDump, before_stop: BeforeStop, max_freeze_ns: float
+) -> RoundFinished | Withdrawn:
+    """One dump of a tree. Raises as Dumper.take, but for SnapshotLostError."""
+    try:
+        return Dumper(work).take(after, before_stop, max_freeze_ns)
+    except SnapshotLostError as error:
+        reason = str(error)
+    pid = work.tree.root.pid
+    work.emit(Notice(pid=pid, subject="clone-lost", message=f"{reason}; the dump is taken again, without one"))
+    for member in work.tree.members:  # pages were reset that no round holds
+        member.base = Base(RunList(1), reason)
+    options = replace(work.options, freeze_by=FreezeWish.COPY)
+    again = replace(work, options=options, since_ns=time.monotonic_ns())
+    return Dumper(again).take(after, before_stop, max_freeze_ns)
+
+
 class Dumper:
     """Takes one dump of a tree. Used by one OS thread: it owns ptrace."""
 
-    def __init__(
-        self,
-        tree: Tree,
-        destination: Destination,
-        pipeline: PagePipeline,
-        options: Options,
-        emit: Announcer,
-        since_ns: int,
-    ) -> None:
-        """`since_ns`: when the written pages were last reset, CLOCK_MONOTONIC."""
-        self._tree = tree
-        self._destination = destination
-        self._pipeline = pipeline
+    def __init__(self, work: DumpWork) -> None:
+        options = work.options
+        self._tree = work.tree
+        self._destination = work.destination
+        self._pipeline = work.pipeline
         self._options = options
-        self._emit = emit
+        self._emit = work.emit
         self._memory = PageBuffer(options.staging_bytes // PAGE_BYTES)
         self._objects = ObjectSet(self._memory)
         self._processes: dict[int, ProcessDump] = {}
         self._site: InjectionSite | None = None
         self._contents = RoundContents()
         self._opened = ExitStack()  # until the dump is over
+        self._undertaken = ExitStack()  # a little longer
+        self._undertaker: Undertaker | None = None
         self._left: list[Member] = []
-        self._scanned_ns = since_ns
+        self._scanned_ns = work.since_ns
         self._object_outputs: dict[int, ImageOutput] = {}
 
     def take(self, after: AfterDump, before_stop: BeforeStop, max_freeze_ns: float) -> RoundFinished | Withdrawn:
@@ -112,9 +143,10 @@ class Dumper:
         `before_stop` is called right before they are stopped. The dump is withdrawn if it is predicted then to freeze
         them for more than `max_freeze_ns`.
 
-        Raises TargetGone, PermissionDenied, TargetUntraceable, StorageError; everything goes on in each case.
+        Raises TargetGone, PermissionDenied, TargetUntraceable, StorageError, SnapshotLostError; everything goes on in
+        each case.
         """
-        with self._opened:
+        with self._undertaken, self._opened:
             round_ = self._opened.enter_context(
                 OpenRound(RoundKind.DUMP, self._tree, self._destination, self._pipeline, self._emit)
             )
@@ -127,6 +159,8 @@ class Dumper:
             size = measure_size(self._tree.members)
             pace = self._micro_rounds(round_.output.figures)
             self._prepare_rechecks()  # for hardware that began to write meanwhile
+            if after is AfterDump.LEAVE_RUNNING:  # else they stay frozen until the dump is on disk
+                self._prepare_clones()
             self._emit.hold()  # whoever listens may keep us waiting
             try:
                 predicted_ns = self._predict(size, pace)
@@ -174,7 +208,8 @@ class Dumper:
     def _predict(self, size: Size, pace: Pace) -> int:
         """The frozen time that is to come, in ns."""
         pages = pace.pages_within(time.monotonic_ns() - self._scanned_ns + STOP_AND_SCAN_NS)
-        return forecast(size, pace, pages).total_ns
+        clones = [process.expected_clone_ns for process in self._processes.values()]
+        return forecast(size, pace, pages, sum(clones) if self._undertaker and all(clones) else 0).total_ns
 
     def _micro_rounds(self, figures: Figures) -> Pace:
         """Returns what the last of them showed."""
@@ -217,6 +252,19 @@ class Dumper:
                 process.recheck = recheck_with_nothing()
             else:
                 process.recheck = self._destination.recheck(pid, self._options.compress_threads)
+
+    def _prepare_clones(self) -> None:
+        """Has somebody ready to bury them, if there will be any."""
+        wish = self._options.freeze_by
+        if wish is FreezeWish.COPY:
+            return
+        processes = list(self._processes.values())
+        plans = [self._while_running(process, partial(process.foresee, wish)) for process in processes]
+        if FreezeBy.CLONE in plans:
+            undertaker = self._undertaken.enter_context(Undertaker())
+            if undertaker.wait_ready():
+                self._undertaker = undertaker
+        reached(Point.FORESEEN)
 
     def _while_running(self, process: ProcessDump, action: Callable[[], T]) -> T | None:
         """What `action` returns; None for a process that ended or called exec, which is prepared anew."""
@@ -293,7 +341,9 @@ class Dumper:
         self._descriptors.read([process.member.target for process in self._processes.values()])
         reached(Point.ASKED)
         copying_ns = time.monotonic_ns()
-        self._each(lambda process: process.copy(self._objects))
+        self._each(lambda process: process.scan(self._objects))
+        self._choose()
+        self._each(self._copy_or_clone)
         reached(Point.COPIED)
         objects_ns = time.monotonic_ns()
         for content in self._descriptors.contents():
@@ -305,7 +355,26 @@ class Dumper:
         figures.state_ns = copying_ns - asking_ns
         figures.maps_ns = asking_ns - since_ns + capturing_ns - objects_ns + sum(one.maps_ns for one in processes)
         figures.holes_ns = sum(one.holes_ns for one in processes)
+        figures.clone_ns = sum(one.clone_ns for one in processes)
         figures.pages_copied_frozen = sum(process.copied_pages for process in processes)
+
+    def _choose(self) -> None:
+        """Decides which processes to clone."""
+        if not self._undertaker:
+            return
+        for process in self._processes.values():
+            process.choose(self._options.freeze_by)
+        if all(process.freeze_by is FreezeBy.CLONE for process in self._processes.values()):
+            # What micro-rounds copied is in the clones as well; there is room for what is not.
+            self._memory.clear()
+            for process in self._processes.values():
+                process.staging.forget_copies()
+
+    def _copy_or_clone(self, process: ProcessDump) -> None:
+        if process.freeze_by is FreezeBy.CLONE and self._undertaker and process.clone(self._undertaker.fd):
+            self._contents.freeze_by = FreezeBy.CLONE
+        else:
+            process.copy()
 
     def _settle(self, stopped: StoppedProcess) -> None:
         """Gets to know a process as it stands still: it may be new, or have called exec right before."""
@@ -346,26 +415,45 @@ class Dumper:
     # ---- after it ----------------------------------------------------------------------------------------------
 
     def _write_pages(self, output: RoundOutput, *, frozen: bool) -> None:
-        """Writes what is staged, and in the freeze also what found no room there."""
+        """Writes what is staged, in the freeze also what found no room there, and after it what clones hold.
+
+        What was written in the freeze is not written again. Raises StorageError, SnapshotLostError.
+        """
         staged = Source(0, -1, FileMaps(), self._memory)
         for process in self._processes.values():
+            if process.output or (frozen and process.snapshot and process.staging.fits):
+                continue
             process.output = output.process(process.member.pid)
-            _write(process.output, process.staging, process.source() if frozen else staged)
+            if process.snapshot and not frozen:
+                self._write_clone(process.output, process, process.snapshot)
+            else:
+                _write(process.output, process.staging, process.source() if frozen else staged)
         for one in self._objects:
-            one_output = self._object_outputs[one.id] = output.object(one.id)
-            _write(one_output, one.staging, one.source(self._memory) if frozen else staged)
+            if one.id not in self._object_outputs:
+                one_output = self._object_outputs[one.id] = output.object(one.id)
+                _write(one_output, one.staging, one.source(self._memory) if frozen else staged)
+
+    def _write_clone(self, output: ImageOutput, process: ProcessDump, snapshot: Snapshot) -> None:
+        with snapshot.lost_if_gone():
+            process.open_clone()
+            _write(output, process.staging, snapshot.source(self._memory))
+        snapshot.confirm()
+        snapshot.close()
+        if snapshot.is_left:
+            self._emit(_clone_left(process.member.pid, snapshot.child))
+        elif self._undertaker:
+            self._undertaker.forget(snapshot.child)
 
     def _finish(self, round_: OpenRound, freeze: Freeze, *, stands_still: bool) -> RoundFinished:
         """Writes, makes records of what was gathered, and commits. Raises StorageError, PredumpError (strict)."""
         contents, figures = self._contents, round_.output.figures
         figures.frozen_ns, figures.stop_ns, figures.resume_ns = freeze.frozen_ns, freeze.stop_ns, freeze.resume_ns
-        contents.freeze_by = image.FreezeBy.COPY
+        contents.freeze_by = contents.freeze_by or FreezeBy.COPY
         for process in self._processes.values():
             process.check_flags(stands_still=stands_still)
         files = self._descriptors.records(self._objects.ids)
         contents.open_files, contents.pipes = files.open_files, files.pipes
-        if not contents.streamed_while_frozen:
-            self._write_pages(round_.output, frozen=False)
+        self._write_pages(round_.output, frozen=False)
         reached(Point.WRITTEN)
         round_.output.flush()
         for process in list(self._processes.values()):
@@ -388,6 +476,14 @@ def _write(output: ImageOutput, staging: Staging, source: Source) -> None:
     output.write(staging.picture, source)
     # Those of the freeze: what it takes to read the staging memory is none of them.
     output.figures.scan_ns, output.figures.copy_ns = staging.scan_ns, staging.copy_ns
+
+
+def _clone_left(pid: int, child: int) -> Notice:
+    return Notice(
+        pid=pid,
+        subject="clone-left",
+        message=f"process {pid} could not be stopped to reap its clone {child}: it is a zombie of it for a while",
+    )
 
 
 def _end(process: ProcessDump, after: AfterDump) -> None:

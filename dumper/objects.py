@@ -242,4 +242,5 @@ class ObjectSet:
             else:
                 flags = SpanFlag.SHARED | SpanFlag.BY_FD
                 spans = [Span(start, end, flags, one.fd, start) for start, end in runs.merge(sorted(one.ranges))]
-                one.staging.final_round(SpanTable(spans), one.source(self._memory))
+                one.staging.final_scan(SpanTable(spans))
+                one.staging.final_copy(one.source(self._memory))

@@ -69,6 +69,7 @@ class Forecast:
     state_ns: int
     scan_ns: int
     copy_ns: int
+    clone_ns: int
     resume_ns: int
 
     @property
@@ -78,9 +79,13 @@ class Forecast:
         return DUMP_NS + sum(phases_ns.values())
 
 
-def forecast(size: Size, pace: Pace, pages: float) -> Forecast:
-    """Of a freeze that has `pages` left to copy of what is tracked, beside all memory objects."""
-    pages_to_copy = pages + size.pages_of_objects
+def forecast(size: Size, pace: Pace, pages: float, clone_ns: int = 0) -> Forecast:
+    """Of a freeze that has `pages` left to copy of what is tracked, beside all memory objects.
+
+    `clone_ns`: what it takes to leave them to clones instead, and what is in doubt with them; 0 if they are copied.
+    """
+    pages_to_copy = size.pages_of_objects + (0 if clone_ns else pages)
+    pages_in_doubt = 0 if clone_ns else size.pages_in_doubt
     return Forecast(
         stop_ns=STOP_NS_PER_PROCESS * size.processes + STOP_NS_PER_THREAD * size.threads,
         maps_ns=MAPS_NS_PER_PROCESS * size.processes + MAPS_NS_PER_VMA * size.vmas,
@@ -88,6 +93,7 @@ def forecast(size: Size, pace: Pace, pages: float) -> Forecast:
         + STATE_NS_PER_THREAD * size.threads
         + STATE_NS_PER_DESCRIPTOR * size.descriptors,
         scan_ns=SCAN_NS_PER_PROCESS * size.processes + pace.scan_ns,
-        copy_ns=int(pages_to_copy * pace.copy_ns_per_page + size.pages_in_doubt * COMPARE_NS_PER_PAGE),
+        copy_ns=int(pages_to_copy * pace.copy_ns_per_page + pages_in_doubt * COMPARE_NS_PER_PAGE),
+        clone_ns=clone_ns,
         resume_ns=RESUME_NS_PER_THREAD * size.threads,
     )

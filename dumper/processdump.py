@@ -4,9 +4,12 @@ import time
 from dataclasses import replace
 
 from dumper import describe
+from dumper.cloning import Cloning
 from dumper.describe import ProcessPart
 from dumper.errors import TargetUntraceable
 from dumper.freeze import StoppedProcess
+from dumper.freezeplan import CopyWork, FreezeWish, choose
+from dumper.kernel.clone import Caller
 from dumper.kernel.copy import FileMaps, PageBuffer, Source
 from dumper.kernel.pages import SpanTable
 from dumper.kernel.probes import PAGE_IS_GUARD
@@ -19,13 +22,14 @@ from dumper.output import ImageOutput
 from dumper.proc.maps import Mapping
 from dumper.proc.smaps import shows_guards
 from dumper.proc.stat import read_stat
+from dumper.snapshot import Snapshot
 from dumper.staging import Staging
 from dumper.state.openfiles import DescriptorRecords
 from dumper.state.process import ProcessCapture
 from dumper.tree import Member
 from dumper.vmflags import VmFlags
 from formats.closing import Closing
-from formats.manifest import Missing, PageRange
+from formats.manifest import FreezeBy, Missing, PageRange
 
 ANONYMOUS = (VmaKind.ANON, VmaKind.HEAP, VmaKind.STACK)
 
@@ -34,8 +38,8 @@ class ProcessDump(Closing):
     """`look` and `micro_round` while it runs; `settle`, `ask` and `copy` in the freeze; `part` after it.
 
     staging: its pages; vmas, objects: its mappings, and the memory objects behind them; stopped: it in the freeze;
-    copied_pages, maps_ns, holes_ns: in the freeze; output: where its pages are written; recheck: compares older copies
-    in the freeze.
+    copied_pages, maps_ns, holes_ns, clone_ns: in the freeze; cloning: whether it can be cloned; snapshot: its clone;
+    output: where its pages are written; recheck: compares older copies in the freeze.
     """
 
     def __init__(
@@ -61,14 +65,20 @@ class ProcessDump(Closing):
         self.output: ImageOutput | None = None
         self.stopped: StoppedProcess | None = None
         self.copied_pages = 0
+        self._last_written_pages: int | None = None
         self.maps_ns = 0
         self.holes_ns = 0
+        self.clone_ns = 0
+        self.freeze_by = FreezeBy.COPY
+        self.expected_clone_ns = 0
+        self.snapshot: Snapshot | None = None
         self.recheck: Recheck | None = None
         self.look()
         self.unseen_writers = member.unseen_writers()
         self.identity = describe.identify(member.target)
         self._guards_are_flagged = shows_guards()  # tried here, since that is nothing for the freeze
         self._flags = VmFlags(member.target.tid, stands_still=stands_still)
+        self.cloning = Cloning(member.target, self._flags)
         mappings = [vma.mapping for vma in self.vmas]
         self.capture = ProcessCapture(member.target, mappings, hint, stands_still=stands_still)
 
@@ -78,12 +88,14 @@ class ProcessDump(Closing):
         self.vmas = member.space.read()
         self._shared = [(v, self._files.fd(member.target.tid, v.mapping)) for v in self.vmas if is_object(v)]
         only_changes = self.staging.has_picture and member.scanner.can_scan_changes
-        mapped = {vma.mapping for vma, fd in self._shared if fd >= 0}
-        self._spans = SpanTable(spans_while_frozen(self.vmas, mapped, only_changes=only_changes))
+        self._with_object = {vma.mapping for vma, fd in self._shared if fd >= 0}
+        self._spans = SpanTable(spans_while_frozen(self.vmas, self._with_object, only_changes=only_changes))
 
     def close(self) -> None:
-        """Closes what was opened for the freeze."""
+        """Closes what was opened for the freeze, and ends the clone."""
         self.capture.close()
+        if self.snapshot:
+            self.snapshot.close()
 
     def micro_round(self) -> int:
         """Copies what was written since the last one; returns the number of pages. Raises one of tree.LOST_ERRORS."""
@@ -92,7 +104,24 @@ class ProcessDump(Closing):
             return 0
         self.staging.scan(SpanTable(spans_while_running(member.tracker.refresh())))
         self.unseen_writers = self.unseen_writers or member.unseen_writers()
-        return self.staging.copy(member.running)
+        copied_pages = self.staging.copy(member.running)
+        self._last_written_pages = copied_pages + self.staging.pages_not_copied
+        return copied_pages
+
+    def foresee(self, wish: FreezeWish) -> FreezeBy:
+        """How its last pages will probably be got. Raises one of tree.LOST_ERRORS."""
+        cloning = self.cloning
+        cloning.foresee(self.vmas, self._with_object)
+        pages = cloning.resident_pages if self._last_written_pages is None else self._last_written_pages
+        doubt = cloning.resident_pages if self.recheck else 0
+        copy, clone = CopyWork(pages, self._room_pages, doubt, self.staging.ns_per_page), cloning.expected_work()
+        by = choose(wish, copy, clone)
+        self.expected_clone_ns = clone.ns() if clone and by is FreezeBy.CLONE else 0
+        return by
+
+    @property
+    def _room_pages(self) -> int:
+        return self._memory.size_pages - self._memory.n_pages
 
     def withdraw(self) -> None:
         """There will be no dump: what only the staging memory holds is to be copied by the next round."""
@@ -132,25 +161,67 @@ class ProcessDump(Closing):
                 tid=error.tid,
             ) from None
 
-    def copy(self, objects: ObjectSet) -> None:
-        """Copies what is left. Raises one of tree.LOST_ERRORS."""
+    def scan(self, objects: ObjectSet) -> None:
+        """Finds out what is left to copy. Raises one of tree.LOST_ERRORS."""
         member = self.member
         since_ns = time.monotonic_ns()
         # A file that could not be opened may have been a mapping that changed just then.
         if member.space.has_changed() or any(fd < 0 for _, fd in self._shared):
             self.look()
+            self.cloning.look(self.vmas, self._with_object)
         self.objects = objects.add_mappings([(vma, fd) for vma, fd in self._shared if fd >= 0])
         objects.add_mapped_pages(member.scanner, self.objects)
         self.maps_ns = time.monotonic_ns() - since_ns
-        self.copied_pages = self.staging.final_round(self._spans, self.source(), self.recheck)
+        self.staging.final_scan(self._spans)
         since_ns = time.monotonic_ns()
         self._find_guards()
         self.holes_ns = time.monotonic_ns() - since_ns
+
+    def copy(self) -> None:
+        """Copies what is left. Raises one of tree.LOST_ERRORS."""
+        self.copied_pages = self.staging.final_copy(self.source(), self.recheck)
+
+    def choose(self, wish: FreezeWish) -> None:
+        """Decides how to get what is left."""
+        staging, room_pages = self.staging, self._room_pages
+        doubt = staging.pages_with_older_copy if self.recheck else 0
+        copy = CopyWork(staging.pages_to_copy, room_pages, doubt, staging.ns_per_page)
+        self.freeze_by = choose(wish, copy, self.cloning.work(staging, room_pages))
+
+    def clone(self, announce_fd: int) -> bool:
+        """Leaves it to a clone: False if none could be made. Raises one of tree.LOST_ERRORS."""
+        caller = self._caller()
+        if caller is None:
+            return False
+        since_ns = time.monotonic_ns()
+        self.snapshot = self.cloning.make(caller, announce_fd)
+        self.clone_ns = time.monotonic_ns() - since_ns
+        if self.snapshot is None:
+            return False
+        self.copied_pages = self.staging.leave_to_clone(self.cloning.not_held, self.source(), self.recheck)
+        return True
+
+    def _caller(self) -> Caller | None:
+        """A thread that can make a call: one that was asked."""
+        assert self.stopped is not None
+        site, tids, target = self.capture.site, self.capture.asked_tids(), self.member.target
+        if site is None or not tids:
+            return None
+        tid = target.pid if target.pid in tids else tids[0]
+        return Caller(target.pid, tid, target.mem_fd, site, self.stopped.threads.seccomp_suspended)
 
     def source(self) -> Source:
         """Where its pages come from while it stands still."""
         target = self.member.target
         return Source(target.tid, target.mem_fd, FileMaps(), self._memory)
+
+    def open_clone(self) -> None:
+        """Gets what was left to the clone ready to be read. Raises SnapshotLostError, OSError ESRCH if it is gone."""
+        if self.snapshot:
+            self.snapshot.open()
+            if self.recheck:
+                source = self.snapshot.source(self._memory)
+                self.staging.compare_with_clone(self.cloning.not_held, source, self.recheck)
 
     def _find_guards(self) -> None:
         """Guard pages are looked for where the flags speak of some, or everywhere on a kernel without that flag."""

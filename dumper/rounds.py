@@ -13,6 +13,7 @@ from dumper.attaching import MAX_ATTEMPTS, Attacher, never_settles
 from dumper.describe import ProcessPart
 from dumper.destination import Destination
 from dumper.events import Emit, Notice, RoundFinished, RoundProgress, RoundStarted
+from dumper.freezeplan import FreezeWish
 from dumper.hotpages import Deferral, LeftOut
 from dumper.kernel.pages import SpanTable
 from dumper.kernel.runs import RunKind, RunList
@@ -36,7 +37,7 @@ PROGRESS_INTERVAL_NS = 100_000_000
 class Options:
     """How to work: zstd level, threads, bytes of staging memory; strict: nothing may be missing in a dump.
 
-    limits: what it may use beside.
+    limits: what it may use beside; freeze_by: how a dump gets its last pages.
     """
 
     level: int = 1
@@ -45,6 +46,7 @@ class Options:
     strict: bool = False
     keep_tracking: bool = False
     limits: Limits = field(default_factory=Limits)
+    freeze_by: FreezeWish = FreezeWish.AUTO
 
 
 @dataclass(slots=True)

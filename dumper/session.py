@@ -10,7 +10,7 @@ from dumper.attaching import Attacher
 from dumper.checkpoint import CheckpointDirectory
 from dumper.convergence import Policy
 from dumper.destination import Destination
-from dumper.dump import AfterDump, BeforeStop, Dumper, Withdrawn
+from dumper.dump import AfterDump, BeforeStop, DumpWork, Withdrawn, take_dump
 from dumper.events import Announcer, Emit, Notice, RoundFinished
 from dumper.kernel.runs import RunList
 from dumper.lease import Chained, ChainState, Key, Lease
@@ -182,8 +182,8 @@ class Session(Closing):
         emit: Announcer,
         max_freeze_ns: float,
     ) -> RoundFinished | Withdrawn:
-        dumper = Dumper(self._tree, self._destination, pipeline, self._options, emit, self._since_ns)
-        return dumper.take(after, before_stop, max_freeze_ns)
+        work = DumpWork(self._tree, self._destination, pipeline, self._options, emit, self._since_ns)
+        return take_dump(work, after, before_stop, max_freeze_ns)
 
     def _dump_from_child(self, after: AfterDump, before_stop: BeforeStop) -> RoundFinished:
         """The same by a tracer that outlives this process."""

@@ -1,14 +1,17 @@
 """The staging memory: pages copied shortly before and during the freeze, and the picture they give of the target."""
 
 import time
+from collections.abc import Iterator, Sequence
 
 from dumper.kernel.copy import Copier, PageBuffer, Source
 from dumper.kernel.pages import Scanner, SpanTable
 from dumper.kernel.recheck import Recheck
-from dumper.kernel.runs import RunList
+from dumper.kernel.runs import RunKind, RunList
 from dumper.kernel.uffd import reports_zapped_huge_pages
 
 SPARE_RUNS = 2 * Scanner.REGIONS  # enough not to grow in the freeze; what is not used is never touched
+TELLING_PAGES = 512
+ADDR_END = 1 << 63  # of user space
 MICRO_ROUND_SHARE = 0.75  # of the staging memory; the rest is for what the freeze still has to copy
 
 
@@ -33,6 +36,7 @@ class Staging:
             scanner.distrust_holes()
         self.scan_ns = 0
         self.copy_ns = 0
+        self.ns_per_page = 0.0  # of the last copy that was large enough to tell, 0 if there was none
 
     def scan(self, spans: SpanTable) -> None:
         """Begins a micro-round: looks, while the target runs, at what was written, and resets it. Raises as `copy`."""
@@ -46,21 +50,73 @@ class Staging:
         """
         copied_pages = self._copy(source)
         self.has_picture = True
+        if copied_pages >= TELLING_PAGES:
+            self.ns_per_page = self.copy_ns / copied_pages
         return copied_pages
 
-    def final_round(self, spans: SpanTable, source: Source, recheck: Recheck | None = None) -> int:
-        """The same of the frozen target, with all of the memory, and without write-protecting anything again.
+    @property
+    def pages_not_copied(self) -> int:
+        """Pages that the last copy found no room for, or could not read."""
+        return self.picture.pages_of(RunKind.COPY)
 
-        With `recheck`, older copies are believed only where memory is still the same.
-        """
+    def final_scan(self, spans: SpanTable) -> None:
+        """Begins the last round, of the frozen target: with all of the memory, and nothing is write-protected again."""
         self.memory.limit_pages(self.memory.size_pages)
         self._scan(spans, reset=False)
+
+    @property
+    def pages_to_copy(self) -> int:
+        """Pages that the last scan found to be copied."""
+        return self._classified.pages_of(RunKind.COPY)
+
+    @property
+    def pages_with_older_copy(self) -> int:
+        """Pages that it found to be copied already."""
+        return self._classified.pages_of(RunKind.PARENT) + self._classified.pages_of(RunKind.STAGED)
+
+    def pages_to_copy_in(self, ranges: Sequence[tuple[int, int]]) -> int:
+        """The same, in address ranges (start, end), which ascend."""
+        return sum(self._classified.pages_within(RunKind.COPY, start, end) for start, end in ranges)
+
+    def final_copy(self, source: Source, recheck: Recheck | None = None) -> int:
+        """Ends the last round as `copy`. With `recheck`, older copies are believed only where memory is the same."""
         since_ns = time.monotonic_ns()
         if recheck:
             self._classified = recheck.settle(self._classified, source)
         copied_pages = self._copy(source)
         self.copy_ns = time.monotonic_ns() - since_ns
         return copied_pages
+
+    def forget_copies(self) -> None:
+        """What is staged is to be copied again, too: a clone has it, and `memory` will be cleared."""
+        self._classified.change_kind(RunKind.STAGED, RunKind.COPY)
+
+    def leave_to_clone(self, ranges: Sequence[tuple[int, int]], source: Source, recheck: Recheck | None = None) -> int:
+        """Ends the last round by copying what lies in address ranges alone, which ascend: a clone does not have it.
+
+        Raises as `copy`.
+        """
+        since_ns = time.monotonic_ns()
+        before_pages, picture = self.memory.n_pages, self._next_picture
+        picture.clear()
+        self.fits = True
+        for part, is_left in _parts(self._classified, ranges):
+            if is_left:
+                part.move_all_out(picture)
+            else:
+                self.fits &= Copier(source, recheck.settle(part, source) if recheck else part).stage(
+                    self.memory, picture
+                )
+        self.picture, self._next_picture = picture, self.picture
+        self.copy_ns = time.monotonic_ns() - since_ns
+        return self.memory.n_pages - before_pages
+
+    def compare_with_clone(self, ranges: Sequence[tuple[int, int]], source: Source, recheck: Recheck) -> None:
+        """What `recheck` does, for what was left to the clone. Raises as `copy`."""
+        picture = RunList(len(self.picture) + 1)
+        for part, is_left in _parts(self.picture, ranges):
+            (recheck.settle(part, source) if is_left else part).move_all_out(picture)
+        self.picture = picture
 
     def copy_runs(self, runs: RunList, source: Source) -> None:
         """Makes `runs`, which are used up, the picture: nothing is scanned. Raises as `copy`."""
@@ -81,3 +137,19 @@ class Staging:
         before_pages = self.memory.n_pages
         self.copy_runs(self._classified, source)
         return self.memory.n_pages - before_pages
+
+
+def _parts(runs: RunList, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[RunList, bool]]:
+    """Uses `runs` up by address: what lies in one of the ranges, and (True) what lies before, between and behind them.
+
+    A part is valid until the next one.
+    """
+    part = RunList(1 << 12)
+    position = at_addr = 0
+    for start, end in (*ranges, (ADDR_END, ADDR_END)):
+        for first, behind, is_left in ((at_addr, start, True), (start, end, False)):
+            part.clear()
+            position = runs.move_out(position, first, behind, 0, part)
+            if len(part):
+                yield part, is_left
+        at_addr = end

@@ -10,6 +10,7 @@ from dumper.proc import GONE_ERRORS
 from dumper.proc.smaps import GUARD_FLAG, parse_smaps_flags, read_smaps
 
 OUR_FLAG = "uw"  # registered for write-protection: gone with the tracking
+USERFAULTFD_FLAGS = frozenset(("uw", "um", "ui"))
 
 FROM_AFTER = "VmFlags are from right after the freeze: the mapping is new"
 FROM_BEFORE = "VmFlags are from right before the freeze: the mapping was gone after it"
@@ -26,6 +27,10 @@ class _Reading:
         self._mappings = [(end, own[flags]) for _, end, flags in mappings]
         self._starts_addr = [start for start, _, _ in mappings]
         self.has_guards = any(GUARD_FLAG in words for words in kinds.values())
+        watched = {flags for flags, words in kinds.items() if USERFAULTFD_FLAGS & set(words)}
+        ours = {flags for flags in watched if USERFAULTFD_FLAGS & set(kinds[flags]) == {OUR_FLAG}}
+        self.watched_by_others = bool(watched - ours)
+        self.watched_starts_addr = {start for start, _, flags in mappings if flags in ours}
 
     def at(self, addr: int) -> str:
         """Flags of the mapping there; "" if there is none."""
@@ -59,6 +64,14 @@ class VmFlags:
     def has_any_guards(self) -> bool:
         """Whether any mapping had guard pages at the first look."""
         return self._before.has_guards
+
+    def are_watched_by_others(self, tracked_starts_addr: set[int]) -> bool:
+        """Whether a userfaultfd had some mapping at the first look, other than for the tracking of those given."""
+        return self._before.watched_by_others or bool(self._before.watched_starts_addr - tracked_starts_addr)
+
+    def before(self, addr: int) -> str:
+        """Flags of the mapping at an address at the first look, "" if there was none."""
+        return self._before.at(addr)
 
     def has_guards(self, addr: int) -> bool:
         """Whether the mapping had guard pages at the first look."""

@@ -4,8 +4,8 @@ With PREDUMP_DIE_AT=POINT in the environment, the process that finds it there is
 child that works for it, reaches that point; with POINT:N, when it does so for the Nth time. Without it nothing happens.
 The keeper is a process of its own: it inherits the environment, and dies at its own points only.
 
-The points lie where a death leaves something half done. Those called inject-* and ask-* are steps of the native
-library, in the midst of a call that is injected into a target.
+The points lie where a death leaves something half done. Those called inject-*, ask-*, clone-* and reap-* are steps of
+the native library, in the midst of a call that is injected into a target.
 """
 
 from __future__ import annotations
@@ -84,6 +84,8 @@ class Point(StrEnum):
     # The dump.
     PREPARED = "prepared"
     MICRO_ROUND = "micro-round"
+    FORESEEN = "foreseen"
+    """The undertaker waits, if there is to be a clone."""
     FROZEN = "frozen"
     """All are stopped."""
     SETTLED = "settled"
@@ -99,6 +101,16 @@ class Point(StrEnum):
     ASK_REGISTERS = "ask-registers"
     ASK_PARTLY = "ask-partly"
     ASKED = "asked"
+    CLONE_FRAMES = "clone-frames"
+    CLONE_SET = "clone-set"
+    CLONE_ENTERED = "clone-entered"
+    CLONE_RETURNED = "clone-returned"
+    CLONE_HELD = "clone-held"
+    """The clone would die with us."""
+    CLONE_ANNOUNCED = "clone-announced"
+    """The undertaker knows of it."""
+    CLONED = "cloned"
+    """One process, others may not be."""
     COPIED = "copied"
     OBJECTS_COPIED = "objects-copied"
     STREAMED = "streamed"
@@ -107,7 +119,16 @@ class Point(StrEnum):
     """SIGSTOP or SIGKILL was sent to one process."""
     THAWING = "thawing"
     THAWED = "thawed"
+    RELEASED_FILES = "released-files"
+    """The clone has no descriptors of the target any more."""
     WRITTEN = "written"
+    CLONE_ENDED = "clone-ended"
+    """It is a zombie of the target."""
+    REAP_FRAMES = "reap-frames"
+    REAP_SET = "reap-set"
+    REAP_ENTERED = "reap-entered"
+    REAP_RETURNED = "reap-returned"
+    REAPED = "reaped"
     UNTRACKED = "untracked"
     """One process; the keeper still has it."""
     RELEASED = "released"

@@ -115,6 +115,11 @@ def live_tree(pid: int) -> list[int]:
     return found
 
 
+def children(pid: int) -> set[int]:
+    """The children of all its threads, also those that have ended and were not waited for."""
+    return {int(word) for one in Path(f"/proc/{pid}/task").iterdir() for word in (one / "children").read_text().split()}
+
+
 def page_tables_kb(pid: int) -> int:
     """VmPTE: what the page tables of `pid` take, in kB."""
     return int(_status_field(pid, "VmPTE").split()[0])

@@ -14,6 +14,7 @@ SOURCES = [
     "threads.c",
     "frames.c",
     "inject.c",
+    "clone.c",
     "state.c",
     "calls.c",
     "chain.c",
@@ -31,6 +32,7 @@ HEADERS = [
     "runs.h",
     "stops.h",
     "frames.h",
+    "inject.h",
     "calls.h",
     "chain.h",
 ]

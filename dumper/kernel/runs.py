@@ -89,6 +89,14 @@ class RunList:
         lib.pd_part_of_runs(self.c, sum(1 << kind for kind in kinds), first, n_pages, part.c)
         return part
 
+    def change_kind(self, old: RunKind, new: RunKind) -> None:
+        """Runs of one kind become runs of another."""
+        lib.pd_change_kind(self.c, int(old), int(new))
+
+    def pages_within(self, kind: RunKind, start_addr: int, end_addr: int) -> int:
+        """Pages of the runs of one kind in a range of addresses."""
+        return int(lib.pd_pages_within(self.c.runs, len(self), int(kind), start_addr, end_addr))
+
     def ranges(self) -> list[tuple[int, int]]:
         """(start_addr, end_addr) of each run: for short lists only, it is Python work per run."""
         runs = self.c.runs
@@ -105,6 +113,12 @@ class RunList:
         while lib.pd_move_runs(self.c, position, start_addr, end_addr, delta % (1 << 64), out.c):
             out.reserve(2 * out.capacity)
         return int(position[0])
+
+    def move_all_out(self, out: "RunList") -> None:
+        """Appends all of them to `out`."""
+        out.reserve(len(out) + len(self))
+        ffi.memmove(out.c.runs + len(out), self.c.runs, len(self) * RUN_BYTES)
+        out.c.n_runs += len(self)
 
     def united_with(self, other: "RunList") -> "RunList":
         """All pages of both, as COPY runs."""

@@ -249,6 +249,10 @@ class StateReader(Closing):
     def _alive(self) -> list[Any]:
         return [self._states[i] for i in range(self._count) if self._states[i].tid]
 
+    def asked_tids(self) -> list[int]:
+        """The threads that answered injected calls."""
+        return [int(state.tid) for state in self._alive() if state.asked == lib.PD_ASKED]
+
     def threads(self) -> list[RawThread]:
         """The threads that `read` found, by thread id; after the freeze."""
         return sorted((self._thread(state) for state in self._alive()), key=lambda thread: thread.tid)

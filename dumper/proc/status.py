@@ -17,6 +17,13 @@ class Status:
     shadow_stack: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Anonymous memory of a process, resident or swapped out."""
+
+    anonymous_bytes: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadStatus:
     """What a dump records of it. `caps` has the sets inheritable, permitted, effective, bounding, ambient; signal sets
@@ -101,6 +108,12 @@ def parse_status(text: bytes) -> Status:
         seccomp_mode=int(lines.get(b"Seccomp", b"0")),
         shadow_stack=b"shstk" in lines.get(b"x86_Thread_features", b"").split(),
     )
+
+
+def read_memory(pid: int) -> Memory:
+    """Raises OSError: ENOENT or ESRCH if the process is gone."""
+    lines = _fields(Path(f"/proc/{pid}/status").read_bytes())
+    return Memory(sum(int(lines.get(name, b"0").split()[0]) << 10 for name in (b"RssAnon", b"VmSwap")))
 
 
 def read_status(pid: int) -> Status:

@@ -114,6 +114,10 @@ class ProcessCapture(Closing):
             timer_ids=timer_ids(timers) if isinstance(timers, bytes) else [],
         )
 
+    def asked_tids(self) -> list[int]:
+        """The threads that could be asked, as of the last `read`: a call can be injected into each of them."""
+        return self._reader.asked_tids()
+
     def records(self, mappings: list[Mapping] | None = None) -> tuple[ProcessState, list[Thread], list[Missing]]:
         """What was read, threads by their ids; `mappings` are those of the freeze, if they are known.
 

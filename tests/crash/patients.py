@@ -15,6 +15,7 @@ from tests.crash.zygote import Zygote
 from tests.harness import (
     Predump,
     Target,
+    children,
     is_stopped,
     is_untouched,
     memory_target,
@@ -53,6 +54,7 @@ class Patient:
         self._option = option
         self._check = check
         self._descriptors = self._open_descriptors()
+        self._children = self._all_children()
         tally.add(Count.TARGETS_HARMED, 0)
 
     @property
@@ -88,6 +90,7 @@ class Patient:
             poll_until(
                 lambda: self._open_descriptors() == self._descriptors, HOME_S, "no descriptor to be left in the target"
             )
+            poll_until(lambda: self._all_children() == self._children, HOME_S, "no clone to be left in the target")
             self.check_itself()
         except AssertionError:
             self.tally.add(Count.TARGETS_HARMED)
@@ -148,6 +151,9 @@ class Patient:
         """All files of the committed rounds."""
         found = [path for one in self.checkpoint.glob("*/manifest.json") for path in one.parent.iterdir()]
         return {path: path.read_bytes() for path in found}
+
+    def _all_children(self) -> set[int]:
+        return set().union(*map(children, self.pids))
 
     def _open_descriptors(self) -> dict[str, str]:
         return {path: link for pid in self.pids for path, link in open_descriptors(pid).items()}

@@ -54,6 +54,23 @@ ASK_BY_CHAIN = (
     Point.ASK_PARTLY,
 )
 ASK_ONE_BY_ONE = (Point.ASK_ENTERED, Point.ASK_RETURNED, Point.ASK_AGAIN)
+CLONE = (
+    Point.CLONE_FRAMES,
+    Point.CLONE_SET,
+    Point.CLONE_ENTERED,
+    Point.CLONE_RETURNED,
+    Point.CLONE_HELD,
+    Point.CLONE_ANNOUNCED,
+    Point.CLONED,
+)
+CLONE_ENDS = (
+    Point.CLONE_ENDED,
+    Point.REAP_FRAMES,
+    Point.REAP_SET,
+    Point.REAP_ENTERED,
+    Point.REAP_RETURNED,
+    Point.REAPED,
+)
 CAPTURE = (Point.STOPPED, Point.FROZEN, Point.SETTLED, Point.ASKED, Point.COPIED, Point.OBJECTS_COPIED)
 DUMP = (Point.ROUND_MADE, Point.PREPARED, Point.MICRO_ROUND, *CAPTURE, Point.WRITTEN, *COMMIT)
 END = (Point.UNTRACKED, Point.RELEASED)
@@ -78,6 +95,34 @@ SCENARIOS = {
     "dump": Scenario("memory", "dump", (*DUMP, Point.THAWING, Point.THAWED, *END), ("pre-dump",)),
     "dump --leave-stopped": Scenario(
         "selfcheck interruptible", "dump --leave-stopped", (*DUMP, *ASK_BY_CHAIN, *STAYS), ("pre-dump",)
+    ),
+    "dump by clone": Scenario(
+        "selfcheck interruptible",
+        "dump --freeze-by clone",
+        (
+            Point.FORESEEN,
+            Point.FROZEN,
+            *CLONE,
+            Point.COPIED,
+            Point.THAWED,
+            Point.RELEASED_FILES,
+            Point.SUBMITTED,
+            *CLONE_ENDS,
+            Point.COMMITTED,
+        ),
+        ("pre-dump",),
+    ),
+    "dump by clone of a writer": Scenario(
+        "memory", "dump --freeze-by clone", (Point.CLONE_ENTERED, Point.CLONED, Point.RELEASED_FILES), ("pre-dump",)
+    ),
+    "dump by clone of a filter that kills": Scenario(
+        "special seccomp-kill", "dump --freeze-by clone", (*CLONE, Point.THAWED, *CLONE_ENDS[:4])
+    ),
+    "dump by clone of a tree": Scenario(
+        "tree",
+        "dump --freeze-by clone",
+        (f"{Point.CLONED}:2", f"{Point.RELEASED_FILES}:2", f"{Point.CLONE_ENDED}:2", f"{Point.REAPED}:3"),
+        ("pre-dump",),
     ),
     "dump --kill": Scenario(
         "selfcheck interruptible",

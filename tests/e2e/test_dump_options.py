@@ -122,7 +122,15 @@ def test_what_fits_is_not_streamed(target: Target, checkpoint: Path) -> None:
     assert_goes_on(target)
 
 
-@pytest.mark.parametrize("options", [("--leave-running",), ("--leave-stopped",), ("--no-pre-dump", "--staging", "1M")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--leave-running",),
+        ("--leave-stopped",),
+        ("--no-pre-dump", "--staging", "1M", "--freeze-by", "copy"),
+        ("--freeze-by", "clone"),
+    ],
+)
 def test_phases_of_the_freeze_do_not_overlap(options: tuple[str, ...], tmp_path: Path, checkpoint: Path) -> None:
     with memory_target(tmp_path) as target:
         done = predump("dump", *on(target, checkpoint), *options, "--json")
@@ -134,8 +142,9 @@ def test_phases_of_the_freeze_do_not_overlap(options: tuple[str, ...], tmp_path:
     taken = {"stop", "maps", "state", "scan", "copy", "holes"}
     taken |= {"resume"} if "--leave-stopped" not in options else set()
     taken |= {"stream"} if "1M" in options else set()
+    taken |= {"clone"} if "clone" in options else set()
     assert {name for name, ns in phases.items() if ns} == taken
-    assert event["freeze_by"] == last.freeze_by == FreezeBy.COPY
+    assert event["freeze_by"] == last.freeze_by == (FreezeBy.CLONE if "clone" in options else FreezeBy.COPY)
 
 
 @pytest.mark.parametrize("staging", ["256M", "1M"])

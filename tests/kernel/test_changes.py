@@ -80,7 +80,8 @@ def test_the_picture_equals_the_memory(child: Child, seed: int, distrust: bool) 
     guards = range(100, 110)
     child.advise(addr, guards, MADV_GUARD_INSTALL)
 
-    staging.final_round(changes_of(addr, N_PAGES), source)
+    staging.final_scan(changes_of(addr, N_PAGES))
+    staging.final_copy(source)
 
     assert staging.fits
     found, memory = captured(staging, addr), memory_of(child, addr, N_PAGES)
@@ -100,6 +101,36 @@ def test_memory_mapped_anew_at_the_same_place_is_scanned_in_full(child: Child) -
     assert child.map(N_PAGES) == addr, "the kernel puts it where there is the same room again"
     child.write(addr, {5: b"new"})
 
-    staging.final_round(changes_of(addr, N_PAGES), source)
+    staging.final_scan(changes_of(addr, N_PAGES))
+    staging.final_copy(source)
 
     assert captured(staging, addr) == {5: b"new".ljust(PAGE, b"\0")}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_left_to_a_clone(child: Child, seed: int) -> None:
+    """All but what lies in some ranges, with the copies of before."""
+    rng = random.Random(seed)
+    addr = child.map(N_PAGES)
+    child.track(addr, N_PAGES)
+    staging = Staging(Scanner(child.pagemap_fd), RunList(1), PageBuffer(STAGING_PAGES))
+    source = Source(child.pid, child.mem_fd, FileMaps())
+    for _ in range(2):
+        for _ in range(40):
+            change(child, rng, addr, N_PAGES)
+        staging.scan(SpanTable([Span(addr, addr + N_PAGES * PAGE)]))
+        staging.copy(source)
+    for _ in range(40):
+        change(child, rng, addr, N_PAGES)
+    bounds = sorted(rng.sample(range(N_PAGES), 8))
+    ranges = [(addr + start * PAGE, addr + end * PAGE) for start, end in zip(bounds[::2], bounds[1::2], strict=True)]
+    staging.final_scan(changes_of(addr, N_PAGES))
+    pages, inside = staging.pages_to_copy, staging.pages_to_copy_in(ranges)
+
+    assert staging.leave_to_clone(ranges, source) == inside
+
+    assert staging.picture.pages_of(RunKind.COPY) == pages - inside
+    assert not any(staging.picture.pages_within(RunKind.COPY, *one) for one in ranges)
+    staging.copy_runs(staging.picture, source)
+    found, memory = captured(staging, addr), memory_of(child, addr, N_PAGES)
+    assert {page: found.get(page, ZERO_PAGE) for page in memory} == memory

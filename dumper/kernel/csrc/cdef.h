@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 10
+#define PD_ABI 11
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -101,6 +101,10 @@ int64_t pd_classify(struct pd_region *regions, uint64_t n_regions, uint64_t *use
 
 /* Pages of the runs of one kind. */
 uint64_t pd_pages_of_kind(const struct pd_run *runs, uint64_t n_runs, uint32_t kind);
+/* Runs of kind `from` become runs of kind `to`. Returns 0. */
+int pd_change_kind(struct pd_run_list *list, uint32_t from, uint32_t to);
+/* Pages of the runs of one kind that lie in [start, end); the runs are sorted. */
+uint64_t pd_pages_within(const struct pd_run *runs, uint64_t n_runs, uint32_t kind, uint64_t start, uint64_t end);
 
 /* ---- copy.c: bytes ------------------------------------------------------------------------------------------ */
 
@@ -314,6 +318,39 @@ const char *pd_frame_mark(void);
  */
 int pd_inject_userfaultfd(int tid, int pidfd, int mem_fd, const struct pd_site *site, int flags, int expected_fd,
 			  int64_t timeout_ns, int die_at, int victim);
+
+/* ---- clone.c: a copy-on-write child of the target ------------------------------------------------------------- */
+
+struct pd_clone_request {
+	int32_t pid, tid;           /* the process, and a stopped thread of it */
+	int32_t mem_fd, announce_fd; /* announce_fd: where "PID CHILD NS_CHILD" goes as soon as the child exists */
+	int32_t options;            /* that the thread was seized with: ptrace(2) */
+	int32_t die_at, victim;     /* at step `die_at` process `victim` is killed (for tests) */
+	const struct pd_site *site;
+	int64_t timeout_ns;         /* until the thread runs */
+	int64_t patience_ns;        /* until the fork is done */
+};
+/* `ns_pid`: the child as the target calls it. What the call touched in the child and may differ there: frames, rseq area. */
+struct pd_clone {
+	int32_t tid, ns_pid;
+	uint64_t frames_start_addr, frames_end_addr, rseq_start_addr, rseq_end_addr;
+};
+
+/*
+ * clone(2) in the stopped thread: the child stands still, traced by the caller, and dies with it. 0; -EAGAIN, -ENOMEM and
+ * others of clone(2), and those of pd_inject_userfaultfd: then there is no child, unless clone->tid says otherwise.
+ * If the caller dies at any instant, the child ends, and the thread reaps it and goes on where it was.
+ */
+int pd_inject_clone(const struct pd_clone_request *request, struct pd_clone *clone);
+/*
+ * wait4(ns_pid, __WALL | WNOHANG) in the stopped thread: what it returned there, -ECHILD if there is no such child; other
+ * errors as above.
+ */
+int pd_inject_wait(const struct pd_clone_request *request, int ns_pid);
+/* The child lets go of the descriptors that it shares with the target. */
+int pd_release_files(int child, const struct pd_site *site, int64_t timeout_ns);
+/* Kills a child and waits for its end, as its tracer: it is a zombie of the target then. */
+int pd_end_child(int child, int64_t timeout_ns);
 
 /* ---- state.c: what can be read of stopped threads from outside ----------------------------------------------- */
 

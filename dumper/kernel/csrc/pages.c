@@ -321,11 +321,12 @@ int pd_move_runs(struct pd_run_list *in, uint64_t *next, uint64_t start, uint64_
 	while (*next < in->n_runs && in->runs[*next].start_addr < end) {
 		struct pd_run *run = in->runs + *next;
 		uint64_t from = run->start_addr > start ? run->start_addr : start, run_end = run_end_addr(run);
-		uint64_t to = min_u64(run_end, end);
+		uint64_t to = min_u64(run_end, end), index = run->page_index + (from - run->start_addr) / PD_PAGE_BYTES;
 
-		if (from < to && runs_append(out, from + delta, to + delta, run->kind, 0) < to + delta)
+		if (from < to && runs_append(out, from + delta, to + delta, run->kind, index) < to + delta)
 			return 1;
 		if (to < run_end) {
+			run->page_index += run_is_indexed(run->kind) ? (to - run->start_addr) / PD_PAGE_BYTES : 0;
 			run->start_addr = to;
 			run->n_pages = (uint32_t)((run_end - to) / PD_PAGE_BYTES);
 			return 0;
@@ -477,5 +478,34 @@ uint64_t pd_pages_of_kind(const struct pd_run *runs, uint64_t n_runs, uint32_t k
 
 	for (uint64_t i = 0; i < n_runs; i++)
 		pages += runs[i].kind == kind ? runs[i].n_pages : 0;
+	return pages;
+}
+
+int pd_change_kind(struct pd_run_list *list, uint32_t from, uint32_t to)
+{
+	for (uint64_t i = 0; i < list->n_runs; i++)
+		if (list->runs[i].kind == from)
+			list->runs[i].kind = to;
+	return 0;
+}
+
+uint64_t pd_pages_within(const struct pd_run *runs, uint64_t n_runs, uint32_t kind, uint64_t start, uint64_t end)
+{
+	uint64_t low = 0, high = n_runs, pages = 0;
+
+	while (low < high) {
+		uint64_t middle = (low + high) / 2;
+
+		if (run_end_addr(runs + middle) <= start)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	for (; low < n_runs && runs[low].start_addr < end; low++) {
+		uint64_t from = runs[low].start_addr > start ? runs[low].start_addr : start;
+
+		if (runs[low].kind == kind)
+			pages += (min_u64(run_end_addr(runs + low), end) - from) / PD_PAGE_BYTES;
+	}
 	return pages;
 }
