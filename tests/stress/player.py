@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -18,6 +18,9 @@ from dumper.session import Session
 from formats.chain import MemoryView
 from formats.check import verify
 from formats.checkpoint import Checkpoint
+from formats.errors import NotACheckpoint, ParentMissing
+from formats.flatten import FlattenOptions
+from formats.replacing import flatten_in_place
 from formats.rounddirs import list_round_paths
 from tests.harness import (
     Target,
@@ -35,6 +38,11 @@ from tests.tally import Count, Tally
 
 NOT_CONVERGED = 3
 POLICY = Policy(max_freeze_ns=10**10, max_rounds=3, timeout_ns=10**11)
+
+
+def _options(command: Command) -> tuple[str, int, bool]:
+    """What a session is opened with."""
+    return command.checkpoint, command.staging_mib, command.keeps
 
 
 class Harmed(AssertionError):
@@ -111,7 +119,10 @@ class Player:
     # ---- commands --------------------------------------------------------------------------------------------------
 
     def _run(self, command: Command) -> None:
-        if command.how is How.CLI:
+        if command.name == "flatten":
+            self._let_go()
+            self._flatten(self._directory / command.checkpoint)
+        elif command.how is How.CLI:
             self._let_go()
             self._run_cli(command)
         elif command.name == "detach":
@@ -124,6 +135,11 @@ class Player:
         else:
             self._expect_all_untouched(live_tree(self._target.pid))
 
+    def _flatten(self, checkpoint: Path) -> None:
+        """In place, with a round kept as it is; a checkpoint that lacks a round cannot be flattened."""
+        with suppress(NotACheckpoint, ParentMissing):
+            flatten_in_place(checkpoint, None, 1, FlattenOptions(), lambda _done, _total: None)
+
     def _run_cli(self, command: Command) -> None:
         words: list[object] = [command.name, "-t" if self._sequence.tree else "-p", self._target.pid]
         if command.name != "detach":
@@ -134,15 +150,14 @@ class Player:
             words += ["--max-freeze", "10s", "--max-rounds", POLICY.max_rounds]
         if command.compares:
             words.append("--leave-stopped")
+        if command.keeps and command.name in ("dump", "run"):
+            words.append("--keep-tracking")
         done = predump(*words, check=False)
         allowed = (0, NOT_CONVERGED) if command.name == "run" else (0,)
         assert done.returncode in allowed, str(done)
 
     def _run_in_session(self, command: Command) -> None:
-        same = self._kept_for is not None and (self._kept_for.checkpoint, self._kept_for.staging_mib) == (
-            command.checkpoint,
-            command.staging_mib,
-        )
+        same = self._kept_for is not None and _options(self._kept_for) == _options(command)
         if not same or command.how is How.SESSION:
             self._let_go()
         session = self._kept or self._open(command)
@@ -153,11 +168,12 @@ class Player:
             session.dump(after, pre_dump=command.pre_dump)
         else:
             session.run(POLICY, after, 0)
-        if command.name != "pre-dump" or command.how is How.SESSION:
+        goes_on = command.name == "pre-dump" or command.keeps
+        if not goes_on or command.how is How.SESSION:
             self._let_go()
 
     def _open(self, command: Command) -> Session:
-        options = Options(staging_bytes=command.staging_mib * MIB)
+        options = Options(staging_bytes=command.staging_mib * MIB, keep_tracking=command.keeps)
         directory = self._directory / command.checkpoint
         self._kept = Session(self._target.pid, directory, options, lambda _: None, tree=self._sequence.tree)
         self._kept_for = command

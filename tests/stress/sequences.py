@@ -38,7 +38,10 @@ class Told:
 
 @dataclass(frozen=True)
 class Command:
-    """A command of predump; `compares`: its dump leaves the target stopped, and is compared with its memory."""
+    """A command of predump.
+
+    `compares`: its dump leaves the target stopped, and is compared with its memory; `keeps`: later rounds build on it.
+    """
 
     name: str
     checkpoint: str
@@ -46,12 +49,14 @@ class Command:
     pre_dump: bool = True
     staging_mib: int = 64
     compares: bool = False
+    keeps: bool = False
 
     def __str__(self) -> str:
         words = [self.name, self.checkpoint]
         words += [] if self.pre_dump else ["--no-pre-dump"]
         words += [f"--staging {self.staging_mib}M"] if self.staging_mib < 64 else []
         words += ["--leave-stopped, compare"] if self.compares else []
+        words += ["--keep-tracking"] if self.keeps and self.name != "pre-dump" else []
         return f"predump {' '.join(words)} ({self.how})"
 
 
@@ -88,6 +93,7 @@ class _Drawn:
         self._operations = random.sample(OPERATIONS, random.randint(4, len(OPERATIONS)))
         self._checkpoints = ["one", "other"] if random.random() < 0.3 else ["one"]
         self._hows = random.choices([[How.KEPT], [How.SESSION], [How.KEPT, How.SESSION]], [1, 1, 3])[0]
+        self._keeps = random.random() < 0.6
         self._steps: list[Step] = []
 
     def draw(self, seed: int) -> Sequence:
@@ -126,7 +132,7 @@ class _Drawn:
         self._steps.append(self._random.choice([*Mishap] if len(self._checkpoints) > 1 else [Mishap.LOST]))
 
     def _command(self, *, compares: bool = False) -> None:
-        name = self._random.choices(["pre-dump", "run", "dump", "detach"], [12, 2, 2, 2])[0]
+        name = self._random.choices(["pre-dump", "run", "dump", "detach", "flatten"], [12, 3, 4, 2, 2])[0]
         if compares:
             name = self._random.choices(["dump", "run"], [4, 1])[0]
         self._steps.append(
@@ -137,6 +143,7 @@ class _Drawn:
                 pre_dump=self._random.random() < 0.6,
                 staging_mib=self._random.choices([64, 8, 1], [6, 1, 3])[0],
                 compares=compares,
+                keeps=self._keeps and not compares,
             )
         )
 
