@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import threading
 import time
 from functools import partial
 
@@ -32,6 +33,7 @@ class LinkIncoming(Closing):
         window_bytes: int,
         timing: Timing,
         news: Newsroom,
+        changed: threading.Condition,
     ) -> None:
         """A session of the sender with that certificate, of which messages up to `resumed` are in their place."""
         self.session = session
@@ -40,7 +42,7 @@ class LinkIncoming(Closing):
         self._window_bytes = window_bytes
         self._timing = timing
         self._news = news
-        self._changed = news.changed  # guards all that follows
+        self._changed = changed  # guards all that follows
         self._assembly = Assembly(resumed + 1, window_bytes)
         self._acked = resumed
         self._generation = 0
@@ -57,8 +59,8 @@ class LinkIncoming(Closing):
 
     def receive(self) -> Buffer | None:
         """See streams.transport.Incoming. Raises StreamBroken, StreamCorrupt."""
-        self._news.wait_until(lambda: self._assembly.is_ready or self._is_ended or self._failure is not None)
         with self._changed:
+            self._changed.wait_for(lambda: self._assembly.is_ready or self._is_ended or self._failure is not None)
             message = self._assembly.take()
             if message is None and not self._is_ended and self._failure is not None:
                 raise self._failure
@@ -98,11 +100,8 @@ class LinkIncoming(Closing):
         with self._changed:
             is_over = self._is_ended or self._failure is not None
             if self._control is None and not is_over and self._absent_s() > self._timing.reconnect_s:
-                self._failure = StreamBroken(
-                    f"The sender was away for {self._timing.reconnect_s:.3g} s.",
-                    hint="What is not part of a complete round is not kept: look what the sender says, and send again.",
-                )
-                self._changed.notify_all()
+                away = f"The sender was away for {self._timing.reconnect_s:.3g} s."
+                self._fail(StreamBroken(away, hint="Look for the reason there, and send again."))
 
     def serve_control(self, hello: Hello, connection: Connection) -> None:
         """Runs the control connection of a new generation, which supersedes the one before, until it ends."""

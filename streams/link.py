@@ -47,7 +47,7 @@ class LinkOptions:
     parallel: int = 1
     timing: Timing = field(default_factory=Timing)
     tell: Tell = _tell_nobody
-    """Called in the thread that uses the link, within its calls."""
+    """Called in a thread of its own."""
 
     def __post_init__(self) -> None:
         if self.window_bytes < MIN_WINDOW_BYTES:

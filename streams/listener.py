@@ -41,7 +41,7 @@ class Listener(Closing):
         self._window_bytes = window_bytes
         self._timing = timing
         self._news = Newsroom(tell)
-        self._changed = self._news.changed  # guards all that follows
+        self._changed = threading.Condition()  # guards all that follows, and the session
         self._strangers: dict[Connection, None] = {}
         self._session: LinkIncoming | None = None
         self._is_accepted = False
@@ -56,8 +56,8 @@ class Listener(Closing):
 
     def accept(self) -> LinkIncoming:
         """Waits for the next session, after the one before was closed. Raises StreamBroken for a closed listener."""
-        self._news.wait_until(lambda: self._is_closed or (self._session is not None and not self._is_accepted))
         with self._changed:
+            self._changed.wait_for(lambda: self._is_closed or (self._session is not None and not self._is_accepted))
             if self._session is None or self._is_closed:
                 raise StreamBroken("The listener was closed.")
             self._is_accepted = True
@@ -76,6 +76,7 @@ class Listener(Closing):
                 stranger.cut()
             self._changed.notify_all()
         self._thread.join()
+        self._news.close()
 
     # ---- the thread that accepts ----
 
@@ -173,6 +174,7 @@ class Listener(Closing):
                     window_bytes=self._window_bytes,
                     timing=self._timing,
                     news=self._news,
+                    changed=self._changed,
                 ),
                 False,
             )

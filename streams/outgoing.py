@@ -25,6 +25,9 @@ from streams.news import Newsroom, Tell
 from streams.transport import MAX_MESSAGE_BYTES, Buffer
 from streams.wire import Frame, Hello, Kind, Refusal, Welcome, cost, message_header
 
+MAX_CARRIED_BYTES = 256 << 30
+"""By one data connection, then there are new ones: AES-GCM is good for some more with one key (RFC 8446, 5.5)."""
+
 
 class _Generation:
     """The connections of one time that the session connected."""
@@ -67,7 +70,7 @@ class LinkOutgoing:
         self._session = secrets.token_bytes(16)
 
         self._news = Newsroom(tell)
-        self._changed = self._news.changed  # guards all that follows
+        self._changed = threading.Condition()  # guards all that follows
         self._backlog = Backlog()
         self._progress_s = time.monotonic()  # when something was last sent or acknowledged, or began to be due
         self._failure: Exception | None = None
@@ -123,10 +126,11 @@ class LinkOutgoing:
             self._generation.lose("closed")
             self._changed.notify_all()
         self._thread.join(self._timing.close_s)
+        self._news.close()
 
     def _wait_until(self, is_due: Callable[[], bool]) -> None:
-        self._news.wait_until(lambda: self._failure is not None or is_due())
         with self._changed:
+            self._changed.wait_for(lambda: self._failure is not None or is_due())
             if self._failure is not None and not is_due():
                 raise self._failure
 
@@ -273,9 +277,14 @@ class LinkOutgoing:
 
     def _write(self, generation: _Generation, connection: Connection) -> None:
         try:
+            carried_bytes = 0
             while (message := self._next(generation)) is not None:
                 number, parts = message
-                connection.send([message_header(number, sum(map(len, parts))), *parts])
+                n_bytes = sum(map(len, parts))
+                connection.send([message_header(number, n_bytes), *parts])
+                carried_bytes += n_bytes
+                if carried_bytes > MAX_CARRIED_BYTES:
+                    raise LinkLost("it has carried enough for one key")
         except LinkLost as lost:
             with self._changed:
                 generation.lose(str(lost))

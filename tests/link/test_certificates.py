@@ -7,19 +7,17 @@ import socket
 import ssl
 import stat
 import subprocess
-import threading
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from formats.errors import StorageError, UsageError
-from streams.errors import StreamBroken, StreamUntrusted
+from streams.errors import StreamUntrusted
 from streams.keys import RECEIVER_NAME, SENDER_NAME, Authority, Period
-from streams.link import Credentials, LinkOptions, Listener, connect, listen
+from streams.link import Credentials, LinkOptions, connect, listen
 from streams.tls import sender_context
-from tests.harness import poll_until, predump
+from tests.harness import predump
 from tests.link.peers import HASTY, News, write_credentials
 
 Sides = tuple[Credentials, Credentials]
@@ -40,22 +38,9 @@ def refused(sender: Credentials, receiver: Credentials, good: Credentials, host:
             outgoing = connect(f"tls://127.0.0.1:{port}", LinkOptions(credentials=good, timing=HASTY))
             with listener.accept():
                 outgoing.close()
-        else:
-            wait_for_refusal(listener, news)
     assert caught.value.exit_code == 11
     assert caught.value.hint
     return caught.value.message, news.of("connection-refused")
-
-
-def wait_for_refusal(listener: Listener, news: News) -> None:
-    """Until something was refused, which is told to whoever waits for a sender."""
-
-    def wait() -> None:
-        with suppress(StreamBroken):
-            listener.accept()
-
-    threading.Thread(target=wait, daemon=True).start()
-    poll_until(lambda: "connection-refused" in news.subjects, 10, "the receiver to say something")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +107,6 @@ def test_a_sender_without_a_certificate(sides: Sides) -> None:
             pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"),
         ):
             secured.recv(1)
-        wait_for_refusal(listener, news)
     assert "it showed no certificate" in news.of("connection-refused")
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 
+from streams import outgoing as outgoing_module
 from streams.errors import StreamBroken, StreamRefused
 from streams.link import Credentials, LinkOptions, LinkOutgoing, Timing, connect, listen
 from tests.harness import poll_until
@@ -249,3 +250,36 @@ def test_nothing_is_left_of_a_session(sides: Sides) -> None:
             outgoing.close()
             receiver.join()
     poll_until(lambda: {t.ident for t in threading.enumerate()} <= before, 5, "all threads to end")
+
+
+def test_connections_are_made_anew_before_a_key_is_used_up(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outgoing_module, "MAX_CARRIED_BYTES", 500_000)
+    news = News()
+    with listen("127.0.0.1:0", LinkOptions(credentials=sides[1], timing=HASTY), never_heard_of) as listener:
+        options = LinkOptions(credentials=sides[0], timing=HASTY, tell=news)
+        outgoing = connect(f"tls://{listener.address}", options)
+        with listener.accept() as incoming:
+            receiver = Receiver(incoming)
+            send_all(outgoing)
+            outgoing.wait_for(MESSAGES)
+            outgoing.close()
+            assert receiver.join().digest.text == digest_of(MESSAGES)
+    assert "carried enough for one key" in news.of("reconnecting")
+
+
+def test_a_sender_is_not_held_up_by_whoever_listens_to_its_news(rng: random.Random) -> None:
+    released = threading.Event()
+    with (
+        listen("127.0.0.1:0", LinkOptions(timing=HASTY), never_heard_of) as listener,
+        proxied(listener.address.port, rng) as proxy,
+    ):
+        options = LinkOptions(timing=HASTY, tell=lambda *_: released.wait(30) and None)
+        outgoing = connect(f"tcp://127.0.0.1:{proxy.port}", options)
+        with listener.accept() as incoming:
+            receiver = Receiver(incoming)
+            for _ in range(3):
+                proxy.cut()
+                outgoing.wait_for(outgoing.send([b"x"]))
+            outgoing.close()
+            assert receiver.join().digest.n_messages == 3
+        released.set()

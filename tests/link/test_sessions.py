@@ -95,7 +95,7 @@ def test_others_are_refused_while_a_session_lives_and_taken_after_it() -> None:
                 connect(to, LinkOptions(timing=HASTY))
             first.send([b"x"])
             assert incoming.receive() == b"x"
-            assert "busy" in news.of("connection-refused")
+            poll_until(lambda: "busy" in news.of("connection-refused"), 10, "the refusal to be told")
             incoming.acknowledge(1)
             first.wait_for(1)
             first.close()
