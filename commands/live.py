@@ -78,9 +78,10 @@ def dump_text(finished: "RoundFinished", place: Place, after: str) -> str:
     what = f"process {finished.pid}" if one else f"{finished.processes} processes (root {finished.pid})"
     fates = ("runs on", "is stopped", "was killed") if one else ("run on", "are stopped", "were killed")
     fate = dict(zip(("leave-running", "leave-stopped", "kill"), fates, strict=True))[after]
+    predicted = f"{duration_text(finished.predicted_freeze_ns)} predicted, {finished.prediction_error_percent:+d} %"
     text = (
-        f"{place.words}: {what} dumped in round {finished.round}, frozen for {duration_text(finished.frozen_ns)}; "
-        f"{'it' if one else 'they'} {fate}."
+        f"{place.words}: {what} dumped in round {finished.round}, frozen for {duration_text(finished.frozen_ns)} "
+        f"({predicted}); {'it' if one else 'they'} {fate}."
     )
     lacks = _lacks(finished, place)
     return f"{text}\n{lacks[:1].upper()}{lacks[1:]}." if lacks else text

@@ -20,7 +20,6 @@ from commands.options import (
 )
 from commands.streaming import Place, open_destination, place_options
 from display.reporter import Reporter
-from display.units import duration_text
 
 EXIT_NOT_CONVERGED = 3
 
@@ -88,8 +87,7 @@ def run(
         outcome = session.run(policy, AfterDump(after), interval / 1e9)
     finished = outcome.finished
     if outcome.dumped:
-        predicted = duration_text(finished.predicted_freeze_ns)
-        text = f"{dump_text(finished, place, after)}\nPredicted right before it: {predicted}."
+        text = dump_text(finished, place, after)
     else:
         text = f"{place.words}: nothing was dumped, and process {finished.pid} is no longer tracked."
     if not outcome.converged:

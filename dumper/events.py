@@ -56,7 +56,7 @@ class MicroRound(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundFinished(Event):
-    """A round is on disk."""
+    """A round is on disk. `prediction_error_percent`: by how much more than the freeze took had been predicted."""
 
     type: str = "round"
     round: int
@@ -83,6 +83,7 @@ class RoundFinished(Event):
     copy_ns: int
     micro_rounds: int
     predicted_freeze_ns: int
+    prediction_error_percent: int
     pages_copied_frozen: int
     stop_ns: int
     state_ns: int

@@ -172,6 +172,7 @@ class OpenRound:
             processes=len(processes),
             missing=sum(len(process.missing) + len(process.unreadable) for process in processes),
             pages_unreadable=figures.pages_unreadable,
+            prediction_error_percent=_error_percent(manifest.stats),
             **asdict(manifest.stats),
         )
         self._emit(finished)
@@ -181,6 +182,12 @@ class OpenRound:
         """Raises StorageError if the rounds that this one builds on are not where they were."""
         built_on = [member.base.full_round for member in self._tree.members if not member.base.is_full]
         self._destination.check_place(min(built_on, default=self._destination.next_number))
+
+
+def _error_percent(stats: image.Stats) -> int:
+    if not stats.frozen_ns or not stats.predicted_freeze_ns:
+        return 0
+    return round(100 * (stats.predicted_freeze_ns - stats.frozen_ns) / stats.frozen_ns)
 
 
 def _ended(last: RoundInfo | None, processes: Sequence[image.Process]) -> list[image.EndedProcess]:

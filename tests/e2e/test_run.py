@@ -12,6 +12,9 @@ import pytest
 from dumper.dump import AfterDump, Withdrawn
 from dumper.rounds import Options
 from dumper.session import Session
+from dumper.streamdestination import StreamDestination
+from formats.checkpoint import Checkpoint
+from streams.pipe import CommandOutgoing
 from tests.harness import (
     Event,
     Predump,
@@ -73,26 +76,6 @@ def test_a_run_that_converges(checkpoint: Path) -> None:
         assert 0 < number(done.result, "predicted_freeze_ns") <= 5_000_000_000
         assert number(done.result, "frozen_ns") > 0
         assert_let_go(target)
-
-
-def test_a_dump_that_would_freeze_for_too_long_is_withdrawn_and_rounds_go_on(fast: Target, checkpoint: Path) -> None:
-    """The first rounds are short and foretell little; the micro-rounds see how fast the target writes."""
-    done = run(fast, checkpoint, "--max-freeze", "3ms", "--max-rounds", "4", "--interval", "10ms")
-    assert done.returncode == NOT_CONVERGED, str(done)
-    assert done.result["dumped"] is True
-    rounds = [number(event, "round") for event in done.rounds()]
-    assert rounds == list(range(1, len(rounds) + 1)), "what was withdrawn left a gap"
-    assert predictions(done)[-1]["decision"] == "give-up"
-    predump("verify", checkpoint)
-
-
-def test_a_dump_that_is_withdrawn_does_not_end_a_stream(fast: Target, checkpoint: Path) -> None:
-    receiver = f"exec:{sys.executable} -m cli receive -D {checkpoint}"
-    options = ("--max-freeze", "3ms", "--max-rounds", "4", "--interval", "10ms")
-    done = predump("run", "-p", fast.pid, "--to", receiver, "--json", *options, check=False)
-    assert done.returncode == NOT_CONVERGED, str(done)
-    assert len(predictions(done)) > len(done.rounds()), "none was withdrawn"
-    predump("verify", checkpoint)
 
 
 def test_a_run_is_cancelled(fast: Target, checkpoint: Path) -> None:
@@ -184,6 +167,22 @@ def test_a_keeper_does_not_vouch_for_a_round_that_left_pages_out(tmp_path: Path,
 
 
 # ---- withdrawn ----
+
+
+def test_a_dump_that_is_withdrawn_does_not_end_a_stream(checkpoint: Path) -> None:
+    words = (sys.executable, "-m", "cli", "receive", "-D", str(checkpoint))
+    with (
+        Target.spawn("steady", PAGES, 512, 1000) as target,
+        StreamDestination(CommandOutgoing(words), "a receiver") as destination,
+        Session(target.pid, destination, Options(), lambda _: None) as session,
+    ):
+        session.track()
+        session.take_round()
+        assert isinstance(session.try_dump(AfterDump.LEAVE_RUNNING, lambda: None, 0), Withdrawn)
+        session.take_round()
+        session.take_dump(AfterDump.LEAVE_RUNNING)
+    predump("verify", checkpoint)
+    assert Checkpoint.open(checkpoint).numbers == [1, 2, 3]
 
 
 def test_what_a_withdrawn_dump_had_copied_comes_with_the_next_round(tmp_path: Path, checkpoint: Path) -> None:
