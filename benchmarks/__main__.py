@@ -11,7 +11,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from benchmarks import measure, observed, states
+from benchmarks import clones, measure, observed, states
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, show
 
@@ -42,7 +42,10 @@ def say(text: str) -> None:
 
 
 def measure_size(bench: Bench, mib: int, runs: int, parts: str) -> list[Figure]:
-    """What is measured of a target of one size: f(reezes), F(irst round), i(dle), m(emory), e(xport), o(bserve)."""
+    """What is measured of a target of one size.
+
+    F(irst round), f(reezes), i(dle), m(emory), e(xport), o(bserve), c(lone).
+    """
     size = SIZES[mib]
     reason = bench.lacks_memory_for(mib)
     if reason:
@@ -62,6 +65,8 @@ def measure_size(bench: Bench, mib: int, runs: int, parts: str) -> list[Figure]:
             figures += measure.exports(bench, target, size, runs, say_here)
         if "o" in parts:
             figures += observed.foretold(bench, target, size, runs, say_here)
+        if "c" in parts:
+            figures += clones.clones(bench, target, size, mib, runs, say_here)
         if "f" in parts or "m" in parts:
             freezes, memory = measure.freezes(bench, target, runs, say_here)
             figures += freezes.figures(size) if "f" in parts else []
@@ -71,7 +76,7 @@ def measure_size(bench: Bench, mib: int, runs: int, parts: str) -> list[Figure]:
 
 def measure_all(options: argparse.Namespace) -> list[Figure]:
     """Every figure, by size of the target."""
-    plan = [(QUICK_MIB, "fFimeo")] if options.quick else [(256, "m"), (1024, "fFeo"), (4096, "fim")]
+    plan = [(QUICK_MIB, "fFimeoc")] if options.quick else [(256, "m"), (1024, "fFeoc"), (4096, "fim")]
     runs = 1 if options.quick else options.runs
     figures: list[Figure] = []
     with Bench() as bench:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from types import TracebackType
 from typing import Self
 
@@ -110,7 +111,7 @@ class Bench:
     def __enter__(self) -> Self:
         self._scratch = Path(tempfile.mkdtemp(prefix="predump-bench-", dir=TMPFS))
         try:
-            for name in ("target", "floor", "state"):
+            for name in ("target", "floor", "clone", "state"):
                 self._compile(name)
         except BaseException:
             self.__exit__(None, None, None)
@@ -192,6 +193,11 @@ class Bench:
         rows = sorted([int(word) for word in line.split()] for line in done.stdout.splitlines())
         total_ns, stop_ns, scan_ns = rows[len(rows) // 2]
         return Floor(total_ns, stop_ns, scan_ns)
+
+    def clone_ns(self, pid: int, passes: int) -> float:
+        """The least that a freeze with a clone can take on this machine, now: the median pass of clone.c."""
+        done = run(str(self._scratch / "clone"), str(pid), str(passes))
+        return median(int(line.split()[0]) for line in done.stdout.splitlines())
 
     def gcore(self, pid: int, directory: Path) -> Gcore:
         """gdb's gcore of the process into the directory; the core is removed again."""

@@ -1,7 +1,8 @@
 /* The process that the benchmarks capture: MIB of heap-like memory, 5 threads, one of them a writer.
  *
  * target MIB
- * Commands: fill (first, once), rate PAGES_PER_SECOND (of the writer, 0 at first).
+ * Commands: fill (first, once), rate PAGES_PER_SECOND (of the writer, 0 at first), sweep MIB MS: it writes to each page of
+ * the first MIB within MS milliseconds, again and again.
  *
  * Heap-like: what a program of many small objects leaves behind, made by the rules of `emit_*` below from a fixed
  * seed. Every chunk has a size word as malloc makes it; behind it stand
@@ -38,7 +39,7 @@ static size_t n_words;
 static uint64_t state = 1;
 static uint64_t shift_bytes; /* from where a chunk is made to where it will lie */
 static char vocabulary[VOCABULARY][MAX_WORD_BYTES + 1];
-static volatile unsigned long rate_pages_per_s;
+static volatile unsigned long rate_pages_per_s, swept_pages; /* swept_pages: 0 if pages are chosen at random */
 
 enum field { NEAR, SHARED, ANYWHERE, NUMBER, FLAG, NOTHING };
 static struct {
@@ -226,7 +227,7 @@ static void fill(void)
 	}
 }
 
-/* Changes one word of a random page so many times a second; a change of the rate starts the count anew. */
+/* Changes one word of a page so many times a second; a change of the rate starts the count anew. */
 static void *write_pages(void *unused)
 {
 	uint64_t random = 2, done = 0, rate = 0, start_ns = 0;
@@ -241,7 +242,7 @@ static void *write_pages(void *unused)
 			start_ns = tick_ns;
 		}
 		for (; done < (tick_ns - start_ns) * rate / NS_PER_S; done++)
-			memory[next_random(&random) % n_words]++;
+			memory[swept_pages ? done % swept_pages * WORDS_PER_PAGE : next_random(&random) % n_words]++;
 	}
 	return unused;
 }
@@ -279,6 +280,7 @@ static void map_memory(size_t bytes)
 
 int main(int argc, char **argv)
 {
+	unsigned long mib, sweep_ms;
 	char line[64];
 
 	if (argc != 2) {
@@ -296,8 +298,13 @@ int main(int argc, char **argv)
 	while (next_command(line, sizeof(line))) {
 		if (strcmp(line, "fill") == 0)
 			fill();
-		else if (strncmp(line, "rate ", 5) == 0)
+		else if (strncmp(line, "rate ", 5) == 0) {
 			rate_pages_per_s = strtoul(line + 5, NULL, 10);
+			swept_pages = 0;
+		} else if (sscanf(line, "sweep %lu %lu", &mib, &sweep_ms) == 2) {
+			swept_pages = (mib << 20) / PAGE_BYTES;
+			rate_pages_per_s = swept_pages * 1000 / sweep_ms;
+		}
 		else
 			die("unknown command");
 		answer("ok");
