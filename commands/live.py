@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Unpack
 import click
 
 from commands.options import (
+    NO_HOOKS,
+    HookOptions,
     Target,
     WorkOptions,
     after_options,
     directory_option,
     freeze_option,
+    hook_options,
     keep_tracking_option,
     strict_option,
     target_options,
@@ -22,6 +25,8 @@ from commands.options import (
 from commands.streaming import Place, open_destination, place_options
 from display.reporter import Reporter
 from display.units import counted, duration_text
+
+EXIT_HOOK_FAILED = 1  # of a command that runs after the freeze: there is a dump
 
 if TYPE_CHECKING:
     from dumper.destination import Destination
@@ -39,9 +44,11 @@ def open_session(
     strict: bool = False,
     keep_tracking: bool = False,
     freeze_by: str = "auto",
+    hooks: HookOptions = NO_HOOKS,
 ) -> Iterator["Session"]:
     from dumper.events import Event
     from dumper.freezeplan import FreezeWish
+    from dumper.hooks import HookCommands
     from dumper.limits import Limits
     from dumper.rounds import Options
     from dumper.session import Session
@@ -54,6 +61,7 @@ def open_session(
         keep_tracking=keep_tracking,
         limits=Limits(work["bandwidth_limit"] or 0, work["cpu_limit"]),
         freeze_by=FreezeWish(freeze_by),
+        hooks=HookCommands(hooks.before_freeze, hooks.after_freeze, hooks.after_dump, hooks.timeout_ns / 1e9),
     )
 
     def emit_json(event: Event) -> None:
@@ -147,6 +155,7 @@ def pre_dump(reporter: Reporter, target: Target, directory: Path, **work: Unpack
 @keep_tracking_option
 @freeze_option
 @click.option("--no-pre-dump", is_flag=True, help="Take no unfrozen round before.")
+@hook_options
 @strict_option
 @work_options
 def dump(
@@ -157,6 +166,7 @@ def dump(
     keep_tracking: bool,
     freeze_by: str,
     no_pre_dump: bool,
+    hooks: HookOptions,
     strict: bool,
     **work: Unpack[WorkOptions],
 ) -> int:
@@ -175,12 +185,21 @@ def dump(
     with (
         open_destination(reporter, place, kill=after == AfterDump.KILL, keep_tracking=keep_tracking) as destination,
         open_session(
-            reporter, target, destination, work, strict=strict, keep_tracking=keep_tracking, freeze_by=freeze_by
+            reporter,
+            target,
+            destination,
+            work,
+            strict=strict,
+            keep_tracking=keep_tracking,
+            freeze_by=freeze_by,
+            hooks=hooks,
         ) as session,
     ):
         finished = session.dump(AfterDump(after), pre_dump=not no_pre_dump)
-    reporter.result(asdict(finished) | place.fields, dump_text(finished, place, after))
-    return 0
+    fields = asdict(finished) | place.fields | {"hooks_failed": session.failed_hooks}
+    exit_code = EXIT_HOOK_FAILED if session.failed_hooks else 0
+    reporter.result(fields, dump_text(finished, place, after), exit_code)
+    return exit_code
 
 
 @target_options

@@ -199,7 +199,7 @@ def work_options(function: Callable[..., int]) -> Callable[..., int]:
             help="CPU time that compressing may take, such as 50% of all CPUs, at the lowest priority.",
         ),
         click.option(
-            "--bandwidth-limit", type=Size(), help="Bytes of pages to write per second, such as 200M, at most."
+            "--bandwidth-limit", type=Rate(), help="What to write per second at most, such as 200M or 1Gbit/s."
         ),
         quiet_option,
     ):
@@ -234,6 +234,48 @@ def policy_options(function: Callable[..., int]) -> Callable[..., int]:
     ):
         function = option(function)
     return function
+
+
+class HookOptions(NamedTuple):
+    """The options of `hook_options`; the timeout is in ns."""
+
+    before_freeze: str
+    after_freeze: str
+    after_dump: str
+    timeout_ns: int
+
+
+NO_HOOKS = HookOptions("", "", "", 0)
+
+
+def hook_options(function: Callable[..., int]) -> Callable[..., int]:
+    """Commands around a dump; the command gets `hooks`."""
+
+    @click.option(
+        "--exec-before-freeze",
+        metavar="COMMAND",
+        default="",
+        help="Run this by sh before the last pages are copied; if it fails there is no dump.",
+    )
+    @click.option("--exec-after-freeze", metavar="COMMAND", default="", help="Run this when the target runs on.")
+    @click.option("--exec-after-dump", metavar="COMMAND", default="", help="Run this when the dump is on disk.")
+    @click.option(
+        "--exec-timeout", type=Duration(), default="10s", show_default=True, help="Time for each of these commands."
+    )
+    @functools.wraps(function)
+    def wrapped(
+        reporter: Reporter,
+        *,
+        exec_before_freeze: str,
+        exec_after_freeze: str,
+        exec_after_dump: str,
+        exec_timeout: int,
+        **options: object,
+    ) -> int:
+        hooks = HookOptions(exec_before_freeze, exec_after_freeze, exec_after_dump, exec_timeout)
+        return function(reporter, hooks=hooks, **options)
+
+    return wrapped
 
 
 def strict_option(function: Callable[..., int]) -> Callable[..., int]:

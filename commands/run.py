@@ -5,13 +5,15 @@ from typing import Unpack
 
 import click
 
-from commands.live import dump_text, open_session
+from commands.live import EXIT_HOOK_FAILED, dump_text, open_session
 from commands.options import (
     Duration,
+    HookOptions,
     Target,
     WorkOptions,
     after_options,
     freeze_option,
+    hook_options,
     keep_tracking_option,
     policy_options,
     strict_option,
@@ -41,6 +43,7 @@ EXIT_NOT_CONVERGED = 3
     "slow it down step by step.",
 )
 @click.option("--defer-hot", is_flag=True, help="Leave pages that most rounds find written for the freeze.")
+@hook_options
 @work_options
 def run(
     reporter: Reporter,
@@ -56,6 +59,7 @@ def run(
     timeout: int,
     on_no_converge: str,
     defer_hot: bool,
+    hooks: HookOptions,
     **work: Unpack[WorkOptions],
 ) -> int:
     """Take rounds until the freeze will be short, then dump.
@@ -81,7 +85,14 @@ def run(
     with (
         open_destination(reporter, place, kill=after == AfterDump.KILL, keep_tracking=keep_tracking) as destination,
         open_session(
-            reporter, target, destination, work, strict=strict, keep_tracking=keep_tracking, freeze_by=freeze_by
+            reporter,
+            target,
+            destination,
+            work,
+            strict=strict,
+            keep_tracking=keep_tracking,
+            freeze_by=freeze_by,
+            hooks=hooks,
         ) as session,
     ):
         outcome = session.run(policy, AfterDump(after), interval / 1e9)
@@ -96,7 +107,10 @@ def run(
         "converged": outcome.converged,
         "dumped": outcome.dumped,
         "reason": outcome.verdict.reason,
+        "hooks_failed": session.failed_hooks,
     }
     exit_code = 0 if outcome.converged else EXIT_NOT_CONVERGED
+    if session.failed_hooks:
+        exit_code = EXIT_HOOK_FAILED
     reporter.result(asdict(finished) | place.fields | fields, text, exit_code)
     return exit_code

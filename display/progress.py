@@ -9,6 +9,7 @@ from display.units import bytes_text, counted, duration_text, pages_text, ratio_
 from dumper.events import (
     Attached,
     Event,
+    HookFinished,
     Notice,
     Predicted,
     RoundFinished,
@@ -46,7 +47,7 @@ def event_text(event: Event) -> str:
         if not event.predicted_freeze_ns:
             return event.reason
         return f"a freeze now would take about {duration_text(event.predicted_freeze_ns)}: {event.reason}"
-    if isinstance(event, Notice):
+    if isinstance(event, Notice | HookFinished):
         return event.message
     return ""
 

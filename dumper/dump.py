@@ -23,6 +23,7 @@ from dumper.errors import TargetUntraceable
 from dumper.events import Announcer, MicroRound, Notice, RoundFinished
 from dumper.freeze import Freeze, StoppedProcess
 from dumper.freezeplan import FreezeWish
+from dumper.hooks import Hooks
 from dumper.kernel.copy import FileMaps, PageBuffer, Source
 from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, InjectionSite
 from dumper.kernel.runs import RunList
@@ -136,6 +137,7 @@ class Dumper:
         self._left: list[Member] = []
         self._scanned_ns = work.since_ns
         self._object_outputs: dict[int, ImageOutput] = {}
+        self._hooks = Hooks(options.hooks, work.emit, work.tree.root.pid)
 
     def take(self, after: AfterDump, before_stop: BeforeStop, max_freeze_ns: float) -> RoundFinished | Withdrawn:
         """Tracked processes are copied ahead in micro-rounds, all others in the freeze.
@@ -143,8 +145,8 @@ class Dumper:
         `before_stop` is called right before they are stopped. The dump is withdrawn if it is predicted then to freeze
         them for more than `max_freeze_ns`.
 
-        Raises TargetGone, PermissionDenied, TargetUntraceable, StorageError, SnapshotLostError; everything goes on in
-        each case.
+        Raises TargetGone, PermissionDenied, TargetUntraceable, StorageError, SnapshotLostError, HookFailed; everything
+        goes on in each case.
         """
         with self._undertaken, self._opened:
             round_ = self._opened.enter_context(
@@ -156,21 +158,27 @@ class Dumper:
                 self._prepare(member)
             self._prepare_rechecks()
             reached(Point.PREPARED)
-            size = measure_size(self._tree.members)
-            pace = self._micro_rounds(round_.output.figures)
-            self._prepare_rechecks()  # for hardware that began to write meanwhile
-            if after is AfterDump.LEAVE_RUNNING:  # else they stay frozen until the dump is on disk
-                self._prepare_clones()
-            self._emit.hold()  # whoever listens may keep us waiting
-            try:
-                predicted_ns = self._predict(size, pace)
-                if predicted_ns > max_freeze_ns:
-                    return self._withdraw(predicted_ns)
-                round_.output.figures.predicted_freeze_ns = predicted_ns
-                before_stop()
-                return self._freeze_and_write(round_, after)
-            finally:
-                self._emit.release()
+            with self._hooks.around_freeze({"round": round_.number, "kind": RoundKind.DUMP.value}):
+                return self._micro_rounds_and_freeze(round_, after, before_stop, max_freeze_ns)
+
+    def _micro_rounds_and_freeze(
+        self, round_: OpenRound, after: AfterDump, before_stop: BeforeStop, max_freeze_ns: float
+    ) -> RoundFinished | Withdrawn:
+        size = measure_size(self._tree.members)
+        pace = self._micro_rounds(round_.output.figures)
+        self._prepare_rechecks()  # for hardware that began to write meanwhile
+        if after is AfterDump.LEAVE_RUNNING:  # else they stay frozen until the dump is on disk
+            self._prepare_clones()
+        self._emit.hold()  # whoever listens may keep us waiting
+        try:
+            predicted_ns = self._predict(size, pace)
+            if predicted_ns > max_freeze_ns:
+                return self._withdraw(predicted_ns)
+            round_.output.figures.predicted_freeze_ns = predicted_ns
+            before_stop()
+            return self._freeze_and_write(round_, after)
+        finally:
+            self._emit.release()
 
     # ---- while they run ----------------------------------------------------------------------------------------
 
@@ -305,6 +313,8 @@ class Dumper:
         reached(Point.THAWED)
         if after is AfterDump.LEAVE_STOPPED:
             _wait_until_stopped(list(self._processes))
+        told = {"round": round_.number, "kind": RoundKind.DUMP.value, "frozen_ns": freeze.frozen_ns, "captured": True}
+        self._hooks.after_freeze(told)
         for member in self._left:
             self._tree.remove(member)
         return finished or self._finish(round_, freeze, stands_still=False)

@@ -127,6 +127,17 @@ class Observed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HookFinished(Event):
+    """A command of the user's has run, `hook` says which; `message` is what went wrong, "" if `ok`."""
+
+    type: str = "hook"
+    hook: str
+    ok: bool
+    message: str
+    duration_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Notice(Event):
     """Something the user should know; `subject` names it for programs."""
 

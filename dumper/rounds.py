@@ -14,6 +14,7 @@ from dumper.describe import ProcessPart
 from dumper.destination import Destination
 from dumper.events import Emit, Notice, RoundFinished, RoundProgress, RoundStarted
 from dumper.freezeplan import FreezeWish
+from dumper.hooks import HookCommands
 from dumper.hotpages import Deferral, LeftOut
 from dumper.kernel.pages import SpanTable
 from dumper.kernel.runs import RunKind, RunList
@@ -37,7 +38,7 @@ PROGRESS_INTERVAL_NS = 100_000_000
 class Options:
     """How to work: zstd level, threads, bytes of staging memory; strict: nothing may be missing in a dump.
 
-    limits: what it may use beside; freeze_by: how a dump gets its last pages.
+    limits: what it may use beside; freeze_by: how a dump gets its last pages; hooks: commands to run around a dump.
     """
 
     level: int = 1
@@ -47,6 +48,7 @@ class Options:
     keep_tracking: bool = False
     limits: Limits = field(default_factory=Limits)
     freeze_by: FreezeWish = FreezeWish.AUTO
+    hooks: HookCommands = field(default_factory=HookCommands)
 
 
 @dataclass(slots=True)

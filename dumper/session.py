@@ -3,6 +3,7 @@
 import os
 import time
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 from dumper import describe, lease, strict
@@ -11,7 +12,8 @@ from dumper.checkpoint import CheckpointDirectory
 from dumper.convergence import Policy
 from dumper.destination import Destination
 from dumper.dump import AfterDump, BeforeStop, DumpWork, Withdrawn, take_dump
-from dumper.events import Announcer, Emit, Notice, RoundFinished
+from dumper.events import Announcer, Emit, Event, HookFinished, Notice, RoundFinished
+from dumper.hooks import Hooks
 from dumper.kernel.runs import RunList
 from dumper.lease import Chained, ChainState, Key, Lease
 from dumper.outlive import in_child
@@ -48,6 +50,7 @@ class Session(Closing):
     With `tree`, all descendants of the process are captured with it. Nothing of them is touched before the first round.
     When the session ends, they run untraced; they stay tracked if (and only if) a keeper was left behind, by `pre_dump`
     or with Options.keep_tracking. To be used by one OS thread.
+    `failed_hooks` are commands of `options.hooks` that failed though the dump did not.
     """
 
     def __init__(
@@ -58,7 +61,14 @@ class Session(Closing):
         Raises TargetGone, PermissionDenied, TargetUntraceable, TargetBusy, StorageError, PredumpError.
         """
         self._options = options
-        self.emit = Announcer(emit)
+        self.failed_hooks: list[str] = []
+
+        def pass_on(event: Event) -> None:
+            if isinstance(event, HookFinished) and not event.ok:
+                self.failed_hooks.append(event.hook)
+            emit(event)
+
+        self.emit = Announcer(pass_on)
         self._lease: Lease | None = None
         self._held: dict[Key, Tracker] = {}  # what the keeper has, too
         self._since_ns = 0  # when the written pages were last reset, CLOCK_MONOTONIC
@@ -157,11 +167,16 @@ class Session(Closing):
         """
         self._open_round()
         since_ns = time.monotonic_ns()
+        taken: RoundFinished | Withdrawn
         if any(member.has_seccomp_filter() for member in self._tree.members):
-            return self._dump_from_child(after, before_stop)
-        taken = self._dump(after, before_stop, self._pipeline, self.emit, max_freeze_ns)
+            taken = self._dump_from_child(after, before_stop)
+        else:
+            taken = self._dump(after, before_stop, self._pipeline, self.emit, max_freeze_ns)
+            if isinstance(taken, RoundFinished):
+                self._after_dump(self._chain_state(), since_ns)
         if isinstance(taken, RoundFinished):
-            self._after_dump(self._chain_state(), since_ns)
+            hooks = Hooks(self._options.hooks, self.emit, taken.pid)
+            hooks.after_dump({**asdict(taken), "destination": self._destination.name})
         return taken
 
     def _after_dump(self, state: ChainState, since_ns: int) -> None:

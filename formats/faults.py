@@ -83,6 +83,10 @@ class Point(StrEnum):
 
     # The dump.
     PREPARED = "prepared"
+    HOOK_GUARDED = "hook-guarded"
+    """The command before the freeze is about to run, and somebody waits to run the one after it."""
+    HOOKED = "hooked"
+    """It has run."""
     MICRO_ROUND = "micro-round"
     FORESEEN = "foreseen"
     """The undertaker waits, if there is to be a clone."""

@@ -152,6 +152,12 @@ SCENARIOS = {
         ),
         ("dump --keep-tracking",),
     ),
+    "dump with hooks": Scenario(
+        "memory",
+        "dump --exec-before-freeze true --exec-after-freeze true",
+        (Point.HOOK_GUARDED, Point.HOOKED, Point.FROZEN, Point.THAWED),
+        ("pre-dump",),
+    ),
     "streamed": Scenario(
         "memory",
         "dump --leave-stopped --staging 1M",
