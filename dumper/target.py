@@ -159,9 +159,13 @@ class Target(Closing):
     @property
     def has_ended(self) -> bool:
         """Whether the process has ended: its pidfd is readable then."""
+        return self.ends_within(0)
+
+    def ends_within(self, seconds: float) -> bool:
+        """Waits so long for the end; whether it has ended."""
         waiting = select.poll()  # select(2) knows no descriptors above 1023
         waiting.register(self.pidfd, select.POLLIN)
-        return bool(waiting.poll(0))
+        return bool(waiting.poll(seconds * 1000))
 
     def close(self) -> None:
         """Closes the descriptors; the target does not notice."""
