@@ -5,15 +5,20 @@ from __future__ import annotations
 import itertools
 import os
 import resource
+import signal
+from contextlib import suppress
 
 import pytest
 
 from dumper import freeze
-from dumper.errors import TargetUntraceable
+from dumper.errors import TargetGone, TargetUntraceable
 from dumper.freeze import Freeze
 from dumper.target import Target
+from tests.harness import Target as RunningTarget
 from tests.harness import is_untouched
 from tests.kernel.child import Child
+
+KILLS = 30
 
 
 def test_a_tree_that_forks_faster_than_it_can_be_stopped_is_given_up(
@@ -60,3 +65,13 @@ def test_a_descriptor_above_1023(child: Child) -> None:
         for fd in filler:
             os.close(fd)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("targets")
+def test_a_process_that_is_killed_while_it_is_stopped_is_gone() -> None:
+    """Its leader does not end for a tracer that has not waited for its other threads."""
+    for _ in range(KILLS):
+        with RunningTarget.spawn("idle", 32, 0, 0) as running, Target(running.pid) as target:
+            os.kill(running.pid, signal.SIGKILL)
+            with suppress(TargetGone), Freeze(target):
+                pass

@@ -184,10 +184,13 @@ static int wait_stopped(struct pd_thread *thread, int64_t deadline_ns)
 	}
 }
 
-/* Waits for the threads of the list from number `first` on, which were seized just now. */
+/*
+ * Waits for the threads of the list from number `first` on, which were seized just now. The leader last: if the process is
+ * killed meanwhile, it ends for us when all others have been waited for (delay_group_leader in kernel/exit.c).
+ */
 static int wait_seized(struct pd_thread_list *list, uint64_t first, int64_t deadline_ns)
 {
-	for (uint64_t i = first; i < list->n_threads; i++) {
+	for (uint64_t i = list->n_threads; i-- > first;) {
 		struct pd_thread *thread = list->threads + i;
 		int error = thread->flags & PD_THREAD_GONE ? 0 : wait_stopped(thread, deadline_ns);
 
