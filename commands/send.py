@@ -64,7 +64,8 @@ def send(
     rounds = 0
     stored_bytes = 0
     with open_outgoing(reporter, place) as outgoing, ThreadPoolExecutor(threads) as checkers:
-        sender = Sender(outgoing, before, first or checkpoint.numbers[0])
+        sender = Sender(outgoing)
+        sender.greet(before, first or checkpoint.numbers[0])
         for info in _rounds(checkpoint, first or checkpoint.numbers[0], follow=follow):
             round_bytes = sum(entry.stored_bytes for entry in info.manifest.files)
             sent_bytes = 0

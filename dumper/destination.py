@@ -1,6 +1,8 @@
 """Where the rounds of a session go: what it asks of a checkpoint directory, and of anything else that takes rounds."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from dumper.kernel.recheck import Recheck
 from dumper.kernel.runs import RunList
@@ -30,6 +32,11 @@ class Destination(Closing, ABC):
     @abstractmethod
     def open_round(self) -> RoundFiles:
         """Begins the round to come. Raises StorageError."""
+
+    @contextmanager
+    def for_child(self) -> Iterator[Callable[[], None]]:
+        """A process that is forked in the block may write a round; it calls what is given here first."""
+        yield lambda: None
 
     @abstractmethod
     def check_place(self, first: int) -> None:

@@ -205,6 +205,7 @@ class Session(Closing):
 
         def dump(emit: Emit) -> tuple[tuple[RoundFinished, ChainState], list[int]]:
             self.emit = Announcer(emit)
+            enter_child()
             with self._new_pipeline() as pipeline:  # threads are not there after a fork
                 taken = self._dump(after, before_stop, pipeline, self.emit, NO_LIMIT_NS)
                 assert isinstance(taken, RoundFinished)
@@ -212,7 +213,8 @@ class Session(Closing):
 
         since_ns = time.monotonic_ns()
         try:
-            finished, state = in_child(dump, self.emit)[0]
+            with self._destination.for_child() as enter_child:
+                finished, state = in_child(dump, self.emit)[0]
         except ConnectionResetError:
             raise PredumpError(
                 "the process that took the dump was killed",

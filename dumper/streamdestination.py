@@ -1,5 +1,8 @@
 """A stream as a place for rounds: what was sent cannot be read again, so nothing is compared with it."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from dumper.destination import Destination
 from dumper.kernel.recheck import Recheck
 from dumper.kernel.runs import RunList
@@ -7,7 +10,9 @@ from dumper.lease import ChainState
 from dumper.recheck import recheck_with_nothing
 from dumper.target import Target
 from formats.checkpoint import RoundInfo
+from formats.errors import PredumpError
 from formats.roundfiles import RoundFiles
+from streams.relay import Relay
 from streams.sender import Sender
 from streams.transport import Outgoing
 
@@ -20,7 +25,9 @@ class StreamDestination(Destination):
         self.name = name
         self.last: RoundInfo | None = None
         self.removed: list[int] = []
+        self._outgoing = outgoing
         self._sender = Sender(outgoing)
+        self._sender.greet()
 
     @property
     def next_number(self) -> int:
@@ -30,6 +37,19 @@ class StreamDestination(Destination):
     def open_round(self) -> RoundFiles:
         """Begins the round to come. Raises StreamBroken, StreamRefused."""
         return self._sender.open_round(self.next_number)
+
+    @contextmanager
+    def for_child(self) -> Iterator[Callable[[], None]]:
+        """The child sends through this process. Raises StreamBroken, StreamRefused if that is what ended it."""
+        with Relay(self._outgoing) as relay:
+
+            def enter_child() -> None:
+                self._sender = Sender(relay.outgoing_of_child())
+
+            try:
+                yield enter_child
+            except PredumpError as error:
+                raise relay.failure or error from None
 
     def check_place(self, first: int) -> None:
         """The receiver sees to that."""

@@ -25,15 +25,17 @@ from streams.transport import Buffer, Outgoing
 
 
 class Sender:
-    """Says hello; then one round after the other may be opened."""
+    """First it says hello; then one round after the other may be opened."""
 
-    def __init__(self, outgoing: Outgoing, before: RoundInfo | None = None, first: int = 1) -> None:
+    def __init__(self, outgoing: Outgoing) -> None:
+        self._outgoing = outgoing
+        self._lock = threading.Lock()
+
+    def greet(self, before: RoundInfo | None = None, first: int = 1) -> None:
         """The first round has number `first`, and comes after the round `before`, if the receiver has any.
 
         Raises StreamBroken, StreamRefused.
         """
-        self._outgoing = outgoing
-        self._lock = threading.Lock()
         checkpoint_id = bytes.fromhex(before.manifest.checkpoint_id) if before else bytes(16)
         sha256 = bytes.fromhex(before.sha256) if before else bytes(32)
         self.wait_for(self.send(Hello(PROTOCOL_VERSION, SCHEMA_VERSION, checkpoint_id, first - 1, sha256)))

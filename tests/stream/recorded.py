@@ -53,6 +53,7 @@ def recorded(checkpoint: Path) -> list[bytes]:
     """The messages of a whole checkpoint."""
     recorder = Recorder()
     sender = Sender(recorder)
+    sender.greet()
     with ThreadPoolExecutor(1) as checkers:
         for info in Checkpoint.open(checkpoint).rounds:
             send_round(sender, info, checkers)

@@ -336,3 +336,32 @@ def test_one_place_must_be_named(words: tuple[str, ...]) -> None:
     with suppress(FileNotFoundError):
         (REPO / "somewhere").rmdir()
         raise AssertionError("a directory was made")
+
+
+# ---- targets with a seccomp filter: a child takes their dump, and sends it through its parent ----
+
+
+@pytest.mark.parametrize("mode", ["seccomp-errno", "seccomp-kill"])
+def test_a_target_with_a_filter_is_sent_by_a_child(mode: str, directory: Path) -> None:
+    with Target.spawn("special", mode) as target:
+        sent, received = piped(("run", "-p", target.pid, "--to", "-", "--leave-stopped"), ("receive", "-D", directory))
+        assert (sent.returncode, received.returncode) == (0, 0), sent.result
+        checkpoint = Checkpoint.open(directory)
+        assert checkpoint.round().manifest.kind is RoundKind.DUMP
+        assert verify(checkpoint).findings == []
+        assert compare(target.pid, directory).mismatches == []
+
+
+def test_a_target_with_a_filter_is_killed_when_its_dump_has_arrived(directory: Path) -> None:
+    with Target.spawn("special", "seccomp-errno") as target:
+        predump("dump", "-p", target.pid, "--to", receiving(directory), "--kill")
+        assert target.wait() == -signal.SIGKILL
+    assert Checkpoint.open(directory).round().manifest.kind is RoundKind.DUMP
+
+
+def test_a_target_with_a_filter_is_not_killed_where_the_receiver_refuses(directory: Path) -> None:
+    with Target.spawn("special", "seccomp-errno") as target:
+        words = ("dump", "-p", target.pid, "--to", receiving(directory, "--max-bytes", "4k"), "--kill", "--json")
+        done = predump(*words, "--no-pre-dump", expect=1)
+        assert "refuses" in str(done.result["message"])
+        assert is_untouched(target.pid)
