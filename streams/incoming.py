@@ -46,6 +46,7 @@ class LinkIncoming(Closing):
         self._assembly = Assembly(resumed + 1, window_bytes)
         self._acked = resumed
         self._generation = 0
+        self._lost_generation = 0
         self._parallel = 0
         self._control: Control | None = None
         self._data: dict[int, Connection] = {}
@@ -186,7 +187,8 @@ class LinkIncoming(Closing):
     def _lose(self, generation: int, why: str) -> None:
         """A connection ended, and so do the others of its generation."""
         with self._changed:
-            if generation == self._generation and self._control is not None and not self._is_over():
+            if generation == self._generation != self._lost_generation and not self._is_over():
+                self._lost_generation = generation
                 self._news.add("connection-lost", f"The connection to the sender is lost: {why}. It may come back.")
                 self._cut()
 

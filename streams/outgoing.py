@@ -228,6 +228,7 @@ class LinkOutgoing:
             self._post_ending()
             if self._is_over:
                 generation.lose("closed")
+            self._changed.notify_all()  # the WELCOME may have acknowledged something
         self._news.add("reconnected", f"There is a connection to {self._address} again.")
 
     def _connect(self) -> _Generation:

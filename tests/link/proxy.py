@@ -73,6 +73,7 @@ class Proxy:
         except OSError:
             client.close()
             return
+        upstream.settimeout(None)
         self.n_connections += 1
         budget = [self._rng.randint(*self.budget_bytes) if self.budget_bytes else 1 << 62]
         with self._lock:
