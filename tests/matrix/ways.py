@@ -25,9 +25,9 @@ def by_run(pid: int, checkpoint: Path, change: Change) -> None:
 
 
 def by_commands(pid: int, checkpoint: Path, change: Change) -> None:
-    """Two rounds while it runs, with changes after each, and the dump; the process is left stopped."""
-    for i in range(2):
-        predump("pre-dump", "-p", pid, "-D", checkpoint)
+    """A round while it runs and a dump that is no end, with changes after each; then a dump that leaves it stopped."""
+    for i, words in enumerate((("pre-dump",), ("dump", "--keep-tracking"))):
+        predump(*words, "-p", pid, "-D", checkpoint)
         assert is_untouched(pid)
         change(i)
     predump("dump", "-p", pid, "-D", checkpoint, "--leave-stopped")
