@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from dumper.freezeplan import CloneWork, CopyWork
 from dumper.headroom import free_bytes
@@ -22,43 +23,51 @@ HEADROOM_SHARE = 1.25  # of what copy-on-write may take at most: others need som
 Range = tuple[int, int]
 
 
-class Cloning:
-    """Of one process: `foresee` while it runs, `work` and `make` in the freeze.
+def foresee_work(tid: int, mappings: int) -> CloneWork | None:
+    """What it would take to clone the process of a live thread; None if what copy-on-write may take is not free.
 
-    refusal: why there can be no clone, "" if there can; resident_pages: anonymous ones; not_held: addresses that a
-    clone does not have, ascending.
+    Raises OSError: ENOENT or ESRCH if the process is gone.
+    """
+    anonymous_bytes = read_memory(tid).anonymous_bytes
+    if free_bytes(tid) < HEADROOM_SHARE * anonymous_bytes:
+        return None
+    return CloneWork(anonymous_bytes // PAGE_BYTES, mappings)
+
+
+class Cloning:
+    """Of one process: `foresee` and `prepare` while it runs, `work` and `make` in the freeze.
+
+    expected_work: what it takes to clone it, None if it cannot be; not_held: addresses that a clone does not have,
+    ascending.
     """
 
     def __init__(self, target: Target, flags: VmFlags) -> None:
         self._target = target
         self._flags = flags
-        self.resident_pages = 0
-        self._mappings = 0
         self._held: list[Vma] = []
-        self.refusal = "it was not foreseen"
+        self._is_prepared = False
+        self.expected_work: CloneWork | None = None
         self.not_held: list[Range] = []
 
-    def foresee(self, vmas: Sequence[Vma], objects: Collection[Mapping]) -> None:
-        """Decides whether it can be cloned; `objects` are mappings whose file is dumped as a memory object.
+    def foresee(self, mappings: int) -> None:
+        """Finds out whether it can be cloned. Raises OSError: ENOENT or ESRCH if the process is gone."""
+        self.expected_work = foresee_work(self._target.tid, mappings)
 
-        Raises OSError: ENOENT or ESRCH if the process is gone.
+    def prepare(self, vmas: Sequence[Vma], objects: Collection[Mapping]) -> bool:
+        """Gets ready for a clone; `objects` are mappings whose file is dumped as a memory object.
+
+        False if there can be none.
         """
-        memory = read_memory(self._target.tid)
-        self.resident_pages = memory.anonymous_bytes // PAGE_BYTES
-        tracked = {vma.mapping.start_addr for vma in vmas if vma.tracked}
-        if self._flags.are_watched_by_others(tracked):
-            self.refusal = "a userfaultfd that is not ours may have to answer for the fork"
-        elif free_bytes(self._target.tid) < HEADROOM_SHARE * memory.anonymous_bytes:
-            self.refusal = "what copy-on-write may take is not free"
-        else:
-            self.refusal = ""
+        # A userfaultfd that is not ours may have to answer for the fork, and its reader stands still.
+        if not self._flags.are_watched_by_others({vma.mapping.start_addr for vma in vmas if vma.tracked}):
+            self._is_prepared = True
             self.look(vmas, objects)
+        return self._is_prepared
 
     def look(self, vmas: Sequence[Vma], objects: Collection[Mapping]) -> None:
         """Takes down what a clone would have of these mappings."""
-        if self.refusal:
+        if not self._is_prepared:
             return
-        self._mappings = len(vmas)
         self._held = []
         left: list[Range] = []
         for vma in vmas:
@@ -70,25 +79,20 @@ class Cloning:
                 left.append((mapping.start_addr, mapping.end_addr))
         self.not_held = list(merge(left))
 
-    def expected_work(self) -> CloneWork | None:
-        """What it will take, None if it cannot be done."""
-        return None if self.refusal else CloneWork(self.resident_pages, self._mappings)
-
     def work(self, staging: Staging, room_pages: int) -> CloneWork | None:
         """What it takes now, None if it cannot be done."""
-        if self.refusal:
+        if self.expected_work is None or not self._is_prepared:
             return None
         left_pages = staging.pages_to_copy_in(self.not_held)
-        return CloneWork(self.resident_pages, self._mappings, CopyWork(left_pages, room_pages))
+        return replace(self.expected_work, copied=CopyWork(left_pages, room_pages))
 
     def make(self, caller: Caller, announce_fd: int) -> Snapshot | None:
-        """The clone; None if the process may have no more, and `refusal` says why. Raises OSError: ESRCH."""
+        """The clone; None where the process may have none (see inject_clone). Raises OSError: ESRCH."""
         try:
             clone = inject_clone(caller, announce_fd)
         except OSError as error:
             if error.errno == errno.ESRCH:
                 raise
-            self.refusal = str(error)
             return None
         reached(Point.CLONED)
         # What the call touched in the clone is copied from the process, where it was put back.

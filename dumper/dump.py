@@ -164,7 +164,7 @@ class Dumper:
     def _micro_rounds_and_freeze(
         self, round_: OpenRound, after: AfterDump, before_stop: BeforeStop, max_freeze_ns: float
     ) -> RoundFinished | Withdrawn:
-        size = measure_size(self._tree.members)
+        size = measure_size(self._tree.members, self._options.freeze_by)
         pace = self._micro_rounds(round_.output.figures)
         self._prepare_rechecks()  # for hardware that began to write meanwhile
         if after is AfterDump.LEAVE_RUNNING:  # else they stay frozen until the dump is on disk
@@ -216,8 +216,7 @@ class Dumper:
     def _predict(self, size: Size, pace: Pace) -> int:
         """The frozen time that is to come, in ns."""
         pages = pace.pages_within(time.monotonic_ns() - self._scanned_ns + STOP_AND_SCAN_NS)
-        clones = [process.expected_clone_ns for process in self._processes.values()]
-        return forecast(size, pace, pages, sum(clones) if self._undertaker and all(clones) else 0).total_ns
+        return forecast(size if self._undertaker else replace(size, clone_ns=None), pace, pages).total_ns
 
     def _micro_rounds(self, figures: Figures) -> Pace:
         """Returns what the last of them showed."""

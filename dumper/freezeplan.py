@@ -8,14 +8,13 @@ A clone takes as long as its page tables are large, however much was written.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dumper.prediction import COMPARE_NS_PER_PAGE, COPY_NS_PER_PAGE
+from dumper.prediction import CLONE_GAIN_NS, COMPARE_NS_PER_PAGE, COPY_NS_PER_PAGE
 from formats.manifest import FreezeBy
 
 STREAM_NS_PER_PAGE = 6_000  # compressed and written
 CLONE_NS = 200_000
 CLONE_NS_PER_PAGE = 40  # of its memory: a page table entry copied and protected
 CLONE_NS_PER_MAPPING = 1_000
-LEAST_GAIN_NS = 2_000_000  # a clone costs the process a fault for each page that it writes while it is there
 
 
 class FreezeWish(StrEnum):
@@ -65,6 +64,6 @@ def choose(wish: FreezeWish, copy: CopyWork, clone: CloneWork | None) -> FreezeB
     """What to do for one process; `clone` is None where there can be none."""
     if clone is None or wish is FreezeWish.COPY:
         return FreezeBy.COPY
-    if wish is FreezeWish.CLONE or copy.ns() > clone.ns() + LEAST_GAIN_NS:
+    if wish is FreezeWish.CLONE or copy.ns() > clone.ns() + CLONE_GAIN_NS:
         return FreezeBy.CLONE
     return FreezeBy.COPY

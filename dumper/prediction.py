@@ -18,6 +18,7 @@ SCAN_NS_PER_PROCESS = 60_000
 COPY_NS_PER_PAGE = 1_000  # scattered; where no round has measured it
 RESUME_NS_PER_THREAD = 7_000
 COMPARE_NS_PER_PAGE = 1_000  # of older copies with memory: read and hashed
+CLONE_GAIN_NS = 2_000_000  # by which a clone must be shorter: it costs the process a fault for each page that it writes
 FEW_PAGES = 256  # that say little about the speed of a copy
 
 
@@ -25,7 +26,8 @@ FEW_PAGES = 256  # that say little about the speed of a copy
 class Size:
     """What is to stand still: counts, and pages of memory objects, which are copied in the freeze whatever happened.
 
-    `pages_in_doubt` have older copies that the freeze must compare with memory.
+    `pages_in_doubt` have older copies that the freeze must compare with memory. `clone_ns`: what it takes to clone all
+    of them; None where there will be no clones.
     """
 
     processes: int = 1
@@ -34,6 +36,7 @@ class Size:
     vmas: int = 0
     pages_of_objects: int = 0
     pages_in_doubt: int = 0
+    clone_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +82,11 @@ class Forecast:
         return DUMP_NS + sum(phases_ns.values())
 
 
-def forecast(size: Size, pace: Pace, pages: float, clone_ns: int = 0) -> Forecast:
-    """Of a freeze that has `pages` left to copy of what is tracked, beside all memory objects.
-
-    `clone_ns`: what it takes to leave them to clones instead, and what is in doubt with them; 0 if they are copied.
-    """
-    pages_to_copy = size.pages_of_objects + (0 if clone_ns else pages)
-    pages_in_doubt = 0 if clone_ns else size.pages_in_doubt
+def forecast(size: Size, pace: Pace, pages: float) -> Forecast:
+    """Of a freeze that copies `pages` of what is tracked, or leaves them to clones, and copies all memory objects."""
+    copy_ns, clone_ns = pages * pace.copy_ns_per_page + size.pages_in_doubt * COMPARE_NS_PER_PAGE, 0
+    if size.clone_ns is not None and copy_ns > size.clone_ns + CLONE_GAIN_NS:
+        copy_ns, clone_ns = 0, size.clone_ns
     return Forecast(
         stop_ns=STOP_NS_PER_PROCESS * size.processes + STOP_NS_PER_THREAD * size.threads,
         maps_ns=MAPS_NS_PER_PROCESS * size.processes + MAPS_NS_PER_VMA * size.vmas,
@@ -93,7 +94,7 @@ def forecast(size: Size, pace: Pace, pages: float, clone_ns: int = 0) -> Forecas
         + STATE_NS_PER_THREAD * size.threads
         + STATE_NS_PER_DESCRIPTOR * size.descriptors,
         scan_ns=SCAN_NS_PER_PROCESS * size.processes + pace.scan_ns,
-        copy_ns=int(pages_to_copy * pace.copy_ns_per_page + pages_in_doubt * COMPARE_NS_PER_PAGE),
+        copy_ns=int(copy_ns + size.pages_of_objects * pace.copy_ns_per_page),
         clone_ns=clone_ns,
         resume_ns=RESUME_NS_PER_THREAD * size.threads,
     )

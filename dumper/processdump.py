@@ -70,7 +70,6 @@ class ProcessDump(Closing):
         self.holes_ns = 0
         self.clone_ns = 0
         self.freeze_by = FreezeBy.COPY
-        self.expected_clone_ns = 0
         self.snapshot: Snapshot | None = None
         self.recheck: Recheck | None = None
         self.look()
@@ -111,12 +110,14 @@ class ProcessDump(Closing):
     def foresee(self, wish: FreezeWish) -> FreezeBy:
         """How its last pages will probably be got. Raises one of tree.LOST_ERRORS."""
         cloning = self.cloning
-        cloning.foresee(self.vmas, self._with_object)
-        pages = cloning.resident_pages if self._last_written_pages is None else self._last_written_pages
-        doubt = cloning.resident_pages if self.recheck else 0
-        copy, clone = CopyWork(pages, self._room_pages, doubt, self.staging.ns_per_page), cloning.expected_work()
-        by = choose(wish, copy, clone)
-        self.expected_clone_ns = clone.ns() if clone and by is FreezeBy.CLONE else 0
+        cloning.foresee(len(self.vmas))
+        resident_pages = cloning.expected_work.resident_pages if cloning.expected_work else 0
+        pages = resident_pages if self._last_written_pages is None else self._last_written_pages
+        doubt = resident_pages if self.recheck else 0
+        copy = CopyWork(pages, self._room_pages, doubt, self.staging.ns_per_page)
+        by = choose(wish, copy, cloning.expected_work)
+        if by is FreezeBy.CLONE and not cloning.prepare(self.vmas, self._with_object):
+            by = FreezeBy.COPY
         return by
 
     @property

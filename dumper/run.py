@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from dumper import convergence
@@ -130,7 +130,10 @@ class Run:
         finished = self._steps.take_round(defer_hot=self._policy.defer_hot)
         self._written.append(finished.pages_written)
         pace = self._pace(finished)
-        predicted_ns = forecast(self._steps.size(), pace, convergence.pages_after_micro_rounds(pace)).total_ns
+        size = self._steps.size()
+        if self._after is not AfterDump.LEAVE_RUNNING:
+            size = replace(size, clone_ns=None)  # they stay frozen until the dump is on disk
+        predicted_ns = forecast(size, pace, convergence.pages_after_micro_rounds(pace)).total_ns
         return finished, self._tell(finished, decide(predicted_ns))
 
     def _pace(self, finished: RoundFinished) -> Pace:

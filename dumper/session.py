@@ -135,7 +135,7 @@ class Session(Closing):
 
     def size(self) -> Size:
         """What there is to stand still now."""
-        return measure_size(self._tree.members)
+        return measure_size(self._tree.members, self._options.freeze_by)
 
     def take_round(self, *, defer_hot: bool = False) -> RoundFinished:
         """One round of the running processes, which may leave hot pages for the freeze. Raises as `pre_dump`."""

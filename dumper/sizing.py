@@ -3,14 +3,16 @@
 import os
 from collections.abc import Sequence
 
+from dumper.cloning import foresee_work
+from dumper.freezeplan import FreezeWish
 from dumper.prediction import Size
 from dumper.proc import GONE_ERRORS
 from dumper.tree import Member
 from dumper.unwatched import object_pages
 
 
-def measure_size(members: Sequence[Member]) -> Size:
-    """Looks at /proc while they run; what has ended counts nothing."""
+def measure_size(members: Sequence[Member], wish: FreezeWish = FreezeWish.AUTO) -> Size:
+    """Looks at /proc while they run; what has ended counts nothing. `wish`: how the freeze gets its last pages."""
     return Size(
         processes=len(members),
         threads=sum(member.thread_count() for member in members),
@@ -18,7 +20,22 @@ def measure_size(members: Sequence[Member]) -> Size:
         vmas=sum(len(member.space.vmas) for member in members),
         pages_of_objects=object_pages(members),
         pages_in_doubt=sum(member.base.pages_in_doubt for member in members),
+        clone_ns=None if wish is FreezeWish.COPY else _clone_ns(members),
     )
+
+
+def _clone_ns(members: Sequence[Member]) -> int | None:
+    """Of all of them; None if one cannot be cloned."""
+    total_ns = 0
+    for member in members:
+        try:
+            work = foresee_work(member.target.tid, len(member.space.vmas))
+        except GONE_ERRORS:
+            continue
+        if work is None:
+            return None
+        total_ns += work.ns()
+    return total_ns
 
 
 def _descriptors(member: Member) -> int:

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from dumper.freezeplan import LEAST_GAIN_NS, CloneWork, CopyWork, FreezeWish, choose
+from dumper.freezeplan import CloneWork, CopyWork, FreezeWish, choose
+from dumper.prediction import CLONE_GAIN_NS
 from formats.manifest import FreezeBy
 
 GIB_PAGES = 1 << 18
@@ -59,4 +60,4 @@ def test_the_more_there_is_to_copy_the_sooner_a_clone() -> None:
     chosen = [choose(FreezeWish.AUTO, replace(MUCH, pages=pages), GIB) for pages in range(0, 100_000, 1_000)]
     first = chosen.index(FreezeBy.CLONE)
     assert set(chosen[first:]) == {FreezeBy.CLONE}
-    assert replace(MUCH, pages=(first - 1) * 1_000).ns() <= GIB.ns() + LEAST_GAIN_NS
+    assert replace(MUCH, pages=(first - 1) * 1_000).ns() <= GIB.ns() + CLONE_GAIN_NS

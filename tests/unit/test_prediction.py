@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dumper.prediction import COPY_NS_PER_PAGE, FEW_PAGES, Forecast, Pace, Size, forecast
+from dumper.prediction import CLONE_GAIN_NS, COPY_NS_PER_PAGE, FEW_PAGES, Forecast, Pace, Size, forecast
 
 MS = 1_000_000
 SIZES = st.builds(
@@ -26,6 +26,7 @@ PACES = st.builds(
     copy_ns=st.integers(0, 10**10),
 )
 PAGES = st.integers(0, 10**7)
+COUNTS = [field.name for field in fields(Size) if field.name != "clone_ns"]
 
 
 @given(SIZES, PACES, PAGES)
@@ -34,11 +35,22 @@ def test_phases_add_up_and_the_scan_is_among_them(size: Size, pace: Pace, pages:
     assert found.total_ns > sum(getattr(found, field.name) for field in fields(Forecast)) > pace.scan_ns
 
 
-@given(SIZES, PACES, PAGES, st.sampled_from([field.name for field in fields(Size)]), st.integers(1, 10**6))
+@given(SIZES, PACES, PAGES, st.sampled_from(COUNTS), st.integers(1, 10**6))
 def test_more_of_anything_never_takes_less(size: Size, pace: Pace, pages: int, what: str, more: int) -> None:
     larger = replace(size, **{what: getattr(size, what) + more})
     assert forecast(larger, pace, pages).total_ns >= forecast(size, pace, pages).total_ns
     assert forecast(size, pace, pages + more).total_ns >= forecast(size, pace, pages).total_ns
+
+
+@given(SIZES, PACES, PAGES, st.integers(1, 10**11))
+def test_a_clone_is_made_where_that_is_shorter(size: Size, pace: Pace, pages: int, clone_ns: int) -> None:
+    copied, found = forecast(size, pace, pages), forecast(replace(size, clone_ns=clone_ns), pace, pages)
+    assert found.total_ns <= copied.total_ns
+    assert found.total_ns <= replace(copied, copy_ns=0, clone_ns=clone_ns + CLONE_GAIN_NS).total_ns + found.copy_ns
+    if found.clone_ns:
+        assert found.copy_ns == forecast(replace(size, pages_in_doubt=0), pace, 0).copy_ns, "objects are copied"
+    else:
+        assert found == copied
 
 
 @given(PACES, st.integers(0, 10**12))
