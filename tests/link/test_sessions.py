@@ -138,3 +138,36 @@ def test_addresses_that_are_none(text: str) -> None:
 def test_tls_needs_credentials() -> None:
     with pytest.raises(UsageError, match="certificate"):
         connect("tls://127.0.0.1:7000", LinkOptions())
+
+
+def test_a_host_that_nobody_knows(sides: Sides) -> None:
+    with pytest.raises(StreamBroken, match=r"Cannot connect to nobody\.invalid:7000: "):
+        connect("tls://nobody.invalid:7000", LinkOptions(credentials=sides[0], timing=HASTY))
+
+
+def test_loopback_of_either_family() -> None:
+    try:
+        listener = listen("[::1]:0", LinkOptions(timing=HASTY), lambda _: 0)
+    except UsageError as error:
+        pytest.skip(f"this host has no IPv6: {error}")
+    with listener:
+        assert str(listener.address).startswith("[::1]:")
+        outgoing = connect(f"tcp://{listener.address}", LinkOptions(timing=HASTY))
+        with listener.accept() as incoming:
+            receiver = Receiver(incoming)
+            outgoing.wait_for(outgoing.send([b"x"]))
+            outgoing.close()
+            assert receiver.join().error is None
+
+
+def test_a_sender_keeps_to_the_window_of_its_receiver() -> None:
+    small = LinkOptions(timing=HASTY, window_bytes=MIN_WINDOW_BYTES)
+    with listen("0", small, lambda _: 0) as listener:
+        outgoing = connect(f"tcp://{listener.address}", LinkOptions(timing=HASTY, window_bytes=64 << 20))
+        with listener.accept() as incoming:
+            for _ in range(40):
+                outgoing.send([bytes(1 << 20)])  # held there, and sent as it is acknowledged
+            receiver = Receiver(incoming)
+            outgoing.wait_for(40)
+            outgoing.close()
+            assert receiver.join().error is None
