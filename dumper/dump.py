@@ -216,6 +216,8 @@ class Dumper:
     def _predict(self, size: Size, pace: Pace) -> int:
         """The frozen time that is to come, in ns."""
         pages = pace.pages_within(time.monotonic_ns() - self._scanned_ns + STOP_AND_SCAN_NS)
+        pages += sum(process.staging.pages_not_copied for process in self._processes.values())
+        size = replace(size, room_pages=self._memory.size_pages - self._memory.n_pages)
         return forecast(size if self._undertaker else replace(size, clone_ns=None), pace, pages).total_ns
 
     def _micro_rounds(self, figures: Figures) -> Pace:
@@ -229,7 +231,8 @@ class Dumper:
             reached(Point.MICRO_ROUND)
             stagings = [process.staging for process in self._processes.values()]
             scan_ns, copy_ns = sum(one.scan_ns for one in stagings), sum(one.copy_ns for one in stagings)
-            pace = Pace(history[-1], since_ns - last_scanned_ns, scan_ns, copy_ns)
+            written = history[-1] + sum(one.pages_not_copied for one in stagings)
+            pace = Pace(written, since_ns - last_scanned_ns, scan_ns, copy_ns * written // max(1, history[-1]))
             self._emit(
                 MicroRound(
                     pid=self._tree.root.pid,

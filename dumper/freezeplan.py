@@ -8,12 +8,11 @@ A clone takes as long as its page tables are large, however much was written.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dumper.prediction import CLONE_GAIN_NS, COMPARE_NS_PER_PAGE, COPY_NS_PER_PAGE
+from dumper.prediction import CLONE_GAIN_NS, COMPARE_NS_PER_PAGE, COPY_NS_PER_PAGE, copying_ns
 from formats.manifest import FreezeBy
 
-STREAM_NS_PER_PAGE = 6_000  # compressed and written
-CLONE_NS = 200_000
-CLONE_NS_PER_PAGE = 40  # of its memory: a page table entry copied and protected
+CLONE_NS = 1_000_000
+CLONE_NS_PER_PAGE = 80  # of its memory: a page table entry copied and protected
 CLONE_NS_PER_MAPPING = 1_000
 
 
@@ -39,10 +38,8 @@ class CopyWork:
 
     def ns(self) -> int:
         """How long it takes."""
-        streamed = max(0, self.pages - self.room_pages)
-        copied = self.pages - streamed
-        ns_per_page = self.ns_per_page or COPY_NS_PER_PAGE
-        return int(copied * ns_per_page + streamed * STREAM_NS_PER_PAGE + self.pages_in_doubt * COMPARE_NS_PER_PAGE)
+        copy_ns = copying_ns(self.pages, self.room_pages, self.ns_per_page or COPY_NS_PER_PAGE)
+        return int(copy_ns) + self.pages_in_doubt * COMPARE_NS_PER_PAGE
 
 
 @dataclass(frozen=True, slots=True)

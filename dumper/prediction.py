@@ -8,15 +8,22 @@ from dataclasses import asdict, dataclass
 
 DUMP_NS = 900_000  # whatever stands still
 STOP_NS_PER_PROCESS = 45_000
-STOP_NS_PER_THREAD = 12_500
+STOP_NS_PER_THREAD = 15_000
 MAPS_NS_PER_PROCESS = 90_000
 MAPS_NS_PER_VMA = 1_500
-STATE_NS_PER_PROCESS = 220_000
-STATE_NS_PER_THREAD = 47_000
-STATE_NS_PER_DESCRIPTOR = 29_000
-SCAN_NS_PER_PROCESS = 60_000
+STATE_NS_PER_PROCESS = 170_000
+STATE_NS_PER_THREAD = 40_000
+STATE_NS_PER_DESCRIPTOR = 25_000
+SCAN_NS_PER_PROCESS = 25_000
+SCAN_NS_PER_VMA = 500
+SCAN_SHARE = 0.3  # of a scan that resets: the last one does not, and asks for changes alone
+SCAN_NS_PER_PAGE = 25  # that is written, or was copied before
+COPY_NS_PER_PROCESS = 20_000
 COPY_NS_PER_PAGE = 1_000  # scattered; where no round has measured it
-RESUME_NS_PER_THREAD = 7_000
+STREAM_NS_PER_PAGE = 6_000  # that finds no room: compressed and written
+OBJECT_NS_PER_PAGE = 1_300  # of memory objects: looked for and read in their files
+PAGES_PER_THREAD = 1  # asked for its state, it writes to its stack
+RESUME_NS_PER_THREAD = 3_500
 COMPARE_NS_PER_PAGE = 1_000  # of older copies with memory: read and hashed
 CLONE_GAIN_NS = 2_000_000  # by which a clone must be shorter: it costs the process a fault for each page that it writes
 FEW_PAGES = 256  # that say little about the speed of a copy
@@ -27,7 +34,7 @@ class Size:
     """What is to stand still: counts, and pages of memory objects, which are copied in the freeze whatever happened.
 
     `pages_in_doubt` have older copies that the freeze must compare with memory. `clone_ns`: what it takes to clone all
-    of them; None where there will be no clones.
+    of them; None where there will be no clones. `room_pages`: how many there is room for; None if that is enough.
     """
 
     processes: int = 1
@@ -37,6 +44,7 @@ class Size:
     pages_of_objects: int = 0
     pages_in_doubt: int = 0
     clone_ns: int | None = None
+    room_pages: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +90,31 @@ class Forecast:
         return DUMP_NS + sum(phases_ns.values())
 
 
+def copying_ns(pages: float, room_pages: float | None, ns_per_page: float) -> float:
+    """How long it takes to copy pages, of which those that find no room are written."""
+    without_room = max(0.0, pages - room_pages) if room_pages is not None else 0.0
+    return (pages - without_room) * ns_per_page + without_room * STREAM_NS_PER_PAGE
+
+
 def forecast(size: Size, pace: Pace, pages: float) -> Forecast:
     """Of a freeze that copies `pages` of what is tracked, or leaves them to clones, and copies all memory objects."""
-    copy_ns, clone_ns = pages * pace.copy_ns_per_page + size.pages_in_doubt * COMPARE_NS_PER_PAGE, 0
+    pages += PAGES_PER_THREAD * size.threads
+    copy_ns, clone_ns = copying_ns(pages, size.room_pages, pace.copy_ns_per_page), 0
+    copy_ns += size.pages_in_doubt * COMPARE_NS_PER_PAGE
+    room_left = None if size.room_pages is None else max(0.0, size.room_pages - pages)
     if size.clone_ns is not None and copy_ns > size.clone_ns + CLONE_GAIN_NS:
-        copy_ns, clone_ns = 0, size.clone_ns
+        copy_ns, clone_ns, room_left = 0, size.clone_ns, None
     return Forecast(
         stop_ns=STOP_NS_PER_PROCESS * size.processes + STOP_NS_PER_THREAD * size.threads,
         maps_ns=MAPS_NS_PER_PROCESS * size.processes + MAPS_NS_PER_VMA * size.vmas,
         state_ns=STATE_NS_PER_PROCESS * size.processes
         + STATE_NS_PER_THREAD * size.threads
         + STATE_NS_PER_DESCRIPTOR * size.descriptors,
-        scan_ns=SCAN_NS_PER_PROCESS * size.processes + pace.scan_ns,
-        copy_ns=int(copy_ns + size.pages_of_objects * pace.copy_ns_per_page),
+        scan_ns=SCAN_NS_PER_PROCESS * size.processes
+        + SCAN_NS_PER_VMA * size.vmas
+        + int(SCAN_SHARE * pace.scan_ns + SCAN_NS_PER_PAGE * max(pages, pace.pages_written)),
+        copy_ns=COPY_NS_PER_PROCESS * size.processes
+        + int(copy_ns + copying_ns(size.pages_of_objects, room_left, OBJECT_NS_PER_PAGE)),
         clone_ns=clone_ns,
         resume_ns=RESUME_NS_PER_THREAD * size.threads,
     )

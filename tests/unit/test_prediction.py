@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dumper.prediction import CLONE_GAIN_NS, COPY_NS_PER_PAGE, FEW_PAGES, Forecast, Pace, Size, forecast
+from dumper.prediction import (
+    CLONE_GAIN_NS,
+    COPY_NS_PER_PAGE,
+    FEW_PAGES,
+    OBJECT_NS_PER_PAGE,
+    SCAN_SHARE,
+    STREAM_NS_PER_PAGE,
+    Forecast,
+    Pace,
+    Size,
+    forecast,
+)
 
 MS = 1_000_000
 SIZES = st.builds(
@@ -26,13 +37,13 @@ PACES = st.builds(
     copy_ns=st.integers(0, 10**10),
 )
 PAGES = st.integers(0, 10**7)
-COUNTS = [field.name for field in fields(Size) if field.name != "clone_ns"]
+COUNTS = [field.name for field in fields(Size) if field.name not in ("clone_ns", "room_pages")]
 
 
 @given(SIZES, PACES, PAGES)
 def test_phases_add_up_and_the_scan_is_among_them(size: Size, pace: Pace, pages: int) -> None:
     found = forecast(size, pace, pages)
-    assert found.total_ns > sum(getattr(found, field.name) for field in fields(Forecast)) > pace.scan_ns
+    assert found.total_ns > sum(getattr(found, field.name) for field in fields(Forecast)) > SCAN_SHARE * pace.scan_ns
 
 
 @given(SIZES, PACES, PAGES, st.sampled_from(COUNTS), st.integers(1, 10**6))
@@ -48,7 +59,9 @@ def test_a_clone_is_made_where_that_is_shorter(size: Size, pace: Pace, pages: in
     assert found.total_ns <= copied.total_ns
     assert found.total_ns <= replace(copied, copy_ns=0, clone_ns=clone_ns + CLONE_GAIN_NS).total_ns + found.copy_ns
     if found.clone_ns:
-        assert found.copy_ns == forecast(replace(size, pages_in_doubt=0), pace, 0).copy_ns, "objects are copied"
+        assert found.copy_ns == forecast(replace(size, pages_in_doubt=0, threads=0), pace, 0).copy_ns, (
+            "objects are copied"
+        )
     else:
         assert found == copied
 
@@ -69,3 +82,15 @@ def test_no_window_has_more_pages_than_a_longer_one(pace: Pace, window_ns: int) 
 )
 def test_the_speed_of_a_copy_is_the_measured_one_where_there_is_one(pace: Pace, expected_ns: float) -> None:
     assert pace.copy_ns_per_page == expected_ns
+
+
+@given(SIZES, PACES, PAGES, st.integers(0, 10**7))
+def test_what_finds_no_room_is_written_in_the_freeze(size: Size, pace: Pace, pages: int, room_pages: int) -> None:
+    roomy, found = forecast(size, pace, pages), forecast(replace(size, room_pages=room_pages), pace, pages)
+    without = pages + size.threads + size.pages_of_objects - room_pages
+    if without <= 0:
+        assert found == roomy
+    elif pace.copy_ns_per_page < STREAM_NS_PER_PAGE:
+        gap_ns = STREAM_NS_PER_PAGE - max(pace.copy_ns_per_page, OBJECT_NS_PER_PAGE)
+        assert found.copy_ns - roomy.copy_ns >= without * gap_ns - 2
+        assert replace(found, copy_ns=0) == replace(roomy, copy_ns=0)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dumper.convergence import Policy
-from dumper.prediction import COMPARE_NS_PER_PAGE, COPY_NS_PER_PAGE, Size
+from dumper.prediction import COMPARE_NS_PER_PAGE, OBJECT_NS_PER_PAGE, Size
 from dumper.projection import Load, PageCost, project
 from dumper.workingset import Window, WorkingSet
 from formats.layout import PAGE_BYTES
@@ -96,7 +96,7 @@ def test_what_is_left_for_the_freeze_makes_it_longer() -> None:
     base = project(load(0), GBIT, POLICY)
     objects = project(replace(load(0), size=Size(threads=4, pages_of_objects=10_000)), GBIT, POLICY)
     doubt = project(replace(load(0), size=Size(threads=4, pages_in_doubt=10_000)), GBIT, POLICY)
-    assert objects.frozen_ns - base.frozen_ns == 10_000 * COPY_NS_PER_PAGE
+    assert objects.frozen_ns - base.frozen_ns == 10_000 * OBJECT_NS_PER_PAGE
     assert objects.stored_bytes - base.stored_bytes == 10_000 * COST.stored_bytes
     assert doubt.frozen_ns - base.frozen_ns == 10_000 * COMPARE_NS_PER_PAGE
     assert doubt.stored_bytes == base.stored_bytes
