@@ -6,12 +6,12 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 
 from rich.console import Console
 
-from benchmarks import clones, measure, observed, states
+from benchmarks import clones, measure, observed, predictions, states
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, show
 
@@ -30,10 +30,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         description="Measures what predump promises, each figure against a limit taken in the same run. "
         "Exit code 0: all within their limits (medians), 1: one missed (never with --quick).",
     )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--quick", action="store_true", help="256 MiB and one run: does it work?")
     parser.add_argument("--runs", type=int, default=5, help="runs of each (default 5)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    unknown = set(options.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"there is no part {', '.join(sorted(unknown))}")
+    return options
 
 
 def say(text: str) -> None:
@@ -74,16 +79,41 @@ def measure_size(bench: Bench, mib: int, runs: int, parts: str) -> list[Figure]:
     return figures
 
 
+def measure_sizes(bench: Bench, runs: int, *, quick: bool) -> list[Figure]:
+    """What depends on the size of the target."""
+    plan = [(QUICK_MIB, "fFimeoc")] if quick else [(256, "m"), (1024, "fFeoc"), (4096, "fim")]
+    return [figure for mib, parts in plan for figure in measure_size(bench, mib, runs, parts)]
+
+
+def measure_states(bench: Bench, runs: int, *, quick: bool) -> list[Figure]:
+    """What the state costs, whatever the size."""
+    del quick
+    return states.states(bench, runs, say) + states.tree(bench, runs, say)
+
+
+def measure_predictions(bench: Bench, runs: int, *, quick: bool) -> list[Figure]:
+    """Frozen times foretold."""
+    sizes_mib = [mib for mib in ((QUICK_MIB,) if quick else (1024, 4096)) if not bench.lacks_memory_for(mib)]
+    return predictions.predictions(bench, runs, sizes_mib, say)
+
+
+PARTS: Mapping[str, Callable[..., list[Figure]]] = {
+    "sizes": measure_sizes,
+    "states": measure_states,
+    "predictions": measure_predictions,
+}
+
+
 def measure_all(options: argparse.Namespace) -> list[Figure]:
-    """Every figure, by size of the target."""
-    plan = [(QUICK_MIB, "fFimeoc")] if options.quick else [(256, "m"), (1024, "fFeoc"), (4096, "fim")]
+    """Every figure of the parts that are asked for."""
     runs = 1 if options.quick else options.runs
-    figures: list[Figure] = []
     with Bench() as bench:
-        for mib, parts in plan:
-            figures += measure_size(bench, mib, runs, parts)
-        figures += states.states(bench, runs, say) + states.tree(bench, runs, say)
-    return figures
+        return [
+            figure
+            for name, part in PARTS.items()
+            if not options.parts or name in options.parts
+            for figure in part(bench, runs, quick=options.quick)
+        ]
 
 
 def main() -> int:

@@ -183,9 +183,9 @@ class Bench:
         with Target.spawn("tree", processes - 1, mib * 256, env={"TREE_IDLE": "1"}) as target:
             yield target
 
-    def predump(self, *args: object) -> Command:
-        """`predump ARGS`. Raises RuntimeError with its output unless it succeeds."""
-        return run(sys.executable, "-m", "cli", *map(str, args))
+    def predump(self, *args: object, expect: int = 0) -> Command:
+        """`predump ARGS`. Raises RuntimeError with its output unless it exits with `expect`."""
+        return run(sys.executable, "-m", "cli", *map(str, args), expect=expect)
 
     def floor(self, pid: int, passes: int) -> Floor:
         """The least that a freeze with one scan of the memory can take on this machine, now."""
@@ -210,8 +210,8 @@ class Bench:
             core.unlink(missing_ok=True)
 
 
-def run(*words: str) -> Command:
-    """Runs a program to its end. Raises RuntimeError with its output unless it succeeds in time."""
+def run(*words: str, expect: int = 0) -> Command:
+    """Runs a program to its end. Raises RuntimeError with its output unless it exits with `expect` in time."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         start_ns = time.monotonic_ns()
         process = subprocess.Popen(words, cwd=REPO, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
@@ -225,7 +225,7 @@ def run(*words: str) -> Command:
         out.seek(0)
         err.seek(0)
         stdout, stderr = out.read(), err.read()
-    if status != 0:
+    if status != expect:
         raise RuntimeError(f"{' '.join(words)}: exit code {status}\n{stdout}{stderr}")
     return Command(stdout, wall_ns, max_rss_kib * 1024)
 

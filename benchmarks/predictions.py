@@ -1,0 +1,89 @@
+"""The frozen time that `run` predicts right before it freezes, beside the one that it then takes."""
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+
+from benchmarks.bench import Bench
+from benchmarks.figures import Figure, spread
+from benchmarks.measure import Say, ms
+from formats.layout import PAGE_BYTES
+from tests.harness import Event, Target, number, parse_events
+
+APART = 0.3  # a share of the measured time
+BEYOND_MS = 5.0
+MISSES = 0.1  # of the runs
+PHASES = ("stop", "maps", "state", "scan", "copy", "holes", "clone", "stream", "resume")
+SHARED_MIB = 64
+STEADY_PAGES_PER_S = 12_800
+FAST_PAGES_PER_S = 256_000
+SHARED_MEMORY = """
+import mmap, sys
+memory = mmap.mmap(-1, int(sys.argv[1]) << 20)
+for at in range(0, len(memory), 4096):
+    memory[at : at + 8] = at.to_bytes(8, "little")
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+Start = Callable[[], AbstractContextManager[Target]]
+
+
+@contextmanager
+def _writing(bench: Bench, mib: int, pages_per_s: int) -> Iterator[Target]:
+    with bench.target(mib) as target:
+        target.command(f"rate {pages_per_s}")
+        yield target
+
+
+def _targets(bench: Bench, sizes_mib: Sequence[int]) -> Mapping[str, Start]:
+    """Unlike ones, whose freeze is long for unlike reasons."""
+    found: dict[str, Start] = {
+        "200 threads": lambda: bench.state_target(200, 20),
+        "400 threads": lambda: bench.state_target(400, 20),
+        "400 descriptors": lambda: bench.state_target(1, 400),
+        "50 processes": lambda: bench.idle_tree(50, 1),
+        f"{SHARED_MIB} MiB of shared memory": lambda: Target.spawn(sys.executable, "-c", SHARED_MEMORY, SHARED_MIB),
+    }
+    for mib, pages_per_s in itertools.product(sizes_mib, (STEADY_PAGES_PER_S, FAST_PAGES_PER_S)):
+        name = f"{mib} MiB, written at {pages_per_s * PAGE_BYTES / 1e6:.0f} MB/s"
+        found[name] = partial(_writing, bench, mib, pages_per_s)
+    return found
+
+
+def _dump(bench: Bench, pid: int) -> Event:
+    """The dump of a run that takes no more than two rounds before it."""
+    with bench.directory() as directory:
+        words = ("-t", pid, "-D", directory / "checkpoint", "--max-rounds", 2, "--max-freeze", "1us", "--json")
+        done = bench.predump("run", *words, expect=3)
+    return [event for event in parse_events(done.stdout) if event["type"] == "round"][-1]
+
+
+def predictions(bench: Bench, runs: int, sizes_mib: Sequence[int], say: Say) -> list[Figure]:
+    """In how many runs beyond BEYOND_MS the two are more than APART of the measured time apart."""
+    apart: list[float] = []
+    notes = []
+    for name, start in _targets(bench, sizes_mib).items():
+        say(f"prediction: {name}")
+        with start() as target:
+            dumps = [_dump(bench, target.pid) for _ in range(runs)]
+        predicted_ms = [ms(number(dump, "predicted_freeze_ns")) for dump in dumps]
+        frozen_ms = [ms(number(dump, "frozen_ns")) for dump in dumps]
+        apart += [abs(p / f - 1) for p, f in zip(predicted_ms, frozen_ms, strict=True) if f > BEYOND_MS]
+        phases = ", ".join(f"{what} {spread([ms(number(dump, f'{what}_ns')) for dump in dumps])}" for what in PHASES)
+        notes.append(f"{name}: predicted {spread(predicted_ms)}, frozen {spread(frozen_ms)} ms ({phases})")
+    name = f"runs frozen beyond {BEYOND_MS:g} ms with a prediction more than {APART:.0%} off"
+    if not apart:
+        return [Figure(name=name, unit="", skipped="no target was frozen for so long")]
+    return [
+        Figure(
+            name=name,
+            unit="",
+            measured=[sum(error > APART for error in apart) / len(apart)],
+            limits=[MISSES],
+            note=f"{len(apart)} runs, errors {spread(apart)}\n  " + "\n  ".join(notes),
+            details={"errors": apart},
+        )
+    ]
