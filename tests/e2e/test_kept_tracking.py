@@ -77,12 +77,14 @@ def test_each_dump_equals_the_memory_whatever_was_done_in_between(
         target.check()
 
 
-def test_a_target_that_writes_all_the_time(tmp_path: Path, checkpoint: Path, tally: Tally) -> None:
+@pytest.mark.parametrize("freeze_by", ["copy", "clone"])
+def test_a_target_that_writes_all_the_time(freeze_by: str, tmp_path: Path, checkpoint: Path, tally: Tally) -> None:
     with memory_target(tmp_path) as target:
         target.command("start 3000")
         for _ in range(3):
             with stopped(target.pid):
-                dump(target.pid, checkpoint)
+                done = dump(target.pid, checkpoint, "--freeze-by", freeze_by)
+                assert done.result["freeze_by"] == freeze_by
                 assert_equal([target.pid], checkpoint, tally)
         for _ in range(2):
             dump(target.pid, checkpoint)  # it runs on meanwhile
