@@ -365,3 +365,46 @@ def test_a_target_with_a_filter_is_not_killed_where_the_receiver_refuses(directo
         done = predump(*words, "--no-pre-dump", expect=1)
         assert "refuses" in str(done.result["message"])
         assert is_untouched(target.pid)
+
+
+# ---- over a link: the receiver is killed, and started again ----
+
+
+@contextmanager
+def listening(directory: Path, port: int = 0, die_at: str = "") -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """`predump receive --listen` on loopback, and its port."""
+    process = subprocess.Popen(
+        [*PREDUMP, "receive", "-D", str(directory), "--listen", f"127.0.0.1:{port}", "--json"],
+        cwd=REPO,
+        env={**os.environ, "PREDUMP_DIE_AT": die_at},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert process.stdout is not None
+        yield process, int(json.loads(process.stdout.readline())["port"])
+    finally:
+        process.kill()
+        process.wait(COMMAND_S)
+        process.stdout.close()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("die_at", ["received:5", "acknowledged:7", "manifest-written", "renewed:2"])
+def test_a_receiver_that_is_killed_and_started_again_has_it_all(target: Target, directory: Path, die_at: str) -> None:
+    """The run notices an outage, and no more."""
+    words = ("run", "-p", target.pid, "--leave-stopped", "--max-rounds", 2)
+    with (
+        listening(directory, die_at=die_at) as (first, port),
+        started(*words, "--to", f"tcp://127.0.0.1:{port}", "--json", stdout=subprocess.PIPE) as process,
+    ):
+        assert first.wait(COMMAND_S) == -signal.SIGKILL
+        with listening(directory, port) as (second, _):
+            stdout, _ = process.communicate(timeout=PREDUMP_S)
+            assert second.wait(COMMAND_S) == 0
+    events = parse_events(stdout.decode())
+    assert process.returncode in {0, 3}, events[-1]
+    rounds = [event for event in events if event["type"] == "round"]
+    assert [event["full"] for event in rounds] == [True, *[False] * (len(rounds) - 1)], "no round was begun anew"
+    assert_received(target.pid, directory)
+    assert not (directory / "receive.journal").exists()
