@@ -212,6 +212,20 @@ def test_a_run_goes_on_as_well(tmp_path: Path, checkpoint: Path) -> None:
         assert_sound(checkpoint)
 
 
+def test_pages_left_for_the_freeze_are_in_the_dump_that_others_build_on(
+    tmp_path: Path, checkpoint: Path, tally: Tally
+) -> None:
+    """Meanwhile the keeper vouches for nothing; it does again after the dump."""
+    with memory_target(tmp_path) as target:
+        target.command("start 5000")
+        words = ("--keep-tracking", "--json", "--max-freeze", "0ms", "--max-rounds", "6", "--defer-hot")
+        done = predump("run", "-p", target.pid, "-D", checkpoint, *words, "--interval", "50ms", check=False)
+        assert done.returncode in (0, 3), str(done)
+        with stopped(target.pid):
+            assert dump(target.pid, checkpoint).result["full"] is False
+            assert_equal([target.pid], checkpoint, tally)
+
+
 def test_rounds_before_are_flattened_now_and_then(tmp_path: Path, checkpoint: Path, tally: Tally) -> None:
     with memory_target(tmp_path) as target:
         for n in range(4):
