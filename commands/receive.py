@@ -72,6 +72,7 @@ def receive(
       predump receive -D /var/tmp/ck --listen 7077 --cert receiver.pem --key receiver.key --ca ca.pem
     Exit code 20: the stream is damaged; what was complete before is whole.
     """
+    from streams.errors import StreamBroken
     from streams.receiver import DEFAULT_MAX_BYTES, Receiver
 
     rounds = 0
@@ -85,11 +86,17 @@ def receive(
         kind = info.manifest.kind.value
         reporter.event({"type": "round", "round": info.number, "kind": kind, "stored_bytes": round_bytes})
 
-    with (
-        Receiver(directory, max_bytes=max_bytes or DEFAULT_MAX_BYTES, threads=threads, on_round=on_round) as receiver,
-        _incoming(reporter, listen, link, receiver.resume) as (incoming, session_id),
-    ):
-        receiver.take(incoming, session_id)
+    try:
+        with (
+            Receiver(
+                directory, max_bytes=max_bytes or DEFAULT_MAX_BYTES, threads=threads, on_round=on_round
+            ) as receiver,
+            _incoming(reporter, listen, link, receiver.resume) as (incoming, session_id),
+        ):
+            receiver.take(incoming, session_id)
+    except StreamBroken as error:
+        has = f"{counted(rounds, 'round')} of it {'is' if rounds == 1 else 'are'} complete in {directory}."
+        raise StreamBroken(error.message, hint=f"{has} {error.hint}".strip(), rounds=rounds) from error
     fields: dict[str, object] = {
         "rounds": rounds,
         "stored_bytes": stored_bytes,

@@ -131,3 +131,22 @@ def test_a_run_goes_on_when_the_cable_is_back(
         assert full == [1]  # and no other, for all that happened to the link
         assert listener.events()[-1]["rounds"] == events[-1]["round"]
     predump("verify", checkpoint)
+
+
+def test_a_receiver_says_what_it_has_when_its_sender_is_gone(checkpoint: Path) -> None:
+    with Target.spawn("idle", 1, 8, 0) as target:
+        with listening(checkpoint, "0", "--reconnect-timeout", "1s") as receiver:
+            to = f"tcp://127.0.0.1:{receiver.port}"
+            command = [sys.executable, "-m", "cli", "run", "-p", target.pid, "--to", to, "--interval", "60s"]
+            run = subprocess.Popen(list(map(str, command)), cwd=REPO, stderr=subprocess.DEVNULL)
+            try:
+                poll_until((checkpoint / "0001" / "manifest.json").exists, 30, "the first round to be committed")
+            finally:
+                run.kill()
+                run.wait()
+            error = receiver.events(exit_code=1)[-1]
+        assert "The sender was away for 1 s" in str(error["message"])
+        assert "1 round of it is complete" in str(error["hint"])
+        assert error["rounds"] == 1
+        assert is_untouched(target.pid)
+    predump("verify", checkpoint)
