@@ -25,7 +25,7 @@ class Steps(Protocol):
     def last_window_ns(self) -> int:
         """Within what time the pages were written that the last round copied."""
 
-    def size(self) -> Size:
+    def size(self, after: AfterDump) -> Size:
         """What there is to stand still now."""
 
     def track(self) -> None:
@@ -130,7 +130,7 @@ class Run:
         finished = self._steps.take_round(defer_hot=self._policy.defer_hot)
         self._written.append(finished.pages_written)
         pace = self._pace(finished)
-        size = self._steps.size()
+        size = self._steps.size(self._after)
         if self._after is not AfterDump.LEAVE_RUNNING:
             size = replace(size, clone_ns=None)  # they stay frozen until the dump is on disk
         predicted_ns = forecast(size, pace, convergence.pages_after_micro_rounds(pace)).total_ns

@@ -3,7 +3,7 @@
 import os
 import time
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from dumper import describe, lease, strict
@@ -13,6 +13,7 @@ from dumper.convergence import Policy
 from dumper.destination import Destination
 from dumper.dump import AfterDump, BeforeStop, DumpWork, Withdrawn, take_dump
 from dumper.events import Announcer, Emit, Event, HookFinished, Notice, RoundFinished
+from dumper.freezeplan import FreezeWish
 from dumper.hooks import Hooks
 from dumper.kernel.runs import RunList
 from dumper.lease import Chained, ChainState, Key, Lease
@@ -133,9 +134,10 @@ class Session(Closing):
 
     # ---- what a run is made of -----------------------------------------------------------------------------------
 
-    def size(self) -> Size:
+    def size(self, after: AfterDump) -> Size:
         """What there is to stand still now."""
-        return measure_size(self._tree.members, self._options.freeze_by)
+        wish = self._options.freeze_by if after is AfterDump.LEAVE_RUNNING else FreezeWish.COPY
+        return replace(measure_size(self._tree.members, wish), room_pages=self._options.staging_bytes // PAGE_BYTES)
 
     def take_round(self, *, defer_hot: bool = False) -> RoundFinished:
         """One round of the running processes, which may leave hot pages for the freeze. Raises as `pre_dump`."""

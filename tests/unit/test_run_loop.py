@@ -74,7 +74,7 @@ class FakeSteps:
     def emit(self, event: Event) -> None:
         self.events.append(event)
 
-    def size(self) -> Size:
+    def size(self, _after: AfterDump) -> Size:
         return Size()
 
     def track(self) -> None:
