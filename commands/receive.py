@@ -86,16 +86,15 @@ def receive(
         kind = info.manifest.kind.value
         reporter.event({"type": "round", "round": info.number, "kind": kind, "stored_bytes": round_bytes})
 
+    limit_bytes = max_bytes or DEFAULT_MAX_BYTES
     try:
         with (
-            Receiver(
-                directory, max_bytes=max_bytes or DEFAULT_MAX_BYTES, threads=threads, on_round=on_round
-            ) as receiver,
+            Receiver(directory, max_bytes=limit_bytes, threads=threads, on_round=on_round) as receiver,
             _incoming(reporter, listen, link, receiver.resume) as (incoming, session_id),
         ):
             receiver.take(incoming, session_id)
     except StreamBroken as error:
-        has = f"{counted(rounds, 'round')} of it {'is' if rounds == 1 else 'are'} complete in {directory}."
+        has = f"{counted(rounds, 'round')} {'was' if rounds == 1 else 'were'} completed in {directory}."
         raise StreamBroken(error.message, hint=f"{has} {error.hint}".strip(), rounds=rounds) from error
     fields: dict[str, object] = {
         "rounds": rounds,

@@ -146,7 +146,7 @@ def test_a_receiver_says_what_it_has_when_its_sender_is_gone(checkpoint: Path) -
                 run.wait()
             error = receiver.events(exit_code=1)[-1]
         assert "The sender was away for 1 s" in str(error["message"])
-        assert "1 round of it is complete" in str(error["hint"])
+        assert "1 round was completed in" in str(error["hint"])
         assert error["rounds"] == 1
         assert is_untouched(target.pid)
     predump("verify", checkpoint)
