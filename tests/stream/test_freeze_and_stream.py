@@ -1,0 +1,144 @@
+"""What a stream means to a frozen target: it waits for no network, and is killed only when its dump has arrived."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from dumper.dump import AfterDump
+from dumper.rounds import Options
+from dumper.session import Session
+from dumper.streamdestination import StreamDestination
+from formats.checkpoint import Checkpoint
+from formats.manifest import RoundKind
+from streams.errors import StreamBroken, StreamRefused
+from streams.messages import Begin, Part, decode
+from streams.receiver import Receiver
+from streams.transport import Buffer
+from tests.harness import Target, is_alive, is_stopped, is_untouched, memory_target, poll_until, tracer_pid
+from tests.oracle import compare
+from tests.stream.recorded import Player, Recorder
+
+pytestmark = pytest.mark.usefixtures("targets")
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[Target]:
+    with memory_target(tmp_path) as started:
+        yield started
+
+
+class Watching(Recorder):
+    """Calls `look` with each message, and `arrived` when somebody waits."""
+
+    def __init__(self, look: Callable[[], None], arrived: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self._look = look
+        self._arrived = arrived
+        self.gave_up = False
+
+    def send(self, parts: Sequence[Buffer]) -> int:
+        self._look()
+        return super().send(parts)
+
+    def wait_for(self, number: int) -> None:
+        super().wait_for(number)
+        if self.rounds == 2:
+            self._arrived()
+
+    def give_up(self) -> None:
+        self.gave_up = True
+
+    @property
+    def rounds(self) -> int:
+        """That have begun."""
+        return sum(isinstance(decode(data), Begin) for data in self.messages)
+
+
+def dumped(target: Target, outgoing: Watching, after: AfterDump, **options: int) -> None:
+    """A pre-dump and a dump."""
+    with Session(target.pid, StreamDestination(outgoing, "test"), Options(**options), lambda _: None) as session:
+        session.dump(after, pre_dump=True)
+
+
+def received(directory: Path, outgoing: Recorder) -> Checkpoint:
+    with Receiver(directory) as receiver:
+        receiver.take(Player(outgoing.messages))
+    return Checkpoint.open(directory)
+
+
+def test_nothing_is_sent_while_the_target_is_frozen(target: Target, tmp_path: Path) -> None:
+    """So it cannot wait for the network, however slow that is."""
+    touched: list[int] = []
+
+    def look() -> None:
+        if not is_untouched(target.pid):
+            touched.append(len(outgoing.messages))
+
+    outgoing = Watching(look)
+    dumped(target, outgoing, AfterDump.LEAVE_RUNNING)
+    assert touched == []
+    assert not outgoing.gave_up
+    manifest = received(tmp_path / "received", outgoing).round().manifest
+    assert manifest.kind is RoundKind.DUMP
+    assert not manifest.streamed_while_frozen
+
+
+def test_what_does_not_fit_the_staging_memory_is_sent_while_it_is_frozen(target: Target, tmp_path: Path) -> None:
+    """The test above can fail."""
+    frozen: list[int] = []
+
+    def look() -> None:
+        if tracer_pid(target.pid):
+            frozen.append(len(outgoing.messages))
+
+    outgoing = Watching(look)
+    dumped(target, outgoing, AfterDump.LEAVE_RUNNING, staging_bytes=1 << 20)
+    assert frozen != []
+    assert received(tmp_path / "received", outgoing).round().manifest.streamed_while_frozen
+
+
+def test_the_target_lives_and_stands_still_until_its_dump_has_arrived(target: Target) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def arrived() -> None:
+        assert isinstance(decode(outgoing.messages[-1]), Part)
+        seen.append((is_alive(target.pid), tracer_pid(target.pid) == os.getpid()))
+
+    outgoing = Watching(lambda: None, arrived)
+    dumped(target, outgoing, AfterDump.KILL)
+    assert seen == [(True, True)]
+    poll_until(lambda: not is_alive(target.pid), 10, "the target to be killed")
+
+
+@pytest.mark.parametrize("error", [StreamBroken("the link is down"), StreamRefused("the disk is full")])
+@pytest.mark.parametrize("after", AfterDump)
+def test_a_dump_that_does_not_arrive_leaves_the_target_as_it_was(
+    target: Target, error: Exception, after: AfterDump
+) -> None:
+    def arrived() -> None:
+        raise error
+
+    outgoing = Watching(lambda: None, arrived)
+    with pytest.raises(type(error)):
+        dumped(target, outgoing, after)
+    assert outgoing.gave_up
+    assert is_untouched(target.pid)
+    target.command("write 500 3")
+
+
+@pytest.mark.parametrize("method", ["pread", "registered"])
+def test_memory_that_is_written_unseen_is_sent_again(method: str, tmp_path: Path) -> None:
+    """There is no earlier round to compare it with."""
+    with Target.spawn("hardware", method, tmp_path / "file") as target:
+        outgoing = Watching(lambda: None)
+        dumped(target, outgoing, AfterDump.LEAVE_STOPPED)
+        poll_until(lambda: is_stopped(target.pid), 10, "the target to stop")
+        directory = tmp_path / "received"
+        process = received(directory, outgoing).round().process(target.pid)
+        assert process is not None
+        assert process.pages_parent == 0
+        assert compare(target.pid, directory).mismatches == []
