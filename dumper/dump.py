@@ -24,7 +24,7 @@ from dumper.events import Announcer, MicroRound, Notice, RoundFinished
 from dumper.freeze import Freeze, StoppedProcess
 from dumper.freezeplan import FreezeWish
 from dumper.hooks import Hooks
-from dumper.kernel.copy import FileMaps, PageBuffer, Source
+from dumper.kernel.copy import FileMaps, Source, StagingMemory
 from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, InjectionSite
 from dumper.kernel.runs import RunList
 from dumper.objects import MappedFiles, ObjectSet
@@ -126,7 +126,7 @@ class Dumper:
         self._pipeline = work.pipeline
         self._options = options
         self._emit = work.emit
-        self._memory = PageBuffer(options.staging_bytes // PAGE_BYTES)
+        self._memory = StagingMemory(options.staging_bytes // PAGE_BYTES)
         self._objects = ObjectSet(self._memory)
         self._processes: dict[int, ProcessDump] = {}
         self._site: InjectionSite | None = None
@@ -148,7 +148,7 @@ class Dumper:
         Raises TargetGone, PermissionDenied, TargetUntraceable, StorageError, SnapshotLostError, HookFailed; everything
         goes on in each case.
         """
-        with self._undertaken, self._opened:
+        with self._memory, self._undertaken, self._opened:
             round_ = self._opened.enter_context(
                 OpenRound(RoundKind.DUMP, self._tree, self._destination, self._pipeline, self._emit)
             )

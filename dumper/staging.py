@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dumper.kernel.copy import Copier, PageBuffer, Source
 from dumper.kernel.pages import Scanner, SpanTable
 from dumper.kernel.recheck import Recheck
-from dumper.kernel.runs import RunKind, RunList
+from dumper.kernel.runs import END_ADDR, RunKind, RunList
 from dumper.kernel.uffd import reports_zapped_huge_pages
 
 SPARE_RUNS = 2 * Scanner.REGIONS  # enough not to grow in the freeze; what is not used is never touched
 TELLING_PAGES = 512
-ADDR_END = 1 << 63  # of user space
+
 MICRO_ROUND_SHARE = 0.75  # of the staging memory; the rest is for what the freeze still has to copy
 
 
@@ -146,7 +146,7 @@ def _parts(runs: RunList, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[R
     """
     part = RunList(1 << 12)
     position = at_addr = 0
-    for start, end in (*ranges, (ADDR_END, ADDR_END)):
+    for start, end in (*ranges, (END_ADDR, END_ADDR)):
         for first, behind, is_left in ((at_addr, start, True), (start, end, False)):
             part.clear()
             position = runs.move_out(position, first, behind, 0, part)

@@ -1,12 +1,18 @@
 """Bytes of a target: read into reused buffers, and zero pages taken out of them."""
 
 import mmap
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from dumper.kernel.native import checked, ffi, lib
 from dumper.kernel.runs import RunKind, RunList
+from formats.closing import Closing
 from formats.layout import PAGE_BYTES
+
+SPARE_RUNS = 1 << 16  # of a list: what cannot be read cuts runs in pieces
+PAGES_FOR_TWO = 1 << 13  # of fewer, a second thread saves nothing that could be measured
 
 
 class PageBuffer:
@@ -48,6 +54,23 @@ class PageBuffer:
     def content(self) -> memoryview:
         """The bytes of the pages in the buffer, not copied."""
         return memoryview(self.memory)[: self.n_pages * PAGE_BYTES]
+
+
+class StagingMemory(PageBuffer, Closing):
+    """A buffer into which a second thread copies, too, where there is much to copy and a processor for it."""
+
+    def __init__(self, capacity_pages: int) -> None:
+        super().__init__(capacity_pages)
+        self.helper: ThreadPoolExecutor | None = None
+        if len(os.sched_getaffinity(0)) > 1:
+            self.helper = ThreadPoolExecutor(1, thread_name_prefix="copy")
+            self.helper.submit(int).result()  # it is there, and waits
+
+    def close(self) -> None:
+        """Ends the thread."""
+        if self.helper:
+            self.helper.shutdown()
+            self.helper = None
 
 
 class FileMaps:
@@ -103,8 +126,33 @@ class Copier:
 
         What could not be read stays a COPY run, too. Raises OSError: ESRCH if the process is gone.
         """
-        out.reserve(len(self._runs) + (1 << 16))
+        out.reserve(len(out) + len(self._runs) + SPARE_RUNS)
+        n_pages = self._runs.pages_of(RunKind.COPY)
+        if n_pages >= PAGES_FOR_TWO and n_pages <= buffer.capacity_pages - buffer.n_pages:
+            helper = buffer.helper if isinstance(buffer, StagingMemory) else None
+            if helper:
+                return self._stage_with(helper, n_pages, buffer, out)
         return not self._copy(RunKind.STAGED, buffer, out)
+
+    def _stage_with(self, helper: ThreadPoolExecutor, n_pages: int, buffer: PageBuffer, out: RunList) -> bool:
+        """The same by two threads, each half of the pages; they fit."""
+        half = n_pages // 2
+        before, behind = self._runs.split_at_page(RunKind.COPY, half)
+        further = RunList(len(behind) + SPARE_RUNS)
+        place = ffi.new("struct pd_buffer *", (buffer.c.bytes, buffer.n_pages + half, buffer.capacity_pages))
+        job = helper.submit(Copier(self._source, behind)._to, place, further)
+        try:
+            self._runs = before
+            full = self._to(buffer.c, out)
+        finally:
+            full_behind = job.result()
+        buffer.c.n_pages = place.n_pages
+        further.move_all_out(out)
+        return not (full or full_behind)
+
+    def _to(self, place: Any, out: RunList) -> int:
+        kind = RunKind.STAGED
+        return checked(lib.pd_copy(self._source.c, self._runs.c, self._next, kind, place, out.c, self._lost.c))
 
     def fill(self, buffer: PageBuffer, out: RunList) -> bool:
         """Fills the buffer with the next pages as DATA; False when there is nothing left after it.

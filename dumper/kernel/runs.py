@@ -7,6 +7,7 @@ from typing import Any
 from dumper.kernel.native import ffi, lib, new_array
 from formats.layout import PAGE_BYTES
 
+END_ADDR = 1 << 63  # of user space
 RUN_BYTES = 24  # struct pd_run; also the record of a pagemap file (formats.layout.RUN)
 
 
@@ -88,6 +89,14 @@ class RunList:
         part = RunList(n_pages)
         lib.pd_part_of_runs(self.c, sum(1 << kind for kind in kinds), first, n_pages, part.c)
         return part
+
+    def split_at_page(self, kind: RunKind, number: int) -> tuple["RunList", "RunList"]:
+        """Uses them up: what lies before the page of this number among those of one kind, and it with all behind it."""
+        addr = int(lib.pd_address_of_page(self.c.runs, len(self), int(kind), number))
+        before, behind = RunList(len(self) + 1), RunList(len(self) + 1)
+        position = self.move_out(0, 0, addr, 0, before)
+        self.move_out(position, addr, END_ADDR, 0, behind)
+        return before, behind
 
     def change_kind(self, old: RunKind, new: RunKind) -> None:
         """Runs of one kind become runs of another."""

@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 11
+#define PD_ABI 12
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -101,6 +101,8 @@ int64_t pd_classify(struct pd_region *regions, uint64_t n_regions, uint64_t *use
 
 /* Pages of the runs of one kind. */
 uint64_t pd_pages_of_kind(const struct pd_run *runs, uint64_t n_runs, uint32_t kind);
+/* The address of the page with this number among those of the runs of one kind; UINT64_MAX: there are not so many. */
+uint64_t pd_address_of_page(const struct pd_run *runs, uint64_t n_runs, uint32_t kind, uint64_t number);
 /* Runs of kind `from` become runs of kind `to`. Returns 0. */
 int pd_change_kind(struct pd_run_list *list, uint32_t from, uint32_t to);
 /* Pages of the runs of one kind that lie in [start, end); the runs are sorted. */

@@ -481,6 +481,18 @@ uint64_t pd_pages_of_kind(const struct pd_run *runs, uint64_t n_runs, uint32_t k
 	return pages;
 }
 
+uint64_t pd_address_of_page(const struct pd_run *runs, uint64_t n_runs, uint32_t kind, uint64_t number)
+{
+	for (uint64_t i = 0; i < n_runs; i++) {
+		if (runs[i].kind != kind)
+			continue;
+		if (number < runs[i].n_pages)
+			return runs[i].start_addr + number * PD_PAGE_BYTES;
+		number -= runs[i].n_pages;
+	}
+	return UINT64_MAX;
+}
+
 int pd_change_kind(struct pd_run_list *list, uint32_t from, uint32_t to)
 {
 	for (uint64_t i = 0; i < list->n_runs; i++)
