@@ -24,7 +24,7 @@ from formats.faults import Point, reached
 from streams.messages import MAX_FRAMES_BYTES
 
 JOURNAL_NAME = "receive.journal"
-SESSION_BYTES = 16
+_TEMPORARY_SUFFIX = ".tmp"
 
 _HEADER = struct.Struct("<8s16sQI")
 _MAGIC = b"predump#"
@@ -63,7 +63,7 @@ class Journal(Closing):
     def begin(checkpoint: Path, session_id: bytes, number: int, round_number: int) -> Journal:
         """A new one, in the place of the one before, behind that message and that round. Raises StorageError."""
         path = checkpoint / JOURNAL_NAME
-        temporary = path.with_suffix(".tmp")
+        temporary = path.with_suffix(_TEMPORARY_SUFFIX)
         try:
             temporary.unlink(missing_ok=True)
             fd = files.create_file(temporary)
@@ -156,5 +156,6 @@ def remove_journal(checkpoint: Path) -> None:
     path = checkpoint / JOURNAL_NAME
     try:
         path.unlink(missing_ok=True)
+        path.with_suffix(_TEMPORARY_SUFFIX).unlink(missing_ok=True)
     except OSError as error:
         raise StorageError.from_os_error("remove", path, error) from error

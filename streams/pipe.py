@@ -38,6 +38,8 @@ ANSWER = struct.Struct("<IIQ")
 """Kind, the bytes that follow, and the number of a message."""
 ACKNOWLEDGED, REFUSED = 1, 2
 MAX_REFUSAL_BYTES = 64 << 10
+MAX_TEXT = 2000
+"""Characters of each of its texts, of which JSON makes up to 12 bytes."""
 
 PIPE_BYTES = 1 << 20
 IOV_MAX = 1024
@@ -51,6 +53,7 @@ class _WriteEnd:
     def __init__(self, fd: int, name: str) -> None:
         self._name = name
         self._gave_up = False
+        self._lock = threading.Lock()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC)
         self._socket: socket.socket | None = None
         mode = os.fstat(fd).st_mode
@@ -74,7 +77,7 @@ class _WriteEnd:
             try:
                 written_bytes = self._write_some(pending[first : first + IOV_MAX])
             except BlockingIOError:
-                select.select([self._wake_fd], [self._fd], [])
+                self._wait()
                 continue
             except OSError as error:
                 raise _broken(self._name, error) from error
@@ -89,15 +92,27 @@ class _WriteEnd:
             return self._socket.sendmsg(parts, [], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         return os.writev(self._fd, parts)
 
+    def _wait(self) -> None:
+        """Until more can be written, or nobody is to wait."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        poll.register(self._wake_fd, select.POLLIN)
+        poll.poll()
+
     def give_up(self) -> None:
-        self._gave_up = True
-        os.eventfd_write(self._wake_fd, 1)
+        with self._lock:
+            if self._wake_fd >= 0:
+                self._gave_up = True
+                os.eventfd_write(self._wake_fd, 1)
 
     def close(self) -> None:
         if self._socket is not None:
             self._socket.detach()
-        for fd in (self._fd, self._wake_fd):
-            close_quietly(fd)
+        with self._lock:
+            for fd in (self._fd, self._wake_fd):
+                if fd >= 0:
+                    close_quietly(fd)
+            self._fd = self._wake_fd = -1
 
 
 def _broken(name: str, error: OSError) -> StreamBroken:
@@ -216,6 +231,7 @@ class PipeOutgoing(Outgoing):
         with self._state:
             self._failure = self._failure or failure
             self._state.notify_all()
+        self._writer.give_up()
 
     def _acknowledge(self, number: int) -> bool:
         with self._state:
@@ -296,7 +312,7 @@ class PipeIncoming(Incoming):
 
     def refuse(self, message: str, hint: str, exit_code: int) -> None:
         """Says so, if the sender wants to know."""
-        told = {"message": message[:4000], "hint": hint[:4000], "exit_code": exit_code}
+        told = {"message": message[:MAX_TEXT], "hint": hint[:MAX_TEXT], "exit_code": exit_code}
         data = json.dumps(told).encode()
         self._answer(ANSWER.pack(REFUSED, len(data), 0) + data)
 
