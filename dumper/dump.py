@@ -36,7 +36,7 @@ from dumper.proc.stat import read_stat
 from dumper.processdump import ProcessDump
 from dumper.recheck import recheck_with_nothing
 from dumper.rounds import OpenRound, Options, RoundContents, exec_notice, unseen_notice
-from dumper.sizing import measure_size
+from dumper.sizing import measure_size, measure_slowness
 from dumper.snapshot import Snapshot, SnapshotLostError
 from dumper.staging import Staging
 from dumper.state.descriptors import DescriptorCapture
@@ -217,7 +217,8 @@ class Dumper:
         """The frozen time that is to come, in ns."""
         pages = pace.pages_within(time.monotonic_ns() - self._scanned_ns + STOP_AND_SCAN_NS)
         pages += sum(process.staging.pages_not_copied for process in self._processes.values())
-        size = replace(size, room_pages=self._memory.size_pages - self._memory.n_pages)
+        room_pages = self._memory.size_pages - self._memory.n_pages
+        size = replace(size, room_pages=room_pages, slowness=measure_slowness())
         return forecast(size if self._undertaker else replace(size, clone_ns=None), pace, pages).total_ns
 
     def _micro_rounds(self, figures: Figures) -> Pace:

@@ -1,29 +1,31 @@
 """How long a freeze will take: what is known of the targets in, nanoseconds by phase out. Pure functions over numbers.
 
-The rates are what the phases of a dump take here, with cold caches; what depends on the machine and the target most
-(scan, copy) is measured in the rounds before.
+The rates are what the phases of a dump take on a machine that reads a small file of /proc in PROBE_NS; on another, or
+where others slow it down, all of them take as many times as long as that (`Size.slowness`). What depends on the target
+most (scan, copy) is measured in the rounds before.
 """
 
 from dataclasses import asdict, dataclass
 
-DUMP_NS = 900_000  # whatever stands still
-STOP_NS_PER_PROCESS = 45_000
-STOP_NS_PER_THREAD = 15_000
-MAPS_NS_PER_PROCESS = 90_000
-MAPS_NS_PER_VMA = 1_500
-STATE_NS_PER_PROCESS = 170_000
-STATE_NS_PER_THREAD = 40_000
-STATE_NS_PER_DESCRIPTOR = 25_000
-SCAN_NS_PER_PROCESS = 25_000
-SCAN_NS_PER_VMA = 500
+PROBE_NS = 9_200  # for /proc/self/status
+DUMP_NS = 600_000  # whatever stands still
+STOP_NS_PER_PROCESS = 30_000
+STOP_NS_PER_THREAD = 9_500
+MAPS_NS_PER_PROCESS = 60_000
+MAPS_NS_PER_VMA = 900
+STATE_NS_PER_PROCESS = 120_000
+STATE_NS_PER_THREAD = 25_500
+STATE_NS_PER_DESCRIPTOR = 17_000
+SCAN_NS_PER_PROCESS = 16_000
+SCAN_NS_PER_VMA = 350
 SCAN_SHARE = 0.3  # of a scan that resets: the last one does not, and asks for changes alone
 SCAN_NS_PER_PAGE = 25  # that is written, or was copied before
-COPY_NS_PER_PROCESS = 20_000
+COPY_NS_PER_PROCESS = 13_000
 COPY_NS_PER_PAGE = 1_000  # scattered; where no round has measured it
 STREAM_NS_PER_PAGE = 6_000  # that finds no room: compressed and written
-OBJECT_NS_PER_PAGE = 1_300  # of memory objects: looked for and read in their files
+OBJECT_NS_PER_PAGE = 1_200  # of memory objects: looked for and read in their files
 PAGES_PER_THREAD = 1  # asked for its state, it writes to its stack
-RESUME_NS_PER_THREAD = 3_500
+RESUME_NS_PER_THREAD = 2_400
 COMPARE_NS_PER_PAGE = 1_000  # of older copies with memory: read and hashed
 CLONE_GAIN_NS = 2_000_000  # by which a clone must be shorter: it costs the process a fault for each page that it writes
 FEW_PAGES = 256  # that say little about the speed of a copy
@@ -33,8 +35,9 @@ FEW_PAGES = 256  # that say little about the speed of a copy
 class Size:
     """What is to stand still: counts, and pages of memory objects, which are copied in the freeze whatever happened.
 
-    `pages_in_doubt` have older copies that the freeze must compare with memory. `clone_ns`: what it takes to clone all
-    of them; None where there will be no clones. `room_pages`: how many there is room for; None if that is enough.
+    pages_in_doubt: they have older copies that the freeze must compare with memory; clone_ns: what it takes to clone
+    all of them, None where there will be no clones; room_pages: how many there is room for, None if that is enough;
+    slowness: of the machine, see above.
     """
 
     processes: int = 1
@@ -45,6 +48,7 @@ class Size:
     pages_in_doubt: int = 0
     clone_ns: int | None = None
     room_pages: int | None = None
+    slowness: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ class Pace:
 class Forecast:
     """The phases of a freeze to come, in ns."""
 
+    other_ns: int
     stop_ns: int
     maps_ns: int
     state_ns: int
@@ -87,7 +92,7 @@ class Forecast:
     def total_ns(self) -> int:
         """From the first thread stopped to the last one resumed."""
         phases_ns: dict[str, int] = asdict(self)
-        return DUMP_NS + sum(phases_ns.values())
+        return sum(phases_ns.values())
 
 
 def copying_ns(pages: float, room_pages: float | None, ns_per_page: float) -> float:
@@ -98,23 +103,28 @@ def copying_ns(pages: float, room_pages: float | None, ns_per_page: float) -> fl
 
 def forecast(size: Size, pace: Pace, pages: float) -> Forecast:
     """Of a freeze that copies `pages` of what is tracked, or leaves them to clones, and copies all memory objects."""
+    slowness = size.slowness
     pages += PAGES_PER_THREAD * size.threads
     copy_ns, clone_ns = copying_ns(pages, size.room_pages, pace.copy_ns_per_page), 0
     copy_ns += size.pages_in_doubt * COMPARE_NS_PER_PAGE
     room_left = None if size.room_pages is None else max(0.0, size.room_pages - pages)
-    if size.clone_ns is not None and copy_ns > size.clone_ns + CLONE_GAIN_NS:
-        copy_ns, clone_ns, room_left = 0, size.clone_ns, None
+    if size.clone_ns is not None and copy_ns > slowness * size.clone_ns + CLONE_GAIN_NS:
+        copy_ns, clone_ns, room_left = 0, int(slowness * size.clone_ns), None
+    state_ns = STATE_NS_PER_PROCESS * size.processes
+    state_ns += STATE_NS_PER_THREAD * size.threads + STATE_NS_PER_DESCRIPTOR * size.descriptors
+    scan_ns = SCAN_NS_PER_PROCESS * size.processes + SCAN_NS_PER_VMA * size.vmas
+    seen_ns = SCAN_SHARE * pace.scan_ns + SCAN_NS_PER_PAGE * max(pages, pace.pages_written)
     return Forecast(
-        stop_ns=STOP_NS_PER_PROCESS * size.processes + STOP_NS_PER_THREAD * size.threads,
-        maps_ns=MAPS_NS_PER_PROCESS * size.processes + MAPS_NS_PER_VMA * size.vmas,
-        state_ns=STATE_NS_PER_PROCESS * size.processes
-        + STATE_NS_PER_THREAD * size.threads
-        + STATE_NS_PER_DESCRIPTOR * size.descriptors,
-        scan_ns=SCAN_NS_PER_PROCESS * size.processes
-        + SCAN_NS_PER_VMA * size.vmas
-        + int(SCAN_SHARE * pace.scan_ns + SCAN_NS_PER_PAGE * max(pages, pace.pages_written)),
-        copy_ns=COPY_NS_PER_PROCESS * size.processes
-        + int(copy_ns + copying_ns(size.pages_of_objects, room_left, OBJECT_NS_PER_PAGE)),
+        other_ns=int(slowness * DUMP_NS),
+        stop_ns=int(slowness * (STOP_NS_PER_PROCESS * size.processes + STOP_NS_PER_THREAD * size.threads)),
+        maps_ns=int(slowness * (MAPS_NS_PER_PROCESS * size.processes + MAPS_NS_PER_VMA * size.vmas)),
+        state_ns=int(slowness * state_ns),
+        scan_ns=int(slowness * scan_ns + seen_ns),
+        copy_ns=int(
+            slowness * COPY_NS_PER_PROCESS * size.processes
+            + copy_ns
+            + copying_ns(size.pages_of_objects, room_left, OBJECT_NS_PER_PAGE)
+        ),
         clone_ns=clone_ns,
-        resume_ns=RESUME_NS_PER_THREAD * size.threads,
+        resume_ns=int(slowness * RESUME_NS_PER_THREAD * size.threads),
     )

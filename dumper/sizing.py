@@ -1,14 +1,19 @@
 """How much there is to stand still: what a prediction of the frozen time needs to know of the processes."""
 
 import os
+import time
 from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
 
 from dumper.cloning import foresee_work
 from dumper.freezeplan import FreezeWish
-from dumper.prediction import Size
+from dumper.prediction import PROBE_NS, Size
 from dumper.proc import GONE_ERRORS
 from dumper.tree import Member
 from dumper.unwatched import object_pages
+
+PROBES = 16
 
 
 def measure_size(members: Sequence[Member], wish: FreezeWish = FreezeWish.AUTO) -> Size:
@@ -21,7 +26,18 @@ def measure_size(members: Sequence[Member], wish: FreezeWish = FreezeWish.AUTO) 
         pages_of_objects=object_pages(members),
         pages_in_doubt=sum(member.base.pages_in_doubt for member in members),
         clone_ns=None if wish is FreezeWish.COPY else _clone_ns(members),
+        slowness=measure_slowness(),
     )
+
+
+def measure_slowness() -> float:
+    """How long the machine takes now for what took PROBE_NS where the rates of predictions come from."""
+    path, took_ns = Path("/proc/self/status"), []
+    for _ in range(PROBES):
+        since_ns = time.perf_counter_ns()
+        path.read_bytes()
+        took_ns.append(time.perf_counter_ns() - since_ns)
+    return median(took_ns) / PROBE_NS
 
 
 def _clone_ns(members: Sequence[Member]) -> int | None:
