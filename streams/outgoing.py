@@ -19,31 +19,14 @@ from formats.errors import PredumpError
 from streams.address import Address
 from streams.backlog import Backlog
 from streams.connection import Connection, LinkLost, Timing, dial
-from streams.control import Control
 from streams.errors import StreamBroken, StreamCorrupt, StreamRefused
+from streams.generation import Generation, Outage
 from streams.news import Newsroom, Tell
 from streams.transport import MAX_MESSAGE_BYTES, Buffer
 from streams.wire import Frame, Hello, Kind, Refusal, Welcome, cost, message_header
 
 MAX_CARRIED_BYTES = 256 << 30
 """By one data connection, then there are new ones: AES-GCM is good for some more with one key (RFC 8446, 5.5)."""
-
-
-class _Generation:
-    """The connections of one time that the session connected."""
-
-    def __init__(self, number: int, connections: Sequence[Connection], timing: Timing) -> None:
-        self.number = number
-        self.control = Control(connections[0], timing)
-        self.data = connections[1:]
-        self.why_lost = ""
-
-    def lose(self, why: str) -> None:
-        """Ends all connections, in whatever threads they are; under the lock. The first reason counts."""
-        self.why_lost = self.why_lost or why
-        self.control.cut()
-        for connection in self.data:
-            connection.cut()
 
 
 class LinkOutgoing:
@@ -141,7 +124,7 @@ class LinkOutgoing:
     # ---- the thread of the control connection ----
 
     def _serve(self) -> None:
-        outage: _Outage | None = None
+        outage: Outage | None = None
         try:
             while True:
                 began_s, acked = time.monotonic(), self._backlog.acked
@@ -150,12 +133,12 @@ class LinkOutgoing:
                     return
                 lived_s = time.monotonic() - began_s
                 if outage is None or self._backlog.acked > acked or lived_s > self._timing.silence_s:
-                    outage = _Outage(self._timing)
+                    outage = Outage(self._timing)
                 self._connect_again(outage)
         except Exception as error:
             self._fail(error)
 
-    def _run(self, generation: _Generation) -> None:
+    def _run(self, generation: Generation) -> None:
         """Until its connections are lost, or the session is over."""
         writers = [
             threading.Thread(target=self._write, args=(generation, connection), name="link-writer", daemon=True)
@@ -202,7 +185,7 @@ class LinkOutgoing:
                     hint="Look what it waits for: its disk, for example.",
                 )
 
-    def _connect_again(self, outage: _Outage) -> None:
+    def _connect_again(self, outage: Outage) -> None:
         """The next generation. Raises StreamBroken if there is none in time, StreamRefused and others at once."""
         why = self._generation.why_lost
         self._news.add(
@@ -231,7 +214,7 @@ class LinkOutgoing:
             self._changed.notify_all()  # the WELCOME may have acknowledged something
         self._news.add("reconnected", f"There is a connection to {self._address} again.")
 
-    def _connect(self) -> _Generation:
+    def _connect(self) -> Generation:
         """Makes all connections. Raises LinkLost, and what ends the session."""
         self._n_generations += 1
         connections: list[Connection] = []
@@ -250,7 +233,7 @@ class LinkOutgoing:
             for connection in connections:
                 connection.close()
             raise
-        return _Generation(self._n_generations, connections, self._timing)
+        return Generation(connections, self._timing)
 
     def _greet(self, control: Connection) -> Welcome:
         with suppress(LinkLost):  # the answer says more
@@ -276,7 +259,7 @@ class LinkOutgoing:
 
     # ---- the threads of the data connections ----
 
-    def _write(self, generation: _Generation, connection: Connection) -> None:
+    def _write(self, generation: Generation, connection: Connection) -> None:
         try:
             carried_bytes = 0
             while (message := self._next(generation)) is not None:
@@ -294,7 +277,7 @@ class LinkOutgoing:
         finally:
             connection.close()
 
-    def _next(self, generation: _Generation) -> tuple[int, Sequence[Buffer]] | None:
+    def _next(self, generation: Generation) -> tuple[int, Sequence[Buffer]] | None:
         """The next message, once there is one that may be sent; None when the generation is lost."""
         with self._changed:
             while not generation.why_lost:
@@ -310,24 +293,6 @@ class LinkOutgoing:
             self._failure = self._failure or error
             self._generation.lose("the session failed")
             self._changed.notify_all()
-
-
-class _Outage:
-    """A time without a connection of any use: how long it may take, and when to try again."""
-
-    def __init__(self, timing: Timing) -> None:
-        self._end_s = time.monotonic() + timing.reconnect_s
-        self._max_pause_s = timing.max_retry_s
-        self._pause_s = 0.0
-
-    def is_too_long(self) -> bool:
-        """Whether it is time to give up."""
-        return time.monotonic() > self._end_s
-
-    def next_pause_s(self) -> float:
-        """Longer each time; first none."""
-        pause_s, self._pause_s = self._pause_s, min(max(self._pause_s * 2, 0.1), self._max_pause_s)
-        return min(pause_s, max(self._end_s - time.monotonic(), 0.0) + 0.01)
 
 
 def _refused(frame: Frame) -> PredumpError:
