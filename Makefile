@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NATIVE := dumper/kernel/_native.abi3.so
 
-.PHONY: setup test reliability fuzz stress demo lint types bench clean
+.PHONY: setup test reliability fuzz stress demo lint types schemas bench clean
 setup: $(READY)
 
 $(VENV)/.tools: pyproject.toml
@@ -43,6 +43,10 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+
+# Again after a field of an event or a result has changed.
+schemas: $(READY)
+	$(BIN)/python -m commands.schemas
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks

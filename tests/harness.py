@@ -26,6 +26,8 @@ from typing import IO
 
 import pytest
 
+from tests.schemas import check_event
+
 REPO = Path(__file__).resolve().parent.parent
 TARGETS = REPO / "tests" / "targets"
 READY_S = 30.0
@@ -349,6 +351,7 @@ def parse_events(stdout: str) -> list[Event]:
             raise AssertionError(f"not a line of JSON on stdout: {line!r}") from error
         assert isinstance(event, dict), f"not an object on stdout: {line!r}"
         assert "type" in event, f"an event without type: {line!r}"
+        check_event(event)
         events.append(event)
     kinds = [event["type"] for event in events]
     assert kinds, "no event on stdout"
