@@ -53,9 +53,10 @@ def recorded(checkpoint: Path) -> list[bytes]:
     """The messages of a whole checkpoint."""
     recorder = Recorder()
     sender = Sender(recorder)
-    sender.greet()
+    opened = Checkpoint.open(checkpoint)
+    sender.greet(None, opened.numbers[0])
     with ThreadPoolExecutor(1) as checkers:
-        for info in Checkpoint.open(checkpoint).rounds:
+        for info in opened.rounds:
             send_round(sender, info, checkers)
     return recorder.messages
 

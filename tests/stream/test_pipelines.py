@@ -256,6 +256,29 @@ def test_the_receiver_says_no_when_its_sender_is_killed(target: Target, director
     assert is_untouched(target.pid)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_receiver_that_is_interrupted_leaves_whole_rounds(
+    target: Target, directory: Path, number: signal.Signals
+) -> None:
+    """Its sender notices, and lets go of the target."""
+    words = ("run", "-p", target.pid, "--to", "-", "--interval", "1", "--max-freeze", "1us", "--timeout", "600")
+    with started(*words, "--json", stdout=subprocess.PIPE) as sender:
+        with started("receive", "-D", directory, "--json", stdin=sender.stdout) as process:
+            assert sender.stdout is not None
+            sender.stdout.close()
+            poll_until((directory / "0002").exists, 60, "the second round to begin: the first is complete")
+            process.send_signal(number)
+            side = side_of(process)
+        sender.stdout = None
+        sent = side_of(sender)
+    assert side.returncode == 130
+    assert sent.returncode == 1
+    assert Checkpoint.open(directory).numbers[0] == 1
+    assert verify(Checkpoint.open(directory)).findings == []
+    assert is_untouched(target.pid)
+    target.command("write 500 3")
+
+
 def test_stdin_that_is_no_stream(directory: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"no stream " * 100)

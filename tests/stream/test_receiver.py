@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import resource
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,16 +16,20 @@ from formats.check import verify
 from formats.checkpoint import Checkpoint
 from formats.checkpointlock import CheckpointBusy
 from formats.errors import ImageVersionUnsupported, PredumpError
+from formats.flatten import FlattenOptions
 from formats.frames import compress_frames
 from formats.layout import PAGE_BYTES, PAGES_FRAME_BYTES
-from formats.manifest import Manifest, RoundKind
+from formats.manifest import Manifest, Parent, RoundKind
 from formats.manifestfile import decode_manifest, encode_manifest
+from formats.replacing import flatten_in_place
 from streams.errors import StreamBroken, StreamCorrupt, StreamRefused
 from streams.messages import Begin, File, Frames, Hello, Holds, Message, Part, Remove, decode, split_manifest
 from streams.receiver import Receiver
+from streams.resend import send_round
 from streams.roundreceiver import TooLarge
-from tests.format.images import ImageRound, page_of, write_chain
-from tests.stream.recorded import FIRST, PARENT, Player, chain_of, recorded, tree_of
+from streams.sender import Sender
+from tests.format.images import ImageRound, page_of, write_chain, write_round
+from tests.stream.recorded import FIRST, PARENT, Player, Recorder, chain_of, recorded, tree_of
 
 Messages = list[bytes]
 
@@ -115,6 +120,35 @@ def test_a_new_checkpoint_does_not_go_into_one_that_is_there(sent: Path, directo
         receiver.take(player)
     assert player.refusal is not None
     assert tree_of(directory) == before
+
+
+def test_a_chain_may_begin_with_any_round(tmp_path: Path, directory: Path) -> None:
+    """As one does that was flattened."""
+    sent = tmp_path / "sent"
+    parent = write_round(sent, 7, FIRST)
+    write_round(sent, 8, ImageRound({0: page_of(9), 1: PARENT}), parent)
+    received(directory, recorded(sent))
+    assert tree_of(directory) == tree_of(sent)
+    assert verify(Checkpoint.open(directory)).exit_code == 0
+
+
+def test_a_flattened_round_is_gone_on_behind(tmp_path: Path, directory: Path) -> None:
+    """On the receiver's side: the sender knows it by the digest that it had."""
+    sent = write_chain(tmp_path / "sent", FIRST, ImageRound({0: page_of(9), 1: PARENT}))
+    messages = recorded(sent)
+    received(directory, messages)
+    options = FlattenOptions(level=1, threads=1)
+    flatten_in_place(directory, 2, 0, options, lambda _done, _total: None)
+    before = Checkpoint.open(sent).round()
+    write_round(sent, 3, ImageRound({0: PARENT}), Parent(round=2, sha256=before.sha256))
+    recorder = Recorder()
+    sender = Sender(recorder)
+    sender.greet(before, 3)
+    with ThreadPoolExecutor(1) as checkers:
+        send_round(sender, Checkpoint.open(sent).round(3), checkers)
+    received(directory, recorder.messages)
+    assert Checkpoint.open(directory).numbers == [2, 3]
+    assert verify(Checkpoint.open(directory)).exit_code == 0
 
 
 @pytest.mark.parametrize(
