@@ -115,6 +115,7 @@ FIELDS = {
     "size": "What there would be to freeze now.",
     "descriptors": "Open file descriptors.",
     "pages_of_objects": "Pages of shared memory and other memory objects.",
+    "slowness": "How many times as long as usual the kernel takes on this machine now.",
     "room_pages": "Pages that the staging memory has room for; null if that is enough.",
     "pages_in_doubt": "Pages to compare with older copies in the freeze.",
     "unseen_writers": "What may write to memory without being seen.",
