@@ -24,7 +24,7 @@ from formats.check import verify
 from formats.checkpoint import Checkpoint
 from formats.manifest import FreezeBy
 from tests.cgroups import limited_cgroup
-from tests.harness import TARGETS, Target, children, is_untouched, live_tree, poll_until, predump
+from tests.harness import TARGETS, Target, children, is_stopped, is_untouched, live_tree, poll_until, predump, stopped
 from tests.oracle import compare
 from tests.steps import before
 
@@ -184,7 +184,25 @@ def test_a_seccomp_filter_that_kills(checkpoint: Path) -> None:
         target.command("check")
 
 
+def test_a_stopped_process_is_cloned_and_stays_stopped(checkpoint: Path) -> None:
+    with Target.spawn("sweep", PAGES) as target:
+        sweep = Sweep(target)
+        with stopped(target.pid):
+            dump(target, checkpoint, "--no-pre-dump")
+            assert is_stopped(target.pid)
+            assert not compare(target.pid, checkpoint).mismatches
+            assert not children(target.pid)
+        sweep.assert_goes_on()
+
+
 # ---- no clone to be had ----
+
+
+def test_a_userfaultfd_of_somebody_else(checkpoint: Path) -> None:
+    """Its reader may have to answer before a fork is done, and stands still."""
+    with Target.spawn("special", "uffd") as target:
+        dump(target, checkpoint, "--no-pre-dump", by="copy")
+        target.command("check")
 
 
 def test_no_more_processes_allowed(checkpoint: Path) -> None:
