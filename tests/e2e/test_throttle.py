@@ -21,8 +21,9 @@ from dumper.proc.cgroup import MADE_NAME
 from dumper.proc.stat import read_stat
 from dumper.target import Target as OpenTarget
 from dumper.throttle import Throttle
+from formats.checkpoint import Checkpoint
 from formats.faults import VARIABLE, Point
-from tests.harness import NOBODY, REPO, Target, is_alive, is_untouched, poll_until, unprivileged_python
+from tests.harness import NOBODY, REPO, Target, is_alive, is_untouched, poll_until, predump, unprivileged_python
 
 pytestmark = pytest.mark.usefixtures("targets")
 
@@ -390,3 +391,16 @@ def test_where_no_cgroup_can_be_had(broken: str, monkeypatch: pytest.MonkeyPatch
 )
 def test_quota(cpus: float, quota: tuple[int, int]) -> None:
     assert cpugroup.quota_us(cpus) == quota
+
+
+def test_a_dump_names_the_cgroup_that_the_process_goes_back_to(checkpoint: Path) -> None:
+    with burner(1) as target:
+        before = set(Path(f"/proc/{target.pid}/cgroup").read_text().splitlines())
+        with OpenTarget(target.pid) as opened, Throttle(opened, whole=False) as limiter:
+            limiter.limit(0.5)
+            limiter.lift()
+            assert "predump-throttle" in cgroups(target.pid)
+            predump("dump", "-p", target.pid, "-D", checkpoint)
+        (process,) = Checkpoint.open(checkpoint).round().manifest.processes
+        assert process.state is not None
+        assert set(process.state.cgroups) == before
