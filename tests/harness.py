@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import selectors
 import shutil
 import signal
@@ -233,6 +234,12 @@ class Target:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def has_closed_its_output(self) -> bool:
+        """Whether nobody has the writing end of its standard output any more."""
+        output = select.poll()
+        output.register(self._process.stdout or -1, select.POLLIN)
+        return bool(output.poll(0)) and bool(output.poll(0)[0][1] & select.POLLHUP)
 
     def alive(self) -> bool:
         """Whether the process has not ended (a stopped one is alive)."""

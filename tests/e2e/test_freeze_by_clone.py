@@ -273,12 +273,14 @@ def test_the_process_becomes_another_program(checkpoint: Path, monkeypatch: pyte
 
 
 def test_the_process_ends(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And with it its end of each pipe, though there is a clone that had it, too."""
     with Target.spawn("sweep", PAGES) as target:
         sweep = Sweep(target)
 
         def end() -> None:
             os.kill(target.pid, signal.SIGKILL)
             target.wait()
+            assert target.has_closed_its_output()
 
         dump_and(target, checkpoint, "confirm", end, monkeypatch)
         assert freeze_by(checkpoint) is FreezeBy.CLONE
