@@ -7,15 +7,21 @@ import platform
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import FrameType
 
 from rich.console import Console
 
-from benchmarks import clones, measure, observed, predictions, states
+from benchmarks import clones, hosts, load, measure, observed, predictions, states, streams
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, show
+from benchmarks.measure import Say
+from tests.harness import Target
 
 QUICK_MIB = 256
+USUAL_MIB = 1024
+HOST_RUNS = 10
+LOAD_RUNS = 3  # long ones
 SIZES = {256: "256 MiB", 1024: "1 GiB", 4096: "4 GiB"}
 
 
@@ -97,10 +103,41 @@ def measure_predictions(bench: Bench, runs: int, *, quick: bool) -> list[Figure]
     return predictions.predictions(bench, runs, sizes_mib, say)
 
 
+def _measure_one(
+    bench: Bench, measure_it: Callable[[Bench, Target, str, Say], list[Figure]], *, quick: bool
+) -> list[Figure]:
+    """What is measured of a target of one usual size."""
+    mib = QUICK_MIB if quick else USUAL_MIB
+    reason = bench.lacks_memory_for(mib)
+    if reason:
+        return [Figure(name=f"{SIZES[mib]}: streams", unit="", skipped=reason)]
+    with bench.target(mib) as target:
+        return measure_it(bench, target, SIZES[mib], say)
+
+
+def measure_streams(bench: Bench, runs: int, *, quick: bool) -> list[Figure]:
+    """Checkpoints that travel on this host."""
+    return _measure_one(bench, partial(streams.streams, runs=runs), quick=quick)
+
+
+def measure_hosts(bench: Bench, runs: int, *, quick: bool) -> list[Figure]:
+    """Checkpoints that travel to another; always the same number of runs, if not quick."""
+    return _measure_one(bench, partial(hosts.migrations, runs=runs if quick else HOST_RUNS), quick=quick)
+
+
+def measure_load(bench: Bench, runs: int, *, quick: bool) -> list[Figure]:
+    """What targets still do meanwhile."""
+    del quick
+    return load.load(bench, min(runs, LOAD_RUNS), say)
+
+
 PARTS: Mapping[str, Callable[..., list[Figure]]] = {
     "sizes": measure_sizes,
     "states": measure_states,
     "predictions": measure_predictions,
+    "streams": measure_streams,
+    "hosts": measure_hosts,
+    "load": measure_load,
 }
 
 

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ COMMAND_S = 600.0
 FILL_S = 300.0
 WATCH_INTERVAL_S = 0.0005
 MIB = 1 << 20
+IMPORTS = "import cli, display.progress, dumper.session"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class Bench:
     def __enter__(self) -> Self:
         self._scratch = Path(tempfile.mkdtemp(prefix="predump-bench-", dir=TMPFS))
         try:
-            for name in ("target", "floor", "clone", "state"):
+            for name in ("target", "floor", "clone", "state", "loop"):
                 self._compile(name)
         except BaseException:
             self.__exit__(None, None, None)
@@ -174,7 +175,11 @@ class Bench:
 
     def state_target(self, threads: int, descriptors: int) -> Target:
         """A process at rest with so many of them."""
-        return Target.spawn(str(self._scratch / "state"), threads, descriptors)
+        return Target.spawn(str(self._scratch / "state", "loop"), threads, descriptors)
+
+    def loop(self, mib: int, hot_mib: int) -> Target:
+        """A process of so many MiB that does nothing but write to a part of them."""
+        return Target.spawn(str(self._scratch / "loop"), mib, hot_mib)
 
     @contextmanager
     def idle_tree(self, processes: int, mib: int) -> Iterator[Target]:
@@ -183,9 +188,13 @@ class Bench:
         with Target.spawn("tree", processes - 1, mib * 256, env={"TREE_IDLE": "1"}) as target:
             yield target
 
-    def predump(self, *args: object, expect: int = 0) -> Command:
-        """`predump ARGS`. Raises RuntimeError with its output unless it exits with `expect`."""
-        return run(sys.executable, "-m", "cli", *map(str, args), expect=expect)
+    def predump(self, *args: object, codes: Sequence[int] = (0,), streams: bool = False) -> Command:
+        """`predump ARGS`. Raises RuntimeError as `run`."""
+        return run(sys.executable, "-m", "cli", *map(str, args), codes=codes, streams=streams)
+
+    def start_s(self) -> float:
+        """How long it takes to start Python with the modules that a command on a process needs."""
+        return run(sys.executable, "-c", IMPORTS).wall_ns / 1e9
 
     def floor(self, pid: int, passes: int) -> Floor:
         """The least that a freeze with one scan of the memory can take on this machine, now."""
@@ -210,13 +219,17 @@ class Bench:
             core.unlink(missing_ok=True)
 
 
-def run(*words: str, expect: int = 0) -> Command:
-    """Runs a program to its end. Raises RuntimeError with its output unless it exits with `expect` in time."""
+def run(*words: str, codes: Sequence[int] = (0,), streams: bool = False) -> Command:
+    """Runs a program to its end. With `streams`, standard output goes to /dev/null, and standard error is its output.
+
+    Raises RuntimeError with its output unless it exits in time with one of `codes`.
+    """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         start_ns = time.monotonic_ns()
-        process = subprocess.Popen(words, cwd=REPO, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+        places = (subprocess.DEVNULL, out) if streams else (out, err)
+        process = subprocess.Popen(words, cwd=REPO, stdin=subprocess.DEVNULL, stdout=places[0], stderr=places[1])
         try:
-            status, max_rss_kib = _wait(process)
+            status, max_rss_kib = wait(process)
             wall_ns = time.monotonic_ns() - start_ns
         except BaseException:
             process.kill()
@@ -225,12 +238,12 @@ def run(*words: str, expect: int = 0) -> Command:
         out.seek(0)
         err.seek(0)
         stdout, stderr = out.read(), err.read()
-    if status != expect:
+    if status not in codes:
         raise RuntimeError(f"{' '.join(words)}: exit code {status}\n{stdout}{stderr}")
     return Command(stdout, wall_ns, max_rss_kib * 1024)
 
 
-def _wait(process: subprocess.Popen[bytes]) -> tuple[int, int]:
+def wait(process: subprocess.Popen[bytes]) -> tuple[int, int]:
     """Exit code and ru_maxrss in KiB: getrusage(2)."""
     pidfd = os.pidfd_open(process.pid)
     try:

@@ -1,13 +1,12 @@
 """The measurements. Alternatives are measured in turn, on the same target, in the same run."""
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from benchmarks.bench import MIB, Bench, Command, Gcore, run
+from benchmarks.bench import MIB, Bench, Command, Gcore
 from benchmarks.figures import Figure, spread
 from tests.harness import Target, number, parse_events
 
@@ -21,7 +20,6 @@ IDLE_WORK_MS = 50.0
 OWN_MEMORY_MIB = 150.0
 EXPORT_MB_PER_S = 500
 STAGING_MIB = 256  # predump's default
-IMPORTS = "import cli, display.progress, dumper.session"
 NO_GCORE = "gdb's gcore is not installed here"
 
 Say = Callable[[str], None]
@@ -230,18 +228,18 @@ def idle_rounds(bench: Bench, target: Target, size: str, runs: int, say: Say) ->
     """Rounds in which nothing was written: the round's own figure, and what the command takes beside starting."""
     rounds: list[Command] = []
     starts: list[Command] = []
-    imports: list[Command] = []
+    imports_s: list[float] = []
     with bench.directory() as directory:
         say("a full round before the idle ones")
         bench.predump("pre-dump", "-p", target.pid, "-D", directory, "--json")
         for i in range(runs):
             say(f"idle round {i + 1} of {runs}")
             starts.append(bench.predump("--version"))
-            imports.append(run(sys.executable, "-c", IMPORTS))
+            imports_s.append(bench.start_s())
             rounds.append(bench.predump("pre-dump", "-p", target.pid, "-D", directory, "--json"))
         bench.predump("detach", "-p", target.pid)
     start_ms = median(ms(start.wall_ns) for start in starts)
-    import_ms = median(ms(done.wall_ns) for done in imports)
+    import_ms = median(imports_s) * 1e3
     command_ms = [ms(done.wall_ns) - import_ms for done in rounds]
     round_ms = [ms(number(done.round, "duration_ns")) for done in rounds]
     written = [number(done.round, "pages_written") for done in rounds]

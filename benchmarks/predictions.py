@@ -57,7 +57,7 @@ def _dump(bench: Bench, pid: int) -> Event:
     """The dump of a run that takes no more than two rounds before it."""
     with bench.directory() as directory:
         words = ("-t", pid, "-D", directory / "checkpoint", "--max-rounds", 2, "--max-freeze", "1us", "--json")
-        done = bench.predump("run", *words, expect=3)
+        done = bench.predump("run", *words, codes=(3,))
     return [event for event in parse_events(done.stdout) if event["type"] == "round"][-1]
 
 
