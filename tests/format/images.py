@@ -11,7 +11,7 @@ from pathlib import Path
 from formats.frames import compress_frames
 from formats.layout import PAGE_BYTES, PAGES_FRAME_BYTES, RUN, RunKind, round_name
 from formats.manifest import Gap, Host, Manifest, MemoryObject, Parent, Process, RoundKind, Stats, Vma
-from formats.roundfiles import PageWriters
+from formats.roundfiles import PageWriters, RoundFiles
 from formats.roundwriter import RoundWriter
 
 PID = 42
@@ -173,7 +173,7 @@ def write_pages(writers: PageWriters, pages: Mapping[int, PageState], base_addr:
     writers[1].append(pack_runs(pages, base_addr))
 
 
-def fill_round(writer: RoundWriter, image: ImageRound, pid: int = PID) -> None:
+def fill_round(writer: RoundFiles, image: ImageRound, pid: int = PID) -> None:
     """Write the files of a round, uncommitted as yet."""
     write_pages(writer.open_process(pid), image.pages)
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from formats.chain import Checkpoint, MemoryView
 from formats.check import verify
+from formats.checkpoint import Checkpoint
 from formats.manifest import RoundKind
 from tests.harness import (
     COMMAND_S,
@@ -132,25 +132,6 @@ def test_a_run_through_a_pipe_is_the_memory_of_the_target(target: Target, direct
     assert "checkpoint" not in sent.result
     assert sent.result["to"] == "-"
     assert received.result["checkpoint"] == str(directory)
-
-
-def test_a_stream_holds_what_the_directory_would(target: Target, tmp_path: Path) -> None:
-    """The same target, standing still, dumped both ways."""
-    os.kill(target.pid, signal.SIGSTOP)
-    poll_until(lambda: is_stopped(target.pid), 5, "the target to stop")
-    predump("dump", "-p", target.pid, "-D", tmp_path / "disk")
-    piped(("dump", "-p", target.pid, "--to", "-"), ("receive", "-D", tmp_path / "received"))
-    for number in (1, 2):
-        on_disk, sent = (Checkpoint.open(tmp_path / name).round(number) for name in ("disk", "received"))
-        same = [(entry.name, entry.sha256) for entry in on_disk.manifest.files if "pagemap" in entry.name]
-        assert same == [(entry.name, entry.sha256) for entry in sent.manifest.files if "pagemap" in entry.name]
-        assert on_disk.manifest.stats.pages_data == sent.manifest.stats.pages_data
-    with (
-        MemoryView(Checkpoint.open(tmp_path / "disk")) as one,
-        MemoryView(Checkpoint.open(tmp_path / "received")) as other,
-    ):
-        for vma in one.vmas:
-            assert list(one.chunks(vma.start_addr, vma.end_addr)) == list(other.chunks(vma.start_addr, vma.end_addr))
 
 
 def test_the_target_is_killed_once_the_receiver_has_the_dump(target: Target, directory: Path) -> None:
