@@ -10,10 +10,11 @@ import click
 
 from commands.linkoptions import LinkChoice, link_options
 from commands.options import path_argument, quiet_option, threads_option
-from commands.streaming import STDOUT, Place, open_outgoing, to_option
+from commands.streaming import Place, open_outgoing, to_option
 from display.reporter import Reporter
 from display.units import bytes_text, counted
 from formats.errors import UsageError
+from streams.places import STDOUT
 
 if TYPE_CHECKING:
     from formats.checkpoint import Checkpoint, RoundInfo

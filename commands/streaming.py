@@ -1,9 +1,8 @@
 """Where a command on a live process puts its rounds: a directory, or a stream."""
 
 import functools
-import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,14 +12,11 @@ from commands.linkoptions import LinkChoice, link_options
 from commands.options import IMAGE_PATH
 from display.reporter import Reporter
 from formats.errors import UsageError
+from streams.places import FORMS, STDOUT, name_of
 
 if TYPE_CHECKING:
     from dumper.destination import Destination
     from streams.transport import Outgoing
-
-STDOUT = "-"
-COMMAND_PREFIX = "exec:"
-FORMS = "- for standard output, 'exec:COMMAND ...' for a command that receives, or tls://HOST:PORT"
 
 
 class Place(NamedTuple):
@@ -33,9 +29,7 @@ class Place(NamedTuple):
     @property
     def words(self) -> str:
         """For people."""
-        if self.directory is not None:
-            return str(self.directory)
-        return "standard output" if self.to == STDOUT else self.to
+        return name_of(self.to) if self.directory is None else str(self.directory)
 
     @property
     def fields(self) -> dict[str, object]:
@@ -69,43 +63,23 @@ def to_option(*, required: bool) -> Callable[[Callable[..., int]], Callable[...,
     )
 
 
-@contextmanager
-def open_outgoing(reporter: Reporter, place: Place) -> Iterator["Outgoing"]:
-    """The stream's transport; the stream is cut off if the block fails.
+def open_outgoing(reporter: Reporter, place: Place) -> AbstractContextManager["Outgoing"]:
+    """The stream's transport; what is said goes to standard error if the stream goes to standard output.
 
-    Raises UsageError, StreamBroken, and of a link StorageError, StreamRefused, StreamUntrusted.
+    Raises as streams.sending.open_outgoing, and click.UsageError.
     """
-    from streams.link import connect, is_address
-    from streams.pipe import CommandOutgoing, PipeOutgoing
+    from streams.sending import open_outgoing
 
-    outgoing: Outgoing
-    to = place.to
-    if to == STDOUT:
+    if place.to == STDOUT:
         reporter.leave_stdout()
-        outgoing = PipeOutgoing(1)
-    elif to.startswith(COMMAND_PREFIX) and (words := shlex.split(to.removeprefix(COMMAND_PREFIX))):
-        outgoing = CommandOutgoing(words)
-    elif is_address(to):
-        outgoing = connect(to, place.link.options(reporter.notice))
-    else:
-        raise UsageError(f"{to!r} is no place for a stream", hint=f"It is {FORMS}.")
-    try:
-        yield outgoing
-    except BaseException:
-        outgoing.give_up()  # what is there of it must not look complete
-        raise
-    finally:
-        outgoing.close()
+    return open_outgoing(place.to, place.link.options(reporter.notice))
 
 
 @contextmanager
 def open_destination(
     reporter: Reporter, place: Place, *, kill: bool, keep_tracking: bool
 ) -> Iterator["Path | Destination"]:
-    """For a Session. A target is killed only when its dump is known to be on disk.
-
-    Raises UsageError, StreamBroken, StreamRefused.
-    """
+    """For a Session that is to `kill` or not. Raises as `open_outgoing`."""
     if place.directory is not None:
         yield place.directory
         return
@@ -114,13 +88,10 @@ def open_destination(
             "--keep-tracking is for later commands with the same checkpoint directory, and a stream has none",
             hint="Use -D DIR, or let go of the target.",
         )
+    from dumper.destination import kill_unconfirmed
     from dumper.streamdestination import StreamDestination
 
     with open_outgoing(reporter, place) as outgoing:
         if kill and not outgoing.acknowledges:
-            raise UsageError(
-                f"--kill needs to know that the dump is on disk, and nothing comes back from {place.words}",
-                hint="Use tls:// or 'exec:ssh HOST predump receive -D DIR', or kill the process when it has arrived.",
-            )
-        with StreamDestination(outgoing, place.words) as destination:
-            yield destination
+            raise kill_unconfirmed(place.words)  # the session would say so, too, but with the stream begun
+        yield StreamDestination(outgoing, place.words)

@@ -10,6 +10,7 @@ from dumper.lease import ChainState
 from dumper.target import Target
 from formats.checkpoint import RoundInfo
 from formats.closing import Closing
+from formats.errors import UsageError
 from formats.roundfiles import RoundFiles
 
 
@@ -17,12 +18,13 @@ class Destination(Closing, ABC):
     """Takes one round after the other.
 
     name: for messages; last: the round that was committed last, which the next one builds on; removed: numbers of
-    rounds that somebody left unfinished.
+    rounds that somebody left unfinished; confirms: whether a round that is committed is known to be on disk.
     """
 
     name: str
     last: RoundInfo | None
     removed: list[int]
+    confirms: bool = True
 
     @property
     @abstractmethod
@@ -75,3 +77,11 @@ class Destination(Closing, ABC):
 
         Raises ParentMissing, ImageCorrupt, StorageError.
         """
+
+
+def kill_unconfirmed(name: str) -> UsageError:
+    """Why a target is not killed after a dump into a destination of that name, which does not confirm."""
+    return UsageError(
+        f"a target is killed only when its dump is known to be on disk, and nothing comes back from {name}",
+        hint="Use tls:// or 'exec:ssh HOST predump receive -D DIR', or kill the process when it has arrived.",
+    )

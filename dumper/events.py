@@ -150,6 +150,10 @@ class Notice(Event):
 Emit = Callable[[Event], None]
 
 
+def ignore(_event: Event) -> None:
+    """An Emit for those who do not want to know."""
+
+
 class Announcer:
     """Passes events on; between `hold` and `release` it keeps them: whoever listens may be slow."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from dumper import lease
 from dumper.attaching import MAX_ATTEMPTS, Attacher
 from dumper.errors import TargetGone, TargetUntraceable
-from dumper.events import Attached, Emit, Event, Notice, Observed
+from dumper.events import Attached, Emit, Event, Notice, Observed, ignore
 from dumper.heat import HeatMap, HotVma, rate
 from dumper.kernel.runs import RunKind, RunList
 from dumper.pagesample import PageSample, Picker
@@ -96,16 +96,21 @@ class _Seen:
     heat: HeatMap = field(default_factory=HeatMap)
 
 
+def _sleep(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
+
+
 class Observer(Closing):
-    """`with Observer(pid, settings, emit) as observer: observation = observer.observe(wait)`.
+    """`with Observer(pid, settings) as observer: observation = observer.observe()`; see docs/python.md.
 
     With `tree`, all descendants are watched, also those that appear meanwhile: what they have then counts as written.
     When it is closed, nothing is tracked any more, and all runs as before. To be used by one OS thread.
     """
 
-    def __init__(self, pid: int, settings: Settings, emit: Emit, *, tree: bool = False) -> None:
+    def __init__(self, pid: int, settings: Settings | None = None, emit: Emit = ignore, *, tree: bool = False) -> None:
         """Raises TargetGone, PermissionDenied, TargetUntraceable, TargetBusy, TargetTracked; nothing is touched yet."""
-        self._settings = settings
+        self._settings = settings = settings or Settings()
         self._emit = emit
         self._tree = Tree(pid, whole=tree, on_left=self._note_left)
         self._attacher = Attacher(self._tree, self._note_attached, _exec_notice, NOT_WATCHED)
@@ -128,7 +133,7 @@ class Observer(Closing):
             member.drop_tracking()
         self._tree.close()
 
-    def observe(self, wait: Callable[[float], bool]) -> Observation:
+    def observe(self, wait: Callable[[float], bool] = _sleep) -> Observation:
         """Watches until the time is over, the root ends, or `wait(seconds)` returns True: it is to stop.
 
         Emits an `Observed` each second, or each tick where these are longer. Raises the errors of `__init__`,

@@ -10,9 +10,9 @@ from dumper import describe, lease, strict
 from dumper.attaching import Attacher
 from dumper.checkpoint import CheckpointDirectory
 from dumper.convergence import Policy
-from dumper.destination import Destination
+from dumper.destination import Destination, kill_unconfirmed
 from dumper.dump import AfterDump, BeforeStop, DumpWork, Withdrawn, take_dump
-from dumper.events import Announcer, Emit, Event, HookFinished, Notice, RoundFinished
+from dumper.events import Announcer, Emit, Event, HookFinished, Notice, RoundFinished, ignore
 from dumper.freezeplan import FreezeWish
 from dumper.hooks import Hooks
 from dumper.kernel.runs import RunList
@@ -46,7 +46,7 @@ def _nothing() -> None:
 
 
 class Session(Closing):
-    """`with Session(pid, destination, options, emit) as session: session.pre_dump()`.
+    """`with Session(pid, destination) as session: session.pre_dump()`; see docs/python.md.
 
     With `tree`, all descendants of the process are captured with it. Nothing of them is touched before the first round.
     When the session ends, they run untraced; they stay tracked if (and only if) a keeper was left behind, by `pre_dump`
@@ -55,13 +55,19 @@ class Session(Closing):
     """
 
     def __init__(
-        self, pid: int, destination: Path | Destination, options: Options, emit: Emit, *, tree: bool = False
+        self,
+        pid: int,
+        destination: Path | Destination,
+        options: Options | None = None,
+        emit: Emit = ignore,
+        *,
+        tree: bool = False,
     ) -> None:
-        """A path is that of a checkpoint directory, made if it is missing.
+        """A path is that of a checkpoint directory, made if it is missing. `emit` is called with what happens.
 
         Raises TargetGone, PermissionDenied, TargetUntraceable, TargetBusy, StorageError, PredumpError.
         """
-        self._options = options
+        self._options = options or Options()
         self.failed_hooks: list[str] = []
 
         def pass_on(event: Event) -> None:
@@ -104,13 +110,13 @@ class Session(Closing):
         self._track_for_good()
         return self.take_round()
 
-    def dump(self, after: AfterDump, *, pre_dump: bool) -> RoundFinished:
+    def dump(self, after: AfterDump = AfterDump.LEAVE_RUNNING, *, pre_dump: bool = True) -> RoundFinished:
         """The freeze-and-dump; tracking ends with it, unless it is to be kept.
 
         With `pre_dump`, a round without freezing comes first where there is much to copy (nothing dumped yet,
         tracking lost, or more written than fits the staging memory well). Raises as `pre_dump`.
         """
-        self._refuse_missing()
+        self._refuse(after)
         if self._options.keep_tracking:
             self._track_for_good()
         if pre_dump:
@@ -125,9 +131,9 @@ class Session(Closing):
                 root.base = Base(RunList(1), NOT_TRACKED)
         return self.take_dump(after)
 
-    def run(self, policy: Policy, after: AfterDump, interval_s: float = 0.0) -> Outcome:
+    def run(self, policy: Policy, after: AfterDump = AfterDump.LEAVE_RUNNING, interval_s: float = 0.0) -> Outcome:
         """Rounds until a freeze fits the policy, then the dump. Raises as `pre_dump`."""
-        self._refuse_missing()
+        self._refuse(after)
         if self._options.keep_tracking:
             self._track_for_good()
         return Run(self, policy, after, interval_s).take()
@@ -277,7 +283,10 @@ class Session(Closing):
                     self._attacher.lost(member)
         return pages * PAGE_BYTES > PRE_DUMP_SHARE * self._options.staging_bytes
 
-    def _refuse_missing(self) -> None:
+    def _refuse(self, after: AfterDump) -> None:
+        """Raises what is known beforehand."""
+        if after is AfterDump.KILL and not self._destination.confirms:
+            raise kill_unconfirmed(self._destination.name)
         if self._options.strict:
             self._tree.refresh()
             strict.refuse(strict.foresee(self._tree))

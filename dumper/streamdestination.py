@@ -12,8 +12,11 @@ from dumper.target import Target
 from formats.checkpoint import RoundInfo
 from formats.errors import PredumpError
 from formats.roundfiles import RoundFiles
+from streams.link import LinkOptions
+from streams.places import name_of
 from streams.relay import Relay
 from streams.sender import Sender
+from streams.sending import open_outgoing
 from streams.transport import Outgoing
 
 
@@ -25,6 +28,7 @@ class StreamDestination(Destination):
         self.name = name
         self.last: RoundInfo | None = None
         self.removed: list[int] = []
+        self.confirms = outgoing.acknowledges
         self._outgoing = outgoing
         self._sender = Sender(outgoing)
         self._sender.greet()
@@ -75,3 +79,14 @@ class StreamDestination(Destination):
 
     def close(self) -> None:
         """Whoever opened the transport ends the stream: only there is it known whether all went well."""
+
+
+@contextmanager
+def open_stream(where: str, link: LinkOptions | None = None) -> Iterator[StreamDestination]:
+    """A destination for a Session within the block: "-", "exec:COMMAND ...", or "tls://HOST:PORT" with `link`.
+
+    The stream is complete when the block ends, and cut off if it fails. Raises UsageError, StreamBroken, StreamRefused,
+    and for an address StorageError, StreamUntrusted.
+    """
+    with open_outgoing(where, link or LinkOptions()) as outgoing:
+        yield StreamDestination(outgoing, name_of(where))

@@ -59,6 +59,13 @@ class FlattenReport:
     made_bytes: int
 
 
+DEFAULTS = FlattenOptions()
+
+
+def no_progress(_done_bytes: int, _all_bytes: int) -> None:
+    """A ProgressCallback for those who do not want to know."""
+
+
 def flatten(
     checkpoint: Checkpoint, number: int | None, out: Path, options: FlattenOptions, on_progress: ProgressCallback
 ) -> FlattenReport:
@@ -95,7 +102,11 @@ def flatten(
 
 
 def flatten_into(
-    checkpoint: Checkpoint, number: int | None, out: Path, options: FlattenOptions, on_progress: ProgressCallback
+    checkpoint: Checkpoint,
+    number: int | None,
+    out: Path,
+    options: FlattenOptions = DEFAULTS,
+    on_progress: ProgressCallback = no_progress,
 ) -> FlattenReport:
     """The same into a new checkpoint `out`, which is made if it is missing; nothing is left of it on failure.
 

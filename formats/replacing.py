@@ -21,7 +21,7 @@ from formats.checkpointlock import CheckpointBusy, CheckpointLock
 from formats.closing import Closing
 from formats.errors import ImageCorrupt, StorageError, UsageError
 from formats.faults import Point, reached
-from formats.flatten import FlattenOptions, FlattenReport, ProgressCallback, flatten
+from formats.flatten import DEFAULTS, FlattenOptions, FlattenReport, ProgressCallback, flatten, no_progress
 from formats.layout import FLATTEN_NAME, MANIFEST_NAME, round_name
 from formats.manifestfile import read_manifest
 from formats.rounddirs import is_committed, list_round_paths
@@ -30,10 +30,10 @@ from formats.roundwriter import create_checkpoint, remove_round, remove_unfinish
 
 def flatten_in_place(
     directory: Path,
-    number: int | None,
-    keep: int,
-    options: FlattenOptions,
-    on_progress: ProgressCallback,
+    number: int | None = None,
+    keep: int = 0,
+    options: FlattenOptions = DEFAULTS,
+    on_progress: ProgressCallback = no_progress,
 ) -> tuple[FlattenReport | None, int]:
     """Make round `number` of a checkpoint (the last by default) self-contained, and remove all before it.
 
