@@ -148,6 +148,7 @@ class PipeOutgoing(Outgoing):
             raise UsageError(f"{name} is a terminal", hint="Pipe it into 'predump receive', or into a file.")
         self._name = name
         self._answers_fd = os.dup(answers_fd) if answers_fd >= 0 else -1
+        self._is_ended = False
         self._sent = 0
         self._acknowledged = 0
         self._failure: StreamBroken | StreamRefused | StreamCorrupt | None = None
@@ -189,6 +190,16 @@ class PipeOutgoing(Outgoing):
 
     def close(self) -> None:
         """Says that this is the end if everything was acknowledged, or at least written."""
+        self._end()
+        if self._reader is not None:
+            self._reader.join(LAST_WORDS_S)
+            if not self._reader.is_alive():  # else whoever answers is there still: it may go on reading
+                close_quietly(self._answers_fd)
+
+    def _end(self) -> None:
+        if self._is_ended:
+            return
+        self._is_ended = True
         with suppress(StreamBroken, StreamCorrupt, StreamRefused):
             if self._failure is None and (not self.acknowledges or self._acknowledged == self._sent):
                 self._write(ITEM.pack(END, 0))
@@ -265,15 +276,17 @@ class CommandOutgoing(PipeOutgoing):
         assert self._process.stdout
         super().__init__(self._process.stdin.fileno(), self._process.stdout.fileno(), name=f"the pipe to {words[0]}")
         self._process.stdin.close()
+        self._process.stdout.close()
 
     def close(self) -> None:
         """Ends the stream, and waits until the command has ended, too; one that does not is killed."""
-        super().close()
+        self._end()
         try:
             self._process.wait(END_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        super().close()
 
 
 class PipeIncoming(Incoming):
