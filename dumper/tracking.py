@@ -13,9 +13,11 @@ from dumper.proc.maps import Mapping, MapsParser, read_maps, without_overlaps
 from dumper.target import Target, gone
 from formats.faults import Point, reached
 
+END_S = 1.0  # from the end of one thread to that of the process
+
 
 class TrackingLostError(Exception):
-    """The userfaultfd belongs to memory that is gone: the target called exec, or exited."""
+    """The memory is out of reach: the target called exec, exited, or its main thread ended."""
 
 
 class AddressSpace:
@@ -32,7 +34,9 @@ class AddressSpace:
     def read(self, register: Callable[[list[Mapping]], list[int]] | None = None) -> list[Vma]:
         """Reads the VMAs, in order; `register` returns an errno (0: success) for each mapping it is given.
 
-        Without `register`, what is known of a mapping stays and new ones count as not tracked. Raises TargetGone.
+        Without `register`, what is known of a mapping stays and new ones count as not tracked.
+
+        Raises TargetGone, TrackingLostError.
         """
         text = self._read_text()
         if text == self._text and (register is None or self._is_registered_alike(register)):
@@ -63,14 +67,20 @@ class AddressSpace:
         return list(self._vmas.values())
 
     def has_changed(self) -> bool:
-        """Whether the mappings differ from those of the last read. Raises TargetGone."""
+        """Whether the mappings differ from those of the last read. Raises TargetGone, TrackingLostError."""
         return self._read_text() != self._text
 
     def _read_text(self) -> bytes:
+        """Raises TargetGone, TrackingLostError."""
         try:
-            return read_maps(self._target.tid)
+            text = read_maps(self._target.tid)
         except GONE_ERRORS:
             raise gone(self._target.pid) from None
+        if not text:  # its thread has let go of the memory: others will in a moment, or have it and go on
+            if self._target.ends_within(END_S):
+                raise gone(self._target.pid)
+            raise TrackingLostError
+        return text
 
 
 class Tracker:

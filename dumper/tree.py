@@ -107,7 +107,7 @@ class Member(Closing):
         self.target = Target(pid)
         if self.key != (pid, start):
             raise gone(pid)
-        self.base = Base(RunList(1), f"process {pid} called exec")
+        self.base = Base(RunList(1), f"process {pid} called exec, or its main thread ended")
         self.hot_pages = HotPages()
         self._look_at_memory()
 

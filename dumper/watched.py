@@ -7,7 +7,6 @@ from dumper.kernel.pages import PageCounts, Span, SpanTable
 from dumper.kernel.recency import Recency
 from dumper.kernel.runs import RunKind, RunList
 from dumper.memory_map import Vma, spans_while_running
-from dumper.target import gone
 from dumper.tree import Member
 from dumper.workingset import MAX_TICKS
 from formats.layout import PAGE_BYTES, RUN
@@ -15,7 +14,6 @@ from formats.layout import PAGE_BYTES, RUN
 ADDRESS_SPACE_BYTES = 1 << 47
 MAX_RUN_PAGES = 1 << 31
 PORTION_RUNS = 1 << 16
-END_S = 5.0  # from the end of one thread to that of the process
 
 
 def _everything_known() -> RunList:
@@ -50,11 +48,7 @@ class Watched:
         """
         member = self._member
         assert member.tracker is not None
-        mapped = member.tracker.refresh()
-        if not mapped:  # its thread has let go of the memory, and others of the process will in a moment
-            member.target.ends_within(END_S)
-            raise gone(member.pid)
-        vmas = [vma for vma in mapped if vma.tracked]
+        vmas = [vma for vma in member.tracker.refresh() if vma.tracked]
         if vmas != self.vmas:
             self._look_at(vmas)
         self._counts.clear()

@@ -278,6 +278,22 @@ def test_own_userfaultfd_without_tracking(checkpoint: Path) -> None:
         assert_unharmed(target)
 
 
+def test_main_thread_that_ends_between_rounds(checkpoint: Path) -> None:
+    """What a dead leader shows of the memory is nothing: no round may take that for the truth."""
+    with Target.spawn("special", "leaves") as target:
+        pre_dump(target, checkpoint)
+        with Session(target.pid, checkpoint, Options(), lambda _: None) as session:
+            session.track()
+            session.take_round()
+            target.command("leave")
+            target.command("write 100")
+            session.track()
+            assert session.take_round().pages_present > LEAST_PAGES_AFTER_EXEC
+        dump_stopped(target, checkpoint)
+        assert_equal(target, checkpoint)
+        assert_unharmed(target)
+
+
 # ---- exec ----
 
 

@@ -5,6 +5,7 @@
  *   seccomp-errno  a filter denies userfaultfd and pidfd_getfd with EACCES
  *   seccomp-kill   a filter kills the process for them
  *   leaderless     the main thread has ended, another one answers
+ *   leaves         the main thread ends on command
  *   rseq           the main thread stays in a restartable sequence, which only an abort ends; SIGUSR1 aborts it
  *   unprivileged   user and group 65534
  *   uffd           holds a userfaultfd, with a half populated area registered for missing pages
@@ -21,6 +22,7 @@
  *   check     the self-check; with what the mode has to say
  *   quit      check, then exit: 0 when clean, else 1
  * and those of the modes:
+ *   leave     leaves: `ok` when the main thread has ended
  *   denied    seccomp-errno: tries userfaultfd, `ok` when the filter denies it
  *   aborts    rseq: `ok N`, the aborts so far
  *   exec      exec, exec-thread: this program again, in the same mode; the new one answers
@@ -240,9 +242,31 @@ static bool command_seccomp_errno(const char *line)
 
 /* ---- leaderless ---- */
 
+static char state_of_main_thread(void);
+
 static void main_thread_leaderless(void)
 {
 	pthread_exit(NULL);
+}
+
+static volatile bool leaves;
+
+static void main_thread_leaves(void)
+{
+	while (!leaves)
+		nap();
+	pthread_exit(NULL);
+}
+
+static bool command_leaves(const char *line)
+{
+	if (strcmp(line, "leave") != 0)
+		return false;
+	leaves = true;
+	while (state_of_main_thread() != 'Z')
+		nap();
+	answer("ok");
+	return true;
 }
 
 /* ---- the brink of the stack ---- */
@@ -678,6 +702,7 @@ static const struct mode modes[] = {
 	{"seccomp-errno", prepare_seccomp_errno, NULL, command_seccomp_errno, NULL},
 	{"seccomp-kill", prepare_seccomp_kill, NULL, NULL, NULL},
 	{"leaderless", NULL, main_thread_leaderless, NULL, NULL},
+	{"leaves", NULL, main_thread_leaves, command_leaves, NULL},
 	{"brink", NULL, main_thread_brink, NULL, NULL},
 	{"rseq", prepare_rseq, main_thread_rseq, command_rseq, NULL},
 	{"unprivileged", prepare_unprivileged, NULL, NULL, NULL},
