@@ -59,7 +59,8 @@ class Cloning:
         False if there can be none.
         """
         # A userfaultfd that is not ours may have to answer for the fork, and its reader stands still.
-        if not self._flags.are_watched_by_others({vma.mapping.start_addr for vma in vmas if vma.tracked}):
+        tracked = [(vma.mapping.start_addr, vma.mapping.end_addr) for vma in vmas if vma.tracked]
+        if not self._flags.are_watched_by_others(tracked):
             self._is_prepared = True
             self.look(vmas, objects)
         return self._is_prepared

@@ -5,9 +5,11 @@ are taken for those of the freeze, and of all others it is said where they are f
 """
 
 from bisect import bisect_right
+from collections.abc import Sequence
 
 from dumper.proc import GONE_ERRORS
 from dumper.proc.smaps import GUARD_FLAG, parse_smaps_flags, read_smaps
+from formats.runs import overlapping
 
 OUR_FLAG = "uw"  # registered for write-protection: gone with the tracking
 USERFAULTFD_FLAGS = frozenset(("uw", "um", "ui"))
@@ -30,7 +32,7 @@ class _Reading:
         watched = {flags for flags, words in kinds.items() if USERFAULTFD_FLAGS & set(words)}
         ours = {flags for flags in watched if USERFAULTFD_FLAGS & set(kinds[flags]) == {OUR_FLAG}}
         self.watched_by_others = bool(watched - ours)
-        self.watched_starts_addr = {start for start, _, flags in mappings if flags in ours}
+        self.watched = [(start, end) for start, end, flags in mappings if flags in ours]
 
     def at(self, addr: int) -> str:
         """Flags of the mapping there; "" if there is none."""
@@ -65,9 +67,13 @@ class VmFlags:
         """Whether any mapping had guard pages at the first look."""
         return self._before.has_guards
 
-    def are_watched_by_others(self, tracked_starts_addr: set[int]) -> bool:
-        """Whether a userfaultfd had some mapping at the first look, other than for the tracking of those given."""
-        return self._before.watched_by_others or bool(self._before.watched_starts_addr - tracked_starts_addr)
+    def are_watched_by_others(self, tracked: Sequence[tuple[int, int]]) -> bool:
+        """Whether a userfaultfd had some mapping at the first look, other than for the tracking of these ranges.
+
+        They ascend. A mapping that overlaps with one of them is taken for it: it may have grown since.
+        """
+        watched = self._before.watched
+        return self._before.watched_by_others or not all(any(overlapping(tracked, *one)) for one in watched)
 
     def before(self, addr: int) -> str:
         """Flags of the mapping at an address at the first look, "" if there was none."""

@@ -1,4 +1,4 @@
-"""The two ways to capture a process, and what must hold after either."""
+"""The ways to capture a process, and what must hold after each."""
 
 from __future__ import annotations
 
@@ -33,7 +33,17 @@ def by_commands(pid: int, checkpoint: Path, change: Change) -> None:
     predump("dump", "-p", pid, "-D", checkpoint, "--leave-stopped")
 
 
-WAYS: dict[str, Way] = {"run": by_run, "commands": by_commands}
+def by_clone(pid: int, checkpoint: Path, change: Change) -> None:
+    """The last changes are left to a clone of the process, which was stopped by somebody else, and stays so."""
+    predump("pre-dump", "-p", pid, "-D", checkpoint)
+    change(1)
+    os.kill(pid, signal.SIGSTOP)
+    poll_until(lambda: is_stopped(pid), GO_ON_S, "the process to stop")
+    done = predump("dump", "-p", pid, "-D", checkpoint, "--freeze-by", "clone", "--json")
+    assert done.result["freeze_by"] == "clone"
+
+
+WAYS: dict[str, Way] = {"run": by_run, "commands": by_commands, "clone": by_clone}
 
 
 def assert_captured(
