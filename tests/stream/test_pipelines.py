@@ -412,3 +412,12 @@ def test_a_receiver_that_is_killed_and_started_again_has_it_all(target: Target, 
     assert [event["full"] for event in rounds] == [True, *[False] * (len(rounds) - 1)], "no round was begun anew"
     assert_received(target.pid, directory)
     assert not (directory / "receive.journal").exists()
+
+
+def test_a_target_with_a_filter_goes_over_a_link(directory: Path) -> None:
+    """The threads and connections of the link are not there in the child."""
+    with Target.spawn("special", "seccomp-kill") as target, listening(directory) as (receiver, port):
+        predump("run", "-p", target.pid, "--to", f"tcp://127.0.0.1:{port}", "--leave-stopped", "--max-freeze", "10s")
+        assert receiver.wait(COMMAND_S) == 0
+        assert verify(Checkpoint.open(directory)).findings == []
+        assert compare(target.pid, directory).mismatches == []
