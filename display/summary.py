@@ -71,7 +71,7 @@ def target_block(info: RoundInfo, rounds: Sequence[RoundSummary]) -> RenderableT
         ("command", clip(shlex.join(process.cmdline[:_COMMAND_WORDS]), COMMAND_COLUMNS) or "-"),
         ("executable", (clip(process.exe, COMMAND_COLUMNS) or "-") + build_id),
         ("host", f"{host.hostname}, Linux {host.kernel_release} {host.machine}"),
-        ("round", f"{info.number} of {len(rounds)} ({manifest.kind.value}), {time_text(manifest.created_ns)}, {how}"),
+        ("round", f"{info.number} ({manifest.kind.value}), {time_text(manifest.created_ns)}, {how}"),
         (
             "memory",
             f"{pages_text(manifest.stats.pages_present)} present, {bytes_text(stored_bytes)} stored in all rounds",
