@@ -21,7 +21,7 @@ from tests.harness import Target
 QUICK_MIB = 256
 USUAL_MIB = 1024
 HOST_RUNS = 10
-LOAD_RUNS = 3  # long ones
+LOAD_RUNS = 2  # long ones
 SIZES = {256: "256 MiB", 1024: "1 GiB", 4096: "4 GiB"}
 
 

@@ -175,7 +175,7 @@ class Bench:
 
     def state_target(self, threads: int, descriptors: int) -> Target:
         """A process at rest with so many of them."""
-        return Target.spawn(str(self._scratch / "state", "loop"), threads, descriptors)
+        return Target.spawn(str(self._scratch / "state"), threads, descriptors)
 
     def loop(self, mib: int, hot_mib: int) -> Target:
         """A process of so many MiB that does nothing but write to a part of them."""

@@ -19,7 +19,7 @@ from tests.harness import poll_until
 
 LOOP_MIB, HOT_MIB = 256, 64
 KEYS, VALUE_BYTES, CLIENTS = 200_000, 256, 8
-ALONE_S = 4.0
+ALONE_S = 3.0
 SLOWER = 0.1  # a share of what it does alone
 NEVER = ("--max-freeze", "1us", "--on-no-converge", "cancel")  # rounds, and no dump
 READY_S = 30.0

@@ -1,10 +1,8 @@
 """The frozen time that `run` predicts right before it freezes, beside the one that it then takes."""
 
-import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from contextlib import AbstractContextManager
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, spread
@@ -17,8 +15,7 @@ BEYOND_MS = 5.0
 MISSES = 0.1  # of the runs
 PHASES = ("stop", "maps", "state", "scan", "copy", "holes", "clone", "stream", "resume")
 SHARED_MIB = 64
-STEADY_PAGES_PER_S = 12_800
-FAST_PAGES_PER_S = 256_000
+RATES_PAGES_PER_S = (12_800, 256_000)
 SHARED_MEMORY = """
 import mmap, sys
 memory = mmap.mmap(-1, int(sys.argv[1]) << 20)
@@ -31,26 +28,27 @@ sys.stdin.read()
 Start = Callable[[], AbstractContextManager[Target]]
 
 
-@contextmanager
-def _writing(bench: Bench, mib: int, pages_per_s: int) -> Iterator[Target]:
-    with bench.target(mib) as target:
-        target.command(f"rate {pages_per_s}")
-        yield target
-
-
-def _targets(bench: Bench, sizes_mib: Sequence[int]) -> Mapping[str, Start]:
-    """Unlike ones, whose freeze is long for unlike reasons."""
-    found: dict[str, Start] = {
+def _starts(bench: Bench) -> Mapping[str, Start]:
+    """Targets whose freeze is long for unlike reasons."""
+    return {
         "200 threads": lambda: bench.state_target(200, 20),
         "400 threads": lambda: bench.state_target(400, 20),
         "400 descriptors": lambda: bench.state_target(1, 400),
         "50 processes": lambda: bench.idle_tree(50, 1),
         f"{SHARED_MIB} MiB of shared memory": lambda: Target.spawn(sys.executable, "-c", SHARED_MEMORY, SHARED_MIB),
     }
-    for mib, pages_per_s in itertools.product(sizes_mib, (STEADY_PAGES_PER_S, FAST_PAGES_PER_S)):
-        name = f"{mib} MiB, written at {pages_per_s * PAGE_BYTES / 1e6:.0f} MB/s"
-        found[name] = partial(_writing, bench, mib, pages_per_s)
-    return found
+
+
+def _targets(bench: Bench, sizes_mib: Sequence[int]) -> Iterator[tuple[str, Target]]:
+    """Each is there until the next one is asked for."""
+    for name, start in _starts(bench).items():
+        with start() as target:
+            yield name, target
+    for mib in sizes_mib:
+        with bench.target(mib) as target:
+            for pages_per_s in RATES_PAGES_PER_S:
+                target.command(f"rate {pages_per_s}")
+                yield f"{mib} MiB, written at {pages_per_s * PAGE_BYTES / 1e6:.0f} MB/s", target
 
 
 def _dump(bench: Bench, pid: int) -> Event:
@@ -65,10 +63,9 @@ def predictions(bench: Bench, runs: int, sizes_mib: Sequence[int], say: Say) -> 
     """In how many runs beyond BEYOND_MS the two are more than APART of the measured time apart."""
     apart: list[float] = []
     notes = []
-    for name, start in _targets(bench, sizes_mib).items():
+    for name, target in _targets(bench, sizes_mib):
         say(f"prediction: {name}")
-        with start() as target:
-            dumps = [_dump(bench, target.pid) for _ in range(runs)]
+        dumps = [_dump(bench, target.pid) for _ in range(runs)]
         predicted_ms = [ms(number(dump, "predicted_freeze_ns")) for dump in dumps]
         frozen_ms = [ms(number(dump, "frozen_ns")) for dump in dumps]
         apart += [abs(p / f - 1) for p, f in zip(predicted_ms, frozen_ms, strict=True) if f > BEYOND_MS]
