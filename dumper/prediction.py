@@ -8,7 +8,7 @@ most (scan, copy) is measured in the rounds before.
 from dataclasses import asdict, dataclass
 
 PROBE_NS = 9_200  # for /proc/self/status
-DUMP_NS = 600_000  # whatever stands still
+DUMP_NS = 900_000  # whatever stands still
 STOP_NS_PER_PROCESS = 30_000
 STOP_NS_PER_THREAD = 9_500
 MAPS_NS_PER_PROCESS = 60_000
@@ -18,12 +18,12 @@ STATE_NS_PER_THREAD = 25_500
 STATE_NS_PER_DESCRIPTOR = 17_000
 SCAN_NS_PER_PROCESS = 16_000
 SCAN_NS_PER_VMA = 350
-SCAN_SHARE = 0.3  # of a scan that resets: the last one does not, and asks for changes alone
+SCAN_SHARE = 0.35  # of a scan that resets: the last one does not, and asks for changes alone
 SCAN_NS_PER_PAGE = 25  # that is written, or was copied before
 COPY_NS_PER_PROCESS = 13_000
 COPY_NS_PER_PAGE = 1_000  # scattered; where no round has measured it
 STREAM_NS_PER_PAGE = 6_000  # that finds no room: compressed and written
-OBJECT_NS_PER_PAGE = 1_200  # of memory objects: looked for and read in their files
+OBJECT_NS_PER_PAGE = 1_050  # of memory objects: looked for and read in their files
 PAGES_PER_THREAD = 1  # asked for its state, it writes to its stack
 RESUME_NS_PER_THREAD = 2_400
 COMPARE_NS_PER_PAGE = 1_000  # of older copies with memory: read and hashed
