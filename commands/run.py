@@ -5,22 +5,9 @@ from typing import Unpack
 
 import click
 
-from commands.live import EXIT_HOOK_FAILED, dump_text, open_session
-from commands.options import (
-    Duration,
-    HookOptions,
-    Target,
-    WorkOptions,
-    after_options,
-    freeze_option,
-    hook_options,
-    keep_tracking_option,
-    policy_options,
-    strict_option,
-    target_options,
-    work_options,
-)
-from commands.streaming import Place, open_destination, place_options
+from commands.options import Duration, Target, WorkOptions, policy_options, target_options, work_options
+from commands.sessions import EXIT_HOOK_FAILED, DumpChoices, dump_options, dump_text, open_dumping
+from commands.streaming import Place, place_options
 from display.reporter import Reporter
 
 EXIT_NOT_CONVERGED = 3
@@ -28,10 +15,7 @@ EXIT_NOT_CONVERGED = 3
 
 @target_options
 @place_options
-@after_options
-@keep_tracking_option
-@freeze_option
-@strict_option
+@dump_options
 @policy_options
 @click.option("--interval", type=Duration(), default="0s", show_default=True, help="Pause between rounds.")
 @click.option(
@@ -43,23 +27,18 @@ EXIT_NOT_CONVERGED = 3
     "slow it down step by step.",
 )
 @click.option("--defer-hot", is_flag=True, help="Leave pages that most rounds find written for the freeze.")
-@hook_options
 @work_options
 def run(
     reporter: Reporter,
     target: Target,
     place: Place,
-    after: str,
-    keep_tracking: bool,
-    freeze_by: str,
-    strict: bool,
+    choices: DumpChoices,
     max_freeze: int,
     max_rounds: int,
     interval: int,
     timeout: int,
     on_no_converge: str,
     defer_hot: bool,
-    hooks: HookOptions,
     **work: Unpack[WorkOptions],
 ) -> int:
     """Take rounds until the freeze will be short, then dump.
@@ -82,23 +61,11 @@ def run(
         on_no_converge=OnNoConverge(on_no_converge),
         defer_hot=defer_hot,
     )
-    with (
-        open_destination(reporter, place, kill=after == AfterDump.KILL, keep_tracking=keep_tracking) as destination,
-        open_session(
-            reporter,
-            target,
-            destination,
-            work,
-            strict=strict,
-            keep_tracking=keep_tracking,
-            freeze_by=freeze_by,
-            hooks=hooks,
-        ) as session,
-    ):
-        outcome = session.run(policy, AfterDump(after), interval / 1e9)
+    with open_dumping(reporter, target, place, work, choices) as session:
+        outcome = session.run(policy, AfterDump(choices.after), interval / 1e9)
     finished = outcome.finished
     if outcome.dumped:
-        text = dump_text(finished, place, after)
+        text = dump_text(finished, place, choices.after)
     else:
         text = f"{place.words}: nothing was dumped, and process {finished.pid} is no longer tracked."
     if not outcome.converged:

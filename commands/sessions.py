@@ -1,0 +1,226 @@
+"""Sessions of the commands that take rounds, and what `dump` and `run` have in common."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from commands.options import Duration, Target, WorkOptions
+from commands.streaming import Place, open_destination
+from display.reporter import Reporter
+from display.units import counted, duration_text
+
+if TYPE_CHECKING:
+    from dumper.destination import Destination
+    from dumper.events import Emit, RoundFinished
+    from dumper.session import Session
+
+EXIT_HOOK_FAILED = 1  # of a command that runs after the freeze: there is a dump
+
+
+class HookOptions(NamedTuple):
+    """The options of `dump_options`; the timeout is in ns."""
+
+    before_freeze: str
+    after_freeze: str
+    after_dump: str
+    timeout_ns: int
+
+
+NO_HOOKS = HookOptions("", "", "", 0)
+
+
+def _hook_options(function: Callable[..., int]) -> Callable[..., int]:
+    """Commands around a dump; the command gets `hooks`."""
+
+    @click.option(
+        "--exec-before-freeze",
+        metavar="COMMAND",
+        default="",
+        help="Run this by sh before the last pages are copied; if it fails there is no dump.",
+    )
+    @click.option("--exec-after-freeze", metavar="COMMAND", default="", help="Run this when the target runs on.")
+    @click.option("--exec-after-dump", metavar="COMMAND", default="", help="Run this when the dump is on disk.")
+    @click.option(
+        "--exec-timeout", type=Duration(), default="10s", show_default=True, help="Time for each of these commands."
+    )
+    @functools.wraps(function)
+    def wrapped(
+        reporter: Reporter,
+        *,
+        exec_before_freeze: str,
+        exec_after_freeze: str,
+        exec_after_dump: str,
+        exec_timeout: int,
+        **options: object,
+    ) -> int:
+        hooks = HookOptions(exec_before_freeze, exec_after_freeze, exec_after_dump, exec_timeout)
+        return function(reporter, hooks=hooks, **options)
+
+    return wrapped
+
+
+def _strict_option(function: Callable[..., int]) -> Callable[..., int]:
+    """--strict."""
+    return click.option(
+        "--strict", is_flag=True, help="Fail, if possible beforehand, where something cannot be captured."
+    )(function)
+
+
+def _freeze_option(function: Callable[..., int]) -> Callable[..., int]:
+    """--freeze-by."""
+    return click.option(
+        "--freeze-by",
+        type=click.Choice(["auto", "copy", "clone"]),
+        default="auto",
+        show_default=True,
+        help="How the last pages are got: copied in the freeze, or, with --leave-running, from a copy-on-write clone "
+        "made then. By default what is predicted to be shorter.",
+    )(function)
+
+
+def _after_options(function: Callable[..., int]) -> Callable[..., int]:
+    """What becomes of the target."""
+    for after, text in (
+        ("kill", "Kill the target once the dump is on disk."),
+        ("leave-stopped", "Leave the target stopped (SIGSTOP)."),
+        ("leave-running", "Let the target run on (default)."),
+    ):
+        function = click.option(f"--{after}", "after", flag_value=after, type=str, default="leave-running", help=text)(
+            function
+        )
+    return function
+
+
+def _keep_tracking_option(function: Callable[..., int]) -> Callable[..., int]:
+    """--keep-tracking, which makes sense of a checkpoint directory and of targets that run on only."""
+
+    @click.option("--keep-tracking", is_flag=True, help="Go on from the dump: the next round holds only what is new.")
+    @functools.wraps(function)
+    def wrapped(reporter: Reporter, *, keep_tracking: bool, after: str, **options: object) -> int:
+        if keep_tracking and after != "leave-running":
+            raise click.UsageError(f"--keep-tracking and --{after} exclude each other")
+        return function(reporter, keep_tracking=keep_tracking, after=after, **options)
+
+    return wrapped
+
+
+class DumpChoices(NamedTuple):
+    """The options of `dump_options`: what becomes of the target, and how it is dumped."""
+
+    after: str
+    keep_tracking: bool
+    freeze_by: str
+    strict: bool
+    hooks: HookOptions
+
+
+NO_CHOICES = DumpChoices("leave-running", False, "auto", False, NO_HOOKS)
+
+
+def dump_options(function: Callable[..., int]) -> Callable[..., int]:
+    """What `dump` and `run` have in common; the command gets `choices`."""
+
+    @_after_options
+    @_keep_tracking_option
+    @_freeze_option
+    @_hook_options
+    @_strict_option
+    @functools.wraps(function)
+    def wrapped(
+        reporter: Reporter,
+        *,
+        after: str,
+        keep_tracking: bool,
+        freeze_by: str,
+        strict: bool,
+        hooks: HookOptions,
+        **options: object,
+    ) -> int:
+        return function(reporter, choices=DumpChoices(after, keep_tracking, freeze_by, strict, hooks), **options)
+
+    return wrapped
+
+
+@contextmanager
+def open_session(
+    reporter: Reporter,
+    target: Target,
+    destination: "Path | Destination",
+    work: WorkOptions,
+    choices: DumpChoices = NO_CHOICES,
+) -> Iterator["Session"]:
+    """Whose events are shown. Raises as Session."""
+    from dumper.events import Event
+    from dumper.freezeplan import FreezeWish
+    from dumper.hooks import HookCommands
+    from dumper.limits import Limits
+    from dumper.rounds import Options
+    from dumper.session import Session
+
+    hooks = choices.hooks
+    options = Options(
+        level=work["level"],
+        compress_threads=work["threads"],
+        staging_bytes=work["staging"],
+        strict=choices.strict,
+        keep_tracking=choices.keep_tracking,
+        limits=Limits(work["bandwidth_limit"] or 0, work["cpu_limit"]),
+        freeze_by=FreezeWish(choices.freeze_by),
+        hooks=HookCommands(hooks.before_freeze, hooks.after_freeze, hooks.after_dump, hooks.timeout_ns / 1e9),
+    )
+
+    def emit_json(event: Event) -> None:
+        reporter.event(asdict(event))
+
+    with ExitStack() as stack:
+        emit: Emit = emit_json
+        if not reporter.as_json:
+            from display.progress import ProgressView
+
+            emit = stack.enter_context(ProgressView(reporter.errors, quiet=work["quiet"]))
+        yield stack.enter_context(Session(target.pid, destination, options, emit, tree=target.tree))
+
+
+@contextmanager
+def open_dumping(
+    reporter: Reporter, target: Target, place: Place, work: WorkOptions, choices: DumpChoices
+) -> Iterator["Session"]:
+    """A session that ends with a dump at that place. Raises as `open_destination` and `open_session`."""
+    kill = choices.after == "kill"
+    with (
+        open_destination(reporter, place, kill=kill, keep_tracking=choices.keep_tracking) as destination,
+        open_session(reporter, target, destination, work, choices) as session,
+    ):
+        yield session
+
+
+def dump_text(finished: "RoundFinished", place: Place, after: str) -> str:
+    """What was done, and on a second line what the round lacks."""
+    one = finished.processes == 1
+    what = f"process {finished.pid}" if one else f"{finished.processes} processes (root {finished.pid})"
+    fates = ("runs on", "is stopped", "was killed") if one else ("run on", "are stopped", "were killed")
+    fate = dict(zip(("leave-running", "leave-stopped", "kill"), fates, strict=True))[after]
+    predicted = f"{duration_text(finished.predicted_freeze_ns)} predicted, {finished.prediction_error_percent:+d} %"
+    text = (
+        f"{place.words}: {what} dumped in round {finished.round}, frozen for {duration_text(finished.frozen_ns)} "
+        f"({predicted}); {'it' if one else 'they'} {fate}."
+    )
+    lacks = _lacks(finished, place)
+    return f"{text}\n{lacks[:1].upper()}{lacks[1:]}." if lacks else text
+
+
+def _lacks(finished: "RoundFinished", place: Place) -> str:
+    """What a dump does not hold, in few words; "" if nothing."""
+    from display.missing import missing_of, missing_summary
+    from formats.checkpoint import Checkpoint
+
+    if place.directory is not None:
+        return missing_summary(missing_of(Checkpoint.open(place.directory).round(finished.round).manifest))
+    if not finished.missing:
+        return ""
+    return f"{counted(finished.missing, 'thing')} could not be captured: 'predump inspect' names them at the receiver"
