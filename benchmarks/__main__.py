@@ -21,7 +21,8 @@ from tests.harness import Target
 QUICK_MIB = 256
 USUAL_MIB = 1024
 HOST_RUNS = 10
-LOAD_RUNS = 2  # long ones
+LOAD_RUNS = 2
+FEWER_RUNS = 3  # of what has many targets, or is large
 SIZES = {256: "256 MiB", 1024: "1 GiB", 4096: "4 GiB"}
 
 
@@ -100,7 +101,7 @@ def measure_states(bench: Bench, runs: int, *, quick: bool) -> list[Figure]:
 def measure_predictions(bench: Bench, runs: int, *, quick: bool) -> list[Figure]:
     """Frozen times foretold."""
     sizes_mib = [mib for mib in ((QUICK_MIB,) if quick else (1024, 4096)) if not bench.lacks_memory_for(mib)]
-    return predictions.predictions(bench, runs, sizes_mib, say)
+    return predictions.predictions(bench, min(runs, FEWER_RUNS), sizes_mib, say)
 
 
 def _measure_one(
@@ -110,14 +111,14 @@ def _measure_one(
     mib = QUICK_MIB if quick else USUAL_MIB
     reason = bench.lacks_memory_for(mib)
     if reason:
-        return [Figure(name=f"{SIZES[mib]}: streams", unit="", skipped=reason)]
+        return [Figure(name=f"{SIZES[mib]}: checkpoints that travel", unit="", skipped=reason)]
     with bench.target(mib) as target:
         return measure_it(bench, target, SIZES[mib], say)
 
 
 def measure_streams(bench: Bench, runs: int, *, quick: bool) -> list[Figure]:
     """Checkpoints that travel on this host."""
-    return _measure_one(bench, partial(streams.streams, runs=runs), quick=quick)
+    return _measure_one(bench, partial(streams.streams, runs=min(runs, FEWER_RUNS)), quick=quick)
 
 
 def measure_hosts(bench: Bench, runs: int, *, quick: bool) -> list[Figure]:
