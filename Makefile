@@ -18,7 +18,7 @@ $(READY): $(VENV)/.tools setup.py $(wildcard dumper/kernel/csrc/*) dumper/kernel
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-test: $(READY) redis gdb filesystems clang network
+test: $(READY) redis gdb filesystems clang network jq
 	$(BIN)/python -m pytest
 
 # How long each open-ended test goes on.
@@ -52,7 +52,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks
 
 # Real targets for the tests. Where they cannot be installed, the tests that need them are skipped and say so.
-.PHONY: redis gdb filesystems clang network
+.PHONY: redis gdb filesystems clang network jq
 redis:
 	@command -v redis-server redis-benchmark >/dev/null || { \
 		echo "installing redis-server"; \
@@ -77,6 +77,13 @@ network:
 		echo "installing iproute2"; \
 		(apt-get update && apt-get install --yes --no-install-recommends iproute2) >/dev/null 2>&1; \
 	} || echo "iproute2 cannot be installed here: tests with two hosts will be skipped"
+
+# Recipes of docs/pipelines.md use it.
+jq:
+	@command -v jq >/dev/null || { \
+		echo "installing jq"; \
+		(apt-get update && apt-get install --yes --no-install-recommends jq) >/dev/null 2>&1; \
+	} || echo "jq cannot be installed here: tests of some recipes will be skipped"
 
 # Its MemorySanitizer, which gcc does not have. The second package's name has a version in it.
 clang:

@@ -33,8 +33,10 @@ from tests.oracle import compare
 from tests.redisserver import ask, client, info, needs_redis, redis_server
 
 BLOCKS = blocks("pipelines.md")
-KEPT = 2
+KEPT = 1
 FEW = {"--keep 10": f"--keep {KEPT}"}
+needs_jq = pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+
 PROGRAM = "table = {}\nprint('ready', flush=True)\nwhile True: table[len(table) % 20000] = bytearray(500)"
 
 
@@ -145,6 +147,7 @@ def check_rounds(checkpoint: Path, kind: RoundKind) -> None:
     assert [info.manifest.full for info in rounds] == [True] + [False] * (len(rounds) - 1)
 
 
+@needs_jq
 def test_look_first_then_decide(shell: Shell, checkpoint: Path, python: subprocess.Popen[bytes]) -> None:
     words = {"4711": python.pid, "/var/tmp/ck": checkpoint, "10s": "1s", "20ms": "10s"}
     said = shell.run(put_in(BLOCKS["decide"], words))
@@ -173,6 +176,7 @@ def test_within_a_budget(
 
 
 @needs_redis
+@needs_jq
 def test_with_a_database_that_holds_its_breath(shell: Shell, checkpoint: Path) -> None:
     with redis_server(shell.directory, 8) as (server, port), client(port):
         words = {"4711": server.pid, "/var/tmp/ck": checkpoint, "6379": port}
