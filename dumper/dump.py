@@ -217,8 +217,9 @@ class Dumper:
         """The frozen time that is to come, in ns."""
         pages = pace.pages_within(time.monotonic_ns() - self._scanned_ns + STOP_AND_SCAN_NS)
         pages += sum(process.staging.pages_not_copied for process in self._processes.values())
-        room_pages = self._memory.size_pages - self._memory.n_pages
-        size = replace(size, room_pages=room_pages, slowness=measure_slowness())
+        staged_pages = self._memory.n_pages
+        room_pages = self._memory.size_pages - staged_pages
+        size = replace(size, room_pages=room_pages, staged_pages=staged_pages, slowness=measure_slowness())
         return forecast(size if self._undertaker else replace(size, clone_ns=None), pace, pages).total_ns
 
     def _micro_rounds(self, figures: Figures) -> Pace:

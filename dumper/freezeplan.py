@@ -12,7 +12,7 @@ from dumper.prediction import CLONE_GAIN_NS, COMPARE_NS_PER_PAGE, COPY_NS_PER_PA
 from formats.manifest import FreezeBy
 
 CLONE_NS = 1_000_000
-CLONE_NS_PER_PAGE = 75  # of its memory: a page table entry copied and protected
+CLONE_NS_PER_PAGE = 80  # of its memory: a page table entry copied and protected
 CLONE_NS_PER_MAPPING = 1_000
 
 

@@ -22,7 +22,7 @@ SCAN_SHARE = 0.35  # of a scan that resets: the last one does not, and asks for 
 SCAN_NS_PER_PAGE = 25  # that is written, or was copied before
 COPY_NS_PER_PROCESS = 13_000
 COPY_NS_PER_PAGE = 1_000  # scattered; where no round has measured it
-STREAM_NS_PER_PAGE = 6_000  # that finds no room: compressed and written
+STREAM_NS_PER_PAGE = 8_000  # compressed and written, once there is no room for all
 OBJECT_NS_PER_PAGE = 900  # of memory objects: looked for and read in their files
 PAGES_PER_THREAD = 1  # asked for its state, it writes to its stack
 RESUME_NS_PER_THREAD = 2_400
@@ -36,8 +36,8 @@ class Size:
     """What is to stand still: counts, and pages of memory objects, which are copied in the freeze whatever happened.
 
     pages_in_doubt: they have older copies that the freeze must compare with memory; clone_ns: what it takes to clone
-    all of them, None where there will be no clones; room_pages: how many there is room for, None if that is enough;
-    slowness: of the machine, see above.
+    all of them, None where there will be no clones; room_pages: how many there is room for beside those that
+    are staged, None if that is enough; slowness: of the machine, see above.
     """
 
     processes: int = 1
@@ -48,6 +48,7 @@ class Size:
     pages_in_doubt: int = 0
     clone_ns: int | None = None
     room_pages: int | None = None
+    staged_pages: int = 0
     slowness: float = 1.0
 
 
@@ -95,19 +96,22 @@ class Forecast:
         return sum(phases_ns.values())
 
 
-def copying_ns(pages: float, room_pages: float | None, ns_per_page: float) -> float:
-    """How long it takes to copy pages, of which those that find no room are written."""
-    without_room = max(0.0, pages - room_pages) if room_pages is not None else 0.0
-    return (pages - without_room) * ns_per_page + without_room * STREAM_NS_PER_PAGE
+def copying_ns(pages: float, room_pages: float | None, ns_per_page: float, staged_pages: float = 0) -> float:
+    """How long it takes to copy pages. Where not all find room, all are written, and the staged ones with them."""
+    if room_pages is None or pages <= room_pages:
+        return pages * ns_per_page
+    return room_pages * ns_per_page + (staged_pages + pages) * STREAM_NS_PER_PAGE
 
 
 def forecast(size: Size, pace: Pace, pages: float) -> Forecast:
     """Of a freeze that copies `pages` of what is tracked, or leaves them to clones, and copies all memory objects."""
     slowness = size.slowness
     pages += PAGES_PER_THREAD * size.threads
-    copy_ns, clone_ns = copying_ns(pages, size.room_pages, pace.copy_ns_per_page), 0
+    copy_ns, clone_ns = copying_ns(pages, size.room_pages, pace.copy_ns_per_page, size.staged_pages), 0
     copy_ns += size.pages_in_doubt * COMPARE_NS_PER_PAGE
     room_left = None if size.room_pages is None else max(0.0, size.room_pages - pages)
+    all_fit = size.room_pages is None or pages <= size.room_pages
+    staged_pages = size.staged_pages + pages if all_fit else 0  # else they are written already
     if size.clone_ns is not None and copy_ns > slowness * size.clone_ns + CLONE_GAIN_NS:
         copy_ns, clone_ns, room_left = 0, int(slowness * size.clone_ns), None
     state_ns = STATE_NS_PER_PROCESS * size.processes
@@ -123,7 +127,7 @@ def forecast(size: Size, pace: Pace, pages: float) -> Forecast:
         copy_ns=int(
             slowness * COPY_NS_PER_PROCESS * size.processes
             + copy_ns
-            + copying_ns(size.pages_of_objects, room_left, OBJECT_NS_PER_PAGE)
+            + copying_ns(size.pages_of_objects, room_left, OBJECT_NS_PER_PAGE, staged_pages)
         ),
         clone_ns=clone_ns,
         resume_ns=int(slowness * RESUME_NS_PER_THREAD * size.threads),

@@ -102,3 +102,12 @@ def test_a_slow_machine_takes_longer_for_all_that_was_not_measured(size: Size, p
     for name in ("other_ns", "stop_ns", "maps_ns", "state_ns", "resume_ns"):
         assert getattr(slow, name) == 2 * getattr(usual, name)
     assert usual.copy_ns <= slow.copy_ns <= 2 * usual.copy_ns + 1
+
+
+@given(SIZES, PACES, PAGES, st.integers(1, 10**6))
+def test_what_is_staged_is_written_with_what_finds_no_room(size: Size, pace: Pace, pages: int, staged: int) -> None:
+    total = pages + size.threads + size.pages_of_objects
+    full, staging = replace(size, room_pages=total - 1), replace(size, room_pages=total - 1, staged_pages=staged)
+    more_ns = forecast(staging, pace, pages).copy_ns - forecast(full, pace, pages).copy_ns
+    assert abs(more_ns - staged * STREAM_NS_PER_PAGE) <= 1
+    assert forecast(replace(staging, room_pages=total), pace, pages) == forecast(size, pace, pages)
