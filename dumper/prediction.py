@@ -112,8 +112,11 @@ def forecast(size: Size, pace: Pace, pages: float) -> Forecast:
     room_left = None if size.room_pages is None else max(0.0, size.room_pages - pages)
     all_fit = size.room_pages is None or pages <= size.room_pages
     staged_pages = size.staged_pages + pages if all_fit else 0  # else they are written already
-    if size.clone_ns is not None and copy_ns > slowness * size.clone_ns + CLONE_GAIN_NS:
-        copy_ns, clone_ns, room_left = 0, int(slowness * size.clone_ns), None
+    cloned_ns = (
+        None if size.clone_ns is None else int(size.clone_ns * (1 + slowness) / 2)
+    )  # half of it is memory's speed
+    if cloned_ns is not None and copy_ns > cloned_ns + CLONE_GAIN_NS:
+        copy_ns, clone_ns, room_left = 0, cloned_ns, None
     state_ns = STATE_NS_PER_PROCESS * size.processes
     state_ns += STATE_NS_PER_THREAD * size.threads + STATE_NS_PER_DESCRIPTOR * size.descriptors
     scan_ns = SCAN_NS_PER_PROCESS * size.processes + SCAN_NS_PER_VMA * size.vmas
