@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.test_real_programs import started
-from tests.e2e.test_redis import SERVER, answers, free_port, running
 from tests.elfreader import Core, Segment
 from tests.harness import COMMAND_S, Target, is_stopped, memory_target, number, poll_until, predump
 from tests.oracle import PAGE_BYTES, Mapping, ProcessMemory, read_maps
+from tests.redisserver import SERVER, answers, free_port, running
 
 GDB, READELF = shutil.which("gdb"), shutil.which("readelf")
 pytestmark = [
