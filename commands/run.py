@@ -9,6 +9,7 @@ from commands.options import Duration, Target, WorkOptions, policy_options, targ
 from commands.sessions import EXIT_HOOK_FAILED, DumpChoices, dump_options, dump_text, open_dumping
 from commands.streaming import Place, place_options
 from display.reporter import Reporter
+from display.units import bytes_text
 
 EXIT_NOT_CONVERGED = 3
 
@@ -70,7 +71,10 @@ def run(
         text = f"{place.words}: nothing was dumped, and process {finished.pid} is no longer tracked."
     if not outcome.converged:
         text += f"\nIt did not converge: {outcome.verdict.reason}."
+    if outcome.deferred_bytes:
+        text += f"\nRounds left {bytes_text(outcome.deferred_bytes)} of hot pages for the freeze."
     fields = {
+        "deferred_bytes": outcome.deferred_bytes,
         "converged": outcome.converged,
         "dumped": outcome.dumped,
         "reason": outcome.verdict.reason,

@@ -75,7 +75,7 @@ RESULTS: dict[str, tuple[Fields, Fields]] = {
     "check": ({"ok": bool}, {}),
     "pre-dump": ({**_fields(events.RoundFinished), "checkpoint": str}, {}),
     "dump": (DUMP, PLACE),
-    "run": ({**DUMP, "converged": bool, "dumped": bool, "reason": str}, PLACE),
+    "run": ({**DUMP, "deferred_bytes": int, "converged": bool, "dumped": bool, "reason": str}, PLACE),
     "detach": ({"pid": int, "tracked": bool}, {}),
     "observe": (
         {**_fields(Observation), "max_freeze_ns": int, "projections": list[Projection]},

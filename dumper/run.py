@@ -12,6 +12,7 @@ from dumper.dump import AfterDump, BeforeStop, Withdrawn
 from dumper.events import Emit, Notice, Predicted, RoundFinished
 from dumper.prediction import Pace, Size, forecast
 from dumper.throttle import Throttle, ThrottleError
+from formats.layout import PAGE_BYTES
 
 
 class Steps(Protocol):
@@ -49,11 +50,15 @@ class Steps(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended: its last round, which is the dump unless the run was cancelled, and what was decided upon."""
+    """How a run ended: its last round, which is the dump unless the run was cancelled, and what was decided upon.
+
+    `deferred_bytes` of hot pages were left for the freeze by its rounds, before compression.
+    """
 
     finished: RoundFinished
     verdict: Verdict
     dumped: bool
+    deferred_bytes: int
 
     @property
     def converged(self) -> bool:
@@ -71,6 +76,7 @@ class Run:
         self._interval_s = interval_s
         self._started_ns = time.monotonic_ns()
         self._written: list[int] = []
+        self._deferred_pages = 0
         self._throttle: Throttle | None = None
         self._rounds_before_step = 0
 
@@ -81,12 +87,12 @@ class Run:
             return outcome
         if self._policy.on_no_converge is OnNoConverge.CANCEL:
             self._steps.end_tracking()
-            return Outcome(finished, verdict, dumped=False)
+            return self._outcome(finished, verdict, dumped=False)
         with ExitStack() as stack:
             if self._policy.on_no_converge is OnNoConverge.THROTTLE:
                 self._throttle = stack.enter_context(self._steps.throttle())
                 outcome, finished, verdict = self._throttled(self._throttle, finished, verdict)
-            return outcome or Outcome(self._steps.take_dump(self._after, self._lift), verdict, dumped=True)
+            return outcome or self._outcome(self._steps.take_dump(self._after, self._lift), verdict)
 
     def _throttled(
         self, throttle: Throttle, finished: RoundFinished, verdict: Verdict
@@ -106,6 +112,9 @@ class Run:
                 break
         return outcome, finished, verdict
 
+    def _outcome(self, finished: RoundFinished, verdict: Verdict, *, dumped: bool = True) -> Outcome:
+        return Outcome(finished, verdict, dumped, self._deferred_pages * PAGE_BYTES)
+
     def _lift(self) -> None:
         """A target that is slowed down would be long in coming to a stop."""
         if self._throttle:
@@ -118,7 +127,7 @@ class Run:
             if verdict.decision is Decision.FREEZE:
                 dumped = self._steps.try_dump(self._after, self._lift, self._policy.max_freeze_ns)
                 if isinstance(dumped, RoundFinished):
-                    return Outcome(dumped, verdict, dumped=True), dumped, verdict
+                    return self._outcome(dumped, verdict), dumped, verdict
                 verdict = self._tell(finished, decide(dumped.predicted_freeze_ns))
             if verdict.decision is Decision.GIVE_UP:
                 return None, finished, verdict
@@ -129,6 +138,7 @@ class Run:
             self._steps.track()
         finished = self._steps.take_round(defer_hot=self._policy.defer_hot)
         self._written.append(finished.pages_written)
+        self._deferred_pages += finished.pages_deferred
         pace = self._pace(finished)
         size = self._steps.size(self._after)
         if self._after is not AfterDump.LEAVE_RUNNING:

@@ -26,7 +26,7 @@ from tests.harness import (
     poll_until,
     predump,
 )
-from tests.oracle import compare
+from tests.oracle import PAGE_BYTES, compare
 
 pytestmark = pytest.mark.usefixtures("targets")
 
@@ -120,6 +120,7 @@ def test_hot_pages_are_left_for_the_freeze(checkpoint: Path) -> None:
         assert deferred[-1] > PAGES // 4, str(deferred)
         assert number(rounds[-1], "pages_data") < number(rounds[1], "pages_data") // 2
         assert number(dump, "pages_deferred") == 0
+        assert number(done.result, "deferred_bytes") == sum(deferred) * PAGE_BYTES
         assert number(dump, "pages_data") > PAGES // 4, "the dump has them"
         predump("verify", checkpoint)
 
