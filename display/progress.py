@@ -16,6 +16,7 @@ from dumper.events import (
     RoundProgress,
     RoundStarted,
 )
+from dumper.hooks import Hook
 from formats.closing import Closing
 
 
@@ -47,6 +48,8 @@ def event_text(event: Event) -> str:
         if not event.predicted_freeze_ns:
             return event.reason
         return f"a freeze now would take about {duration_text(event.predicted_freeze_ns)}: {event.reason}"
+    if isinstance(event, HookFinished) and event.hook == Hook.BEFORE_FREEZE:
+        return ""  # if it failed, that is the error in which the command ends
     if isinstance(event, Notice | HookFinished):
         return event.message
     return ""

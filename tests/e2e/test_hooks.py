@@ -320,3 +320,8 @@ def test_an_interrupt_at_the_start_leaves_nothing_behind(tmp_path: Path, monkeyp
 
 def test_a_directory_that_is_gone(tmp_path: Path) -> None:
     assert run_command("true", "", HOME_S, tmp_path / "gone").startswith("could not be started: ")
+
+
+def test_what_stops_a_dump_is_said_once(target: Target, checkpoint: Path) -> None:
+    done = predump("dump", "-p", target.pid, "-D", checkpoint, "--exec-before-freeze", "exit 3", expect=1)
+    assert done.stderr.count("the command to run before the freeze ended with exit code 3") == 1
