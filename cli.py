@@ -22,6 +22,7 @@ SHORTAGES = {
     errno.ENFILE: ("too many files are open on this host", "Close some, or raise fs.file-max"),
 }
 """What may run short anywhere, and what to do about it."""
+NO_THREAD = ("can't start new thread",)  # a RuntimeError with no type of its own: Modules/_threadmodule.c of CPython
 USAGE_HINT = "Add --help to the command to see its options"
 
 
@@ -86,7 +87,8 @@ def _guarded(action: Callable[[], int], reporter: Reporter, debug: bool) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        shortage = SHORTAGES.get(errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", 0))
+        no_memory = isinstance(error, MemoryError) or error.args == NO_THREAD
+        shortage = SHORTAGES.get(errno.ENOMEM if no_memory else getattr(error, "errno", 0))
         if shortage:
             reporter.error(*shortage, 1, {})
             return 1

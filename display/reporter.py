@@ -18,7 +18,7 @@ PIPE_COLUMNS = 160  # in a pipe there is no edge to break lines at
 def _console(*, stderr: bool) -> "Console":
     from rich.console import Console  # loading it takes longer than many a command with --json that needs none
 
-    return Console(stderr=stderr, soft_wrap=True)
+    return Console(stderr=stderr, soft_wrap=True, emoji=False)  # :bug: in a path means itself
 
 
 def _sentence(text: str) -> str:
