@@ -30,9 +30,9 @@ reliability: $(READY) redis gdb filesystems clang network
 fuzz: $(READY)
 	$(BIN)/python -m pytest tests/fuzz --seconds=$(SECONDS)
 
-# Random sequences of operations and commands.
+# Random sequences of operations and commands, and a death at each point of each command.
 stress: $(READY)
-	$(BIN)/python -m pytest tests/stress --seconds=$(SECONDS)
+	$(BIN)/python -m pytest tests/stress tests/crash --thorough --seconds=$(SECONDS)
 
 demo: $(READY)
 	$(BIN)/python -m tests.demo

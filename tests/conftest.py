@@ -28,7 +28,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tally", type=Path, metavar="FILE", help="write what was tried and found to this file, as JSON")
     parser.addoption("--seconds", type=float, help="how long each open-ended test goes on (stress, fuzz)")
+    parser.addoption("--thorough", action="store_true", help="with the cases that `make test` has no time for")
     parser.addoption("--seed", type=int, help="where the random cases of open-ended tests begin")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "thorough: a case much like another one, which `make test` has no time for")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what is marked thorough, unless it is asked for."""
+    if config.getoption("--thorough"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("thorough")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         tally = Path(directory) / "tally.json"
         since = time.monotonic()
-        code = pytest.main(["--tally", str(tally), "--seconds", seconds], plugins=[outcomes])
+        code = pytest.main(["--thorough", "--tally", str(tally), "--seconds", seconds], plugins=[outcomes])
         if code != pytest.ExitCode.OK:
             return int(code)
         minutes = (time.monotonic() - since) / 60

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from formats.faults import Point
 from formats.manifest import RoundKind
@@ -277,6 +278,16 @@ def cases(scenarios: dict[str, Scenario]) -> list[tuple[str, str]]:
     return [(name, point) for name, scenario in scenarios.items() for point in scenario.points]
 
 
+def params(scenarios: dict[str, Scenario]) -> list[ParameterSet]:
+    """The same for pytest: each point once, or twice if it is that often passed, and all others as thorough ones."""
+    seen: set[str] = set()
+    found = []
+    for name, point in cases(scenarios):
+        found.append(pytest.param(name, point, marks=[pytest.mark.thorough] if point in seen else []))
+        seen.add(point)
+    return found
+
+
 def test_every_point_has_a_death(tally: Tally) -> None:
     """Each case below asserts that its point was reached."""
     tally.add(Count.FAULT_POINTS, len(Point))
@@ -285,7 +296,7 @@ def test_every_point_has_a_death(tally: Tally) -> None:
     assert tried | THROTTLE | RECEIVER == set(Point)
 
 
-@pytest.mark.parametrize(("name", "point"), cases(SCENARIOS))
+@pytest.mark.parametrize(("name", "point"), params(SCENARIOS))
 def test_predump_dies(name: str, point: str, zygote: Zygote, tmp_path: Path, tally: Tally) -> None:
     scenario = SCENARIOS[name]
     with patient_of(scenario.kind, tmp_path, zygote, tally) as patient:
@@ -343,7 +354,7 @@ def assert_stops(patient: Patient, *, complete: bool) -> None:
     patient.resume()
 
 
-@pytest.mark.parametrize(("name", "point"), cases(KEEPER_SCENARIOS))
+@pytest.mark.parametrize(("name", "point"), params(KEEPER_SCENARIOS))
 def test_the_keeper_dies(name: str, point: str, zygote: Zygote, tmp_path: Path, tally: Tally) -> None:
     """The command that it dies under ends well; the next one takes everything again, if the tracking went with it."""
     scenario = KEEPER_SCENARIOS[name]

@@ -14,9 +14,9 @@ from tests.harness import Target, is_untouched, keeper_pids, poll_until, predump
 
 pytestmark = pytest.mark.usefixtures("targets")
 
-CYCLES = 8
+CYCLES = 4
 """Of five commands each, of which three stop the target."""
-HUNDREDS = 200
+HUNDREDS = 100
 """Of sessions: each freezes the target, every second one attaches and takes a round before."""
 
 
