@@ -248,8 +248,9 @@ class ProcessMemory:
 class _Comparer:
     """One comparison under way."""
 
-    def __init__(self, pid: int, memory: ProcessMemory, view: View) -> None:
+    def __init__(self, pid: int, memory: ProcessMemory, view: View, rewritten: Sequence[tuple[int, int]]) -> None:
         self._pid = pid
+        self._rewritten = rewritten
         self._memory = memory
         self._view = view
         self._unreadable = [(gap.start_addr, gap.end_addr) for gap in view.process.unreadable]
@@ -352,10 +353,15 @@ class _Comparer:
         if actual == expected:
             return
         for (addr, page), (_, expected_page) in zip(_pages(start, actual), _pages(start, expected), strict=True):
-            if page != expected_page:
+            if page != expected_page and not self._is_rewritten(addr, page, expected_page):
                 first = next(i for i in range(PAGE_BYTES) if page[i] != expected_page[i])
                 claim = "absent" if said is None else f"byte {expected_page[first]:#04x}"
                 self._mismatch(addr + first, f"{claim} in the checkpoint, {page[first]:#04x} here")
+
+    def _is_rewritten(self, addr: int, page: bytes, expected_page: bytes) -> bool:
+        """Whether they differ in nothing but what the kernel wrote since."""
+        differ = [addr + i for i in range(PAGE_BYTES) if page[i] != expected_page[i]]
+        return all(any(start <= at < end for start, end in self._rewritten) for at in differ)
 
     def _map_file(self, mapping: Mapping) -> str:
         return f"/proc/{self._pid}/map_files/{mapping.start_addr:x}-{mapping.end_addr:x}"
@@ -382,12 +388,12 @@ def _pages(start: int, content: bytes) -> Iterator[tuple[int, bytes]]:
         yield start + offset, content[offset : offset + PAGE_BYTES]
 
 
-def compare_view(pid: int, view: View) -> Comparison:
-    """Every page of the stopped process `pid` against the view of it."""
+def compare_view(pid: int, view: View, rewritten: Sequence[tuple[int, int]] = ()) -> Comparison:
+    """Every page of the stopped process `pid` against the view of it, but for what was `rewritten` since."""
     mappings = read_maps(pid)
     recorded = sorted((vma.start_addr, vma.end_addr, vma.perms) for vma in view.process.vmas)
     with ProcessMemory(pid) as memory:
-        comparer = _Comparer(pid, memory, view)
+        comparer = _Comparer(pid, memory, view, rewritten)
         comparer.compare_mappings(mappings)
         for one in mappings:
             if not one.is_exempt and _perms_at(recorded, one.start_addr) != NOTHING:
@@ -400,5 +406,12 @@ def compare(pid: int, checkpoint_path: Path, round_number: int | None = None) ->
     from formats.chain import Checkpoint, MemoryView  # noqa: PLC0415 -- the oracle tests need none
 
     checkpoint = Checkpoint.open(checkpoint_path)
+    manifest = checkpoint.round(round_number).manifest
+    process = checkpoint.round(round_number).process(pid)
+    rewritten: list[tuple[int, int]] = []
+    if manifest.freeze_by == "clone" and process:
+        # A thread reaps the clone after the freeze, and the kernel tells it its processor then: rseq(2).
+        areas = [thread.rseq for thread in process.threads if thread.rseq]
+        rewritten = [(area.addr, area.addr + area.size_bytes) for area in areas]
     with MemoryView(checkpoint, round_number, pid) as view:
-        return compare_view(pid, view)
+        return compare_view(pid, view, rewritten)

@@ -33,7 +33,7 @@ COMMANDS = (
     "run --leave-stopped",
     "dump --staging 1M",
 )
-DEFAULT_S = 24.0
+DEFAULT_S = 12.0
 LATEST = 1.1
 """A kill comes within so many times what the command took last."""
 KILLS_PER_CHECK = 10

@@ -40,6 +40,8 @@ CORRUPT, UNSUPPORTED, PARENT_MISSING, INTERRUPTED = 20, 21, 22, 130
 SLOW = ("--level", "19", "--threads", "1")
 """Some megabytes per second."""
 SLOW_MIB = 8
+LIMITED = ("--bandwidth-limit", "4M")
+"""Two seconds for so much."""
 ROUND_NAMES = (
     "type",
     "command",
@@ -246,7 +248,9 @@ def test_two_at_once(first: str, same_directory: bool, tmp_path: Path) -> None:
     with Target.spawn("idle", 2, SLOW_MIB, 100) as target:
         words = on(target, tmp_path / "one")
         other = on(target, tmp_path / ("one" if same_directory else "other"))
-        options = ("--max-freeze", "0ms", "--interval", "1s", "--max-rounds", "2") if first == "run" else SLOW
+        options = (
+            ("--max-freeze", "0ms", "--interval", "1s", "--max-rounds", "2") if first == "run" else (*SLOW, *LIMITED)
+        )
         with RunningPredump.start(first, *words, *options) as running:
             running.wait_for("round" if first == "run" else "round-start")
             done = predump("pre-dump", *other, check=False)

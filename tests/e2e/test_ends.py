@@ -26,7 +26,7 @@ from tests.steps import before
 Child = subprocess.Popen[bytes]
 
 ENGINE = str(Path(inject.__file__).parent)
-INSTANTS = 25
+INSTANTS = 12
 """Of each command, spread evenly over its calls of functions."""
 OPTIONS = Options(staging_bytes=1 << 20)
 POLICY = Policy(max_freeze_ns=10**10, max_rounds=5, timeout_ns=10**11)

@@ -124,7 +124,9 @@ def at_once(*commands: tuple[object, ...]) -> list[Predump]:
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
-@pytest.mark.parametrize("apart", [False, True], ids=["one checkpoint", "two checkpoints"])
+@pytest.mark.parametrize(
+    "apart", [False, pytest.param(True, marks=pytest.mark.thorough)], ids=["one checkpoint", "two checkpoints"]
+)
 def test_two_commands_on_one_target(
     target: Target, tmp_path: Path, tally: Tally, first: str, second: str, apart: bool
 ) -> None:
@@ -269,7 +271,11 @@ DAMAGES: dict[str, Damage] = {
 }
 
 
-@pytest.mark.parametrize("pre_dumps", [0, 1], ids=["then a dump", "then a round and a dump"])
+@pytest.mark.parametrize(
+    "pre_dumps",
+    [pytest.param(0, marks=pytest.mark.thorough), 1],
+    ids=["then a dump", "then a round and a dump"],
+)
 @pytest.mark.parametrize("what", DAMAGES)
 def test_a_checkpoint_that_was_tampered_with(
     target: Target, tmp_path: Path, tally: Tally, what: str, pre_dumps: int

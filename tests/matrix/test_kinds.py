@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Target, page_tables_kb, poll_until, predump
-from tests.matrix.ways import WAYS, assert_captured
+from tests.matrix.ways import WAYS, assert_captured, each_way_in_turn
 from tests.tally import Tally
 
 pytestmark = pytest.mark.usefixtures("targets")
@@ -104,8 +104,7 @@ def assert_has(pid: int, kind: Kind) -> None:
     poll_until(lambda: smaps_kb(pid, field) >= least_kb, HAS_IT_S, f"{least_kb} kB of {field}")
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize(("kind", "way"), each_way_in_turn(KINDS))
 def test_memory_is_captured(
     kind: Kind,
     way: str,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import TARGETS, Target, page_tables_kb
-from tests.matrix.ways import WAYS, assert_captured
+from tests.matrix.ways import WAYS, assert_captured, each_way_in_turn
 from tests.tally import Tally
 
 pytestmark = pytest.mark.usefixtures("targets")
@@ -24,8 +24,7 @@ def size_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * 4096
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("sanitizer", ["address", "thread", "memory"])
+@pytest.mark.parametrize(("sanitizer", "way"), each_way_in_turn(["address", "thread", "memory"]))
 def test_shadow_memory_costs_nothing(sanitizer: str, way: str, checkpoint: Path, tally: Tally) -> None:
     program = TARGETS / "bin" / f"sanitized-{sanitizer}"
     if not program.exists():

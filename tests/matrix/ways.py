@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import pytest
+from _pytest.mark.structures import ParameterSet
 
 from tests.harness import is_stopped, is_untouched, poll_until, predump
 from tests.oracle import compare
@@ -44,6 +47,16 @@ def by_clone(pid: int, checkpoint: Path, change: Change) -> None:
 
 
 WAYS: dict[str, Way] = {"run": by_run, "commands": by_commands, "clone": by_clone}
+
+
+def each_way_in_turn(kinds: Sequence[object]) -> list[ParameterSet]:
+    """For pytest: each kind in each way; `make test` takes one way of each, another one for each next kind."""
+    found = []
+    for number, kind in enumerate(kinds):
+        for turn, way in enumerate(WAYS):
+            marks = [] if number % len(WAYS) == turn else [pytest.mark.thorough]
+            found.append(pytest.param(kind, way, marks=marks, id=f"{kind}-{way}"))
+    return found
 
 
 def assert_captured(

@@ -15,7 +15,7 @@ from tests.tally import Count, Tally
 
 pytestmark = pytest.mark.usefixtures("targets")
 
-DEFAULT_S = 45.0
+DEFAULT_S = 25.0
 
 
 def play(drawn: Sequence, directory: Path, tally: Tally) -> None:

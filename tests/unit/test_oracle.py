@@ -121,6 +121,8 @@ def test_one_flipped_bit(idle: tuple[int, int], offset: int) -> None:
     view = TrueView(pid)
     view.pages[addr] = flipped(content(pid, addr), offset)
     assert [where for where, _ in compare_view(pid, view).mismatches] == [addr + offset]
+    assert compare_view(pid, view, [(addr + offset, addr + offset + 1)]).mismatches == []
+    assert len(compare_view(pid, view, [(addr + offset + 1, addr + offset + 9)]).mismatches) == 1
 
 
 def test_page_claimed_zero(idle: tuple[int, int]) -> None:
