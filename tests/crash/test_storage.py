@@ -45,7 +45,7 @@ COMMANDS = (
 FREE_KB = (0, 4, 8, 40, 400, 900, 1500)
 """Too little for a directory, a file, the pages, the manifest; what a command takes is about 1100 kB a round."""
 FILE_LIMITS = (4096, 20_000, 200_000)
-DESCRIPTOR_LIMITS = (8, 9, 10, 11, 12, 13, 14, 16, 18, 20, 24, 28, 32, 40)
+DESCRIPTOR_LIMITS = (8, 10, 12, 14, 18, 24, 32, 40)
 ADDRESS_SPACE_LIMITS_MB = (60, 120, 200, 320, 400)
 EXT4_MIB = 16
 

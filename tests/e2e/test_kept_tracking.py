@@ -77,7 +77,7 @@ def test_each_dump_equals_the_memory_whatever_was_done_in_between(
         target.check()
 
 
-@pytest.mark.parametrize("freeze_by", ["copy", "clone"])
+@pytest.mark.parametrize("freeze_by", [pytest.param("copy", marks=pytest.mark.thorough), "clone"])
 def test_a_target_that_writes_all_the_time(freeze_by: str, tmp_path: Path, checkpoint: Path, tally: Tally) -> None:
     with memory_target(tmp_path) as target:
         target.command("start 3000")

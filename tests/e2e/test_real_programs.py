@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import is_untouched, predump
-from tests.matrix.ways import WAYS, assert_captured
+from tests.matrix.ways import WAYS, assert_captured, each_way_in_turn
 from tests.tally import Tally
 
 PYTHON = """
@@ -90,8 +90,7 @@ def started(words: list[str]) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("program", ["python", "java", "node", "go"])
+@pytest.mark.parametrize(("program", "way"), each_way_in_turn(["python", "java", "node", "go"]))
 def test_a_busy_program_is_captured_and_goes_on(program: str, way: str, tmp_path: Path, tally: Tally) -> None:
     """Nobody needs to change it: it writes all the time."""
     checkpoint = tmp_path / "checkpoint"
