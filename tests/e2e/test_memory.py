@@ -97,6 +97,7 @@ def test_run_while_the_target_writes(target: Target, checkpoint: Path, rate_page
     assert_unharmed(target)
 
 
+@pytest.mark.thorough  # all of them together are in the next one
 @pytest.mark.parametrize("change", CHANGES)
 def test_one_kind_of_change_between_commands(target: Target, checkpoint: Path, change: str) -> None:
     pre_dump(target, checkpoint)

@@ -21,7 +21,7 @@ from tests.fuzz.samples import Files
 from tests.tally import Count, Tally
 
 _EXAMPLES = 40
-_DEFAULT_S = 6.0
+_DEFAULT_S = 3.0
 _PHASES = tuple(set(Phase) - {Phase.explain})  # to explain, every line is traced: too slow for a bound on time
 
 

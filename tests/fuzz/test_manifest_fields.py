@@ -17,7 +17,7 @@ from tests.fuzz.readers import DAMAGED, NOT_THERE
 from tests.fuzz.samples import Files
 from tests.tally import Count, Tally
 
-_DEFAULT_S = 6.0
+_DEFAULT_S = 3.0
 INSPECT = 0  # the first of `commands_on`
 
 
