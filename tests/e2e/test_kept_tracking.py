@@ -152,8 +152,8 @@ def test_each_of_them_can_be_read_later(checkpoint: Path) -> None:
                 os.kill(keeper, signal.SIGKILL)
 
 
-def test_a_tree_with_processes_that_come_and_go(checkpoint: Path, tally: Tally) -> None:
-    with Target.spawn("churn", 11) as target:
+def test_a_tree_with_processes_that_come_and_go(tmp_path: Path, checkpoint: Path, tally: Tally) -> None:
+    with Target.spawn("churn", tmp_path / "file") as target:
         for seed in range(3):
             for operation in ("fork", "write", "discard", "stay", "move", "remap"):
                 target.command(f"do {operation} {seed}")
