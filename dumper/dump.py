@@ -74,6 +74,11 @@ class AfterDump(StrEnum):
     KILL = "kill"
 
 
+def wish_for(after: AfterDump, options: Options) -> FreezeWish:
+    """How the last pages may be got: where processes stay frozen until the dump is on disk, a clone gains nothing."""
+    return options.freeze_by if after is AfterDump.LEAVE_RUNNING else FreezeWish.COPY
+
+
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     """A collection in the freeze would lengthen it."""
@@ -164,11 +169,11 @@ class Dumper:
     def _micro_rounds_and_freeze(
         self, round_: OpenRound, after: AfterDump, before_stop: BeforeStop, max_freeze_ns: float
     ) -> RoundFinished | Withdrawn:
-        size = measure_size(self._tree.members, self._options.freeze_by)
+        wish = wish_for(after, self._options)
+        size = measure_size(self._tree.members, wish)
         pace = self._micro_rounds(round_.output.figures)
         self._prepare_rechecks()  # for hardware that began to write meanwhile
-        if after is AfterDump.LEAVE_RUNNING:  # else they stay frozen until the dump is on disk
-            self._prepare_clones()
+        self._prepare_clones(wish)
         self._emit.hold()  # whoever listens may keep us waiting
         try:
             predicted_ns = self._predict(size, pace)
@@ -265,9 +270,8 @@ class Dumper:
             else:
                 process.recheck = self._destination.recheck(pid, self._options.compress_threads)
 
-    def _prepare_clones(self) -> None:
+    def _prepare_clones(self, wish: FreezeWish) -> None:
         """Has somebody ready to bury them, if there will be any."""
-        wish = self._options.freeze_by
         if wish is FreezeWish.COPY:
             return
         processes = list(self._processes.values())

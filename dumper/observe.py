@@ -19,7 +19,7 @@ from dumper.kernel.runs import RunKind, RunList
 from dumper.pagesample import PageSample, Picker
 from dumper.prediction import Size
 from dumper.projection import PageCost
-from dumper.sizing import measure_size
+from dumper.sizing import measure_size, measure_slowness
 from dumper.tree import LOST_ERRORS, Member, Tree
 from dumper.unwatched import doubtful_pages
 from dumper.watched import Watched
@@ -286,7 +286,7 @@ class Observer(Closing):
             interval_ns=self._settings.interval_ns,
             elapsed_ns=elapsed_ns,
             ticks=self._ticks,
-            size=replace(measure_size(self._tree.members), pages_in_doubt=pages_in_doubt),
+            size=replace(measure_size(self._tree.members), pages_in_doubt=pages_in_doubt, slowness=measure_slowness()),
             unseen_writers=writers,
             pages_present=self._last.pages_present,
             pages_written=self._all.pages_written,

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from dumper import convergence
@@ -141,8 +141,6 @@ class Run:
         self._deferred_pages += finished.pages_deferred
         pace = self._pace(finished)
         size = self._steps.size(self._after)
-        if self._after is not AfterDump.LEAVE_RUNNING:
-            size = replace(size, clone_ns=None)  # they stay frozen until the dump is on disk
         predicted_ns = forecast(size, pace, convergence.pages_after_micro_rounds(pace)).total_ns
         return finished, self._tell(finished, decide(predicted_ns))
 

@@ -11,9 +11,8 @@ from dumper.attaching import Attacher
 from dumper.checkpoint import CheckpointDirectory
 from dumper.convergence import Policy
 from dumper.destination import Destination, kill_unconfirmed
-from dumper.dump import AfterDump, BeforeStop, DumpWork, Withdrawn, take_dump
+from dumper.dump import AfterDump, BeforeStop, DumpWork, Withdrawn, take_dump, wish_for
 from dumper.events import Announcer, Emit, Event, HookFinished, Notice, RoundFinished, ignore
-from dumper.freezeplan import FreezeWish
 from dumper.hooks import Hooks
 from dumper.kernel.runs import RunList
 from dumper.lease import Chained, ChainState, Key, Lease
@@ -22,7 +21,7 @@ from dumper.pipeline import PagePipeline
 from dumper.prediction import Size
 from dumper.rounds import Options, PreDumper, exec_notice
 from dumper.run import Outcome, Run
-from dumper.sizing import measure_size
+from dumper.sizing import measure_size, measure_slowness
 from dumper.target import gone
 from dumper.throttle import Throttle
 from dumper.tracking import Tracker
@@ -142,8 +141,9 @@ class Session(Closing):
 
     def size(self, after: AfterDump) -> Size:
         """What there is to stand still now."""
-        wish = self._options.freeze_by if after is AfterDump.LEAVE_RUNNING else FreezeWish.COPY
-        return replace(measure_size(self._tree.members, wish), room_pages=self._options.staging_bytes // PAGE_BYTES)
+        options = self._options
+        size = measure_size(self._tree.members, wish_for(after, options))
+        return replace(size, room_pages=options.staging_bytes // PAGE_BYTES, slowness=measure_slowness())
 
     def take_round(self, *, defer_hot: bool = False) -> RoundFinished:
         """One round of the running processes, which may leave hot pages for the freeze. Raises as `pre_dump`."""

@@ -17,7 +17,10 @@ PROBES = 16
 
 
 def measure_size(members: Sequence[Member], wish: FreezeWish = FreezeWish.AUTO) -> Size:
-    """Looks at /proc while they run; what has ended counts nothing. `wish`: how the freeze gets its last pages."""
+    """Looks at /proc while they run; what has ended counts nothing. `wish`: how the freeze gets its last pages.
+
+    The slowness of the machine is of the moment, and for whoever predicts to measure.
+    """
     return Size(
         processes=len(members),
         threads=sum(member.thread_count() for member in members),
@@ -26,7 +29,6 @@ def measure_size(members: Sequence[Member], wish: FreezeWish = FreezeWish.AUTO) 
         pages_of_objects=object_pages(members),
         pages_in_doubt=sum(member.base.pages_in_doubt for member in members),
         clone_ns=None if wish is FreezeWish.COPY else _clone_ns(members),
-        slowness=measure_slowness(),
     )
 
 
