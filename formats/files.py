@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from formats.errors import ImageCorrupt, StorageError
@@ -123,20 +124,28 @@ def read_exactly(fd: int, n_bytes: int, offset_bytes: int, path: Path) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def write_all(fd: int, buffers: Sequence[Buffer], path: Path) -> None:
-    """Write all buffers in order at the file's position; raises StorageError."""
+def write_pieces(write_some: Callable[[list[memoryview]], int], buffers: Sequence[Buffer]) -> None:
+    """Call `write_some` with what is left of the buffers, some at a time, until it has taken all of it.
+
+    It returns how many bytes it took, 0 if it is to be called again.
+    """
     pending = [memoryview(buffer) for buffer in buffers if len(buffer)]
     first = 0
     while first < len(pending):
-        try:
-            written_bytes = os.writev(fd, pending[first : first + _IOV_MAX])
-        except OSError as error:
-            raise StorageError.from_os_error("write", path, error) from error
+        written_bytes = write_some(pending[first : first + _IOV_MAX])
         while first < len(pending) and written_bytes >= len(pending[first]):
             written_bytes -= len(pending[first])
             first += 1
         if written_bytes:
             pending[first] = pending[first][written_bytes:]
+
+
+def write_all(fd: int, buffers: Sequence[Buffer], path: Path) -> None:
+    """Write all buffers in order at the file's position; raises StorageError."""
+    try:
+        write_pieces(functools.partial(os.writev, fd), buffers)
+    except OSError as error:
+        raise StorageError.from_os_error("write", path, error) from error
 
 
 def write_at(fd: int, buffer: Buffer, offset_bytes: int, path: Path) -> None:

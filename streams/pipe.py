@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from formats.errors import UsageError
-from formats.files import close_quietly
+from formats.files import close_quietly, write_pieces
 from streams.errors import StreamBroken, StreamCorrupt, StreamRefused
 from streams.messages import corrupt
 from streams.transport import MAX_MESSAGE_BYTES, Buffer, Incoming, Outgoing
@@ -42,7 +42,6 @@ MAX_TEXT = 2000
 """Characters of each of its texts, of which JSON makes up to 12 bytes."""
 
 PIPE_BYTES = 1 << 20
-IOV_MAX = 1024
 LAST_WORDS_S = 2.0
 END_S = 10.0
 
@@ -69,28 +68,21 @@ class _WriteEnd:
 
     def write(self, parts: Sequence[Buffer]) -> None:
         """Raises StreamBroken."""
-        pending = [memoryview(part) for part in parts if len(part)]
-        first = 0
-        while first < len(pending):
-            if self._gave_up:
-                raise StreamBroken(f"{self._name} was given up")
-            try:
-                written_bytes = self._write_some(pending[first : first + IOV_MAX])
-            except BlockingIOError:
-                self._wait()
-                continue
-            except OSError as error:
-                raise _broken(self._name, error) from error
-            while first < len(pending) and written_bytes >= len(pending[first]):
-                written_bytes -= len(pending[first])
-                first += 1
-            if written_bytes:
-                pending[first] = pending[first][written_bytes:]
+        write_pieces(self._write_some, parts)
 
     def _write_some(self, parts: list[memoryview]) -> int:
-        if self._socket is not None:
-            return self._socket.sendmsg(parts, [], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        return os.writev(self._fd, parts)
+        """How much of it was written; 0 after waiting for room."""
+        if self._gave_up:
+            raise StreamBroken(f"{self._name} was given up")
+        try:
+            if self._socket is not None:
+                return self._socket.sendmsg(parts, [], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            return os.writev(self._fd, parts)
+        except BlockingIOError:
+            self._wait()
+            return 0
+        except OSError as error:
+            raise _broken(self._name, error) from error
 
     def _wait(self) -> None:
         """Until more can be written, or nobody is to wait."""
