@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -25,6 +25,15 @@ class WorkOptions(TypedDict):
     quiet: bool
 
 
+def _scaled(text: str, units: Sequence[tuple[str, float]]) -> int:
+    """A number with one of the units at its end, times that unit's factor; -1 if it is none."""
+    unit, factor = next(unit for unit in units if text.endswith(unit[0]))
+    try:
+        return int(float(text.removesuffix(unit)) * factor)
+    except (ValueError, OverflowError):
+        return -1
+
+
 class Duration(click.ParamType[int]):
     """A time such as 20ms, 1.5s or 2 (seconds), as nanoseconds."""
 
@@ -34,12 +43,7 @@ class Duration(click.ParamType[int]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        text = str(value).strip().lower()
-        unit, factor = next(u for u in self.UNITS if text.endswith(u[0]))
-        try:
-            ns = int(float(text.removesuffix(unit)) * factor)
-        except (ValueError, OverflowError):
-            ns = -1
+        ns = _scaled(str(value).strip().lower(), self.UNITS)
         if ns < 0:
             self.fail(f"{value!r} is no time; write for example 20ms, 1.5s or 2", param, ctx)
         return ns
@@ -54,12 +58,7 @@ class Size(click.ParamType[int]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        text = str(value).strip().lower().removesuffix("ib").removesuffix("b")
-        unit, factor = next(u for u in self.UNITS if text.endswith(u[0]))
-        try:
-            n_bytes = int(float(text.removesuffix(unit)) * factor)
-        except (ValueError, OverflowError):
-            n_bytes = 0
+        n_bytes = _scaled(str(value).strip().lower().removesuffix("ib").removesuffix("b"), self.UNITS)
         if n_bytes <= 0:
             self.fail(f"{value!r} is no size; write for example 64M or 1G", param, ctx)
         return n_bytes
@@ -69,19 +68,15 @@ class Rate(click.ParamType[int]):
     """What goes through a link in a second, such as 1Gbit/s (a billion bits) or 100M/s, as bytes."""
 
     name = "size/s"
-    BITS = (("kbit", 1e3), ("mbit", 1e6), ("gbit", 1e9), ("bit", 1))
+    UNITS = (("kbit", 1e3 / 8), ("mbit", 1e6 / 8), ("gbit", 1e9 / 8), ("bit", 1 / 8))
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
         text = str(value).strip().lower().removesuffix("/s")
-        unit, bits = next((u for u in self.BITS if text.endswith(u[0])), ("", 0))
-        if not unit:
+        if not text.endswith("bit"):
             return Size().convert(text, param, ctx)
-        try:
-            n_bytes = int(float(text.removesuffix(unit)) * bits / 8)
-        except (ValueError, OverflowError):
-            n_bytes = 0
+        n_bytes = _scaled(text, self.UNITS)
         if n_bytes <= 0:
             self.fail(f"{value!r} is no rate; write for example 1Gbit/s or 100M/s", param, ctx)
         return n_bytes
