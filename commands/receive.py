@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from commands.linkoptions import LinkChoice, link_options
-from commands.options import IMAGE_PATH, Size, threads_option
+from commands.options import Size, directory_option, threads_option
+from commands.streaming import tell_round
 from display.reporter import Reporter
 from display.units import bytes_text, counted
 
@@ -42,15 +43,7 @@ def _incoming(
             yield incoming, incoming.session
 
 
-@click.option(
-    "-D",
-    "--images-dir",
-    "directory",
-    type=IMAGE_PATH,
-    required=True,
-    metavar="DIR",
-    help="The checkpoint; made if it is missing.",
-)
+@directory_option
 @click.option("--max-bytes", type=Size(), help="Write no more than this (default: what the disk holds).")
 @click.option(
     "--listen", metavar="[HOST:]PORT", help="Take it over TCP: with TLS (--cert, --key, --ca), or from this host alone."
@@ -81,10 +74,8 @@ def receive(
     def on_round(info: "RoundInfo") -> None:
         nonlocal rounds, stored_bytes
         rounds += 1
-        round_bytes = sum(entry.stored_bytes for entry in info.manifest.files)
-        stored_bytes += round_bytes
-        kind = info.manifest.kind.value
-        reporter.event({"type": "round", "round": info.number, "kind": kind, "stored_bytes": round_bytes})
+        stored_bytes += info.files_bytes
+        tell_round(reporter, info)
 
     limit_bytes = max_bytes or DEFAULT_MAX_BYTES
     try:

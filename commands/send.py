@@ -10,7 +10,7 @@ import click
 
 from commands.linkoptions import LinkChoice, link_options
 from commands.options import path_argument, quiet_option, threads_option
-from commands.streaming import Place, open_outgoing, to_option
+from commands.streaming import Place, open_outgoing, tell_round, to_option
 from display.reporter import Reporter
 from display.units import bytes_text, counted
 from formats.errors import UsageError
@@ -68,8 +68,7 @@ def send(
         sender = Sender(outgoing)
         sender.greet(before, first or checkpoint.numbers[0])
         for info in _rounds(checkpoint, first or checkpoint.numbers[0], follow=follow):
-            round_bytes = sum(entry.stored_bytes for entry in info.manifest.files)
-            sent_bytes = 0
+            sent_bytes, round_bytes = 0, info.files_bytes
             hide = quiet or reporter.as_json
             with BytesBar(reporter.errors, f"sending round {info.number}", quiet=hide) as progress:
 
@@ -79,8 +78,7 @@ def send(
                     progress(sent_bytes, round_bytes)  # noqa: B023 - called in this turn only
 
                 send_round(sender, info, checkers, on_sent)
-            kind = info.manifest.kind.value
-            reporter.event({"type": "round", "round": info.number, "kind": kind, "stored_bytes": round_bytes})
+            tell_round(reporter, info)
             rounds += 1
             stored_bytes += round_bytes
     fields: dict[str, object] = {"rounds": rounds, "stored_bytes": stored_bytes, "checkpoint": str(path.absolute())}

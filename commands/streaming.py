@@ -16,6 +16,7 @@ from streams.places import FORMS, STDOUT, name_of
 
 if TYPE_CHECKING:
     from dumper.destination import Destination
+    from formats.checkpoint import RoundInfo
     from streams.transport import Outgoing
 
 
@@ -61,6 +62,12 @@ def to_option(*, required: bool) -> Callable[[Callable[..., int]], Callable[...,
     return click.option(
         "--to", metavar="WHERE", required=required, help=f"Send it as a stream: {FORMS} ('predump receive')."
     )
+
+
+def tell_round(reporter: Reporter, info: "RoundInfo") -> None:
+    """The event of a round that was sent, or has arrived."""
+    kind = info.manifest.kind.value
+    reporter.event({"type": "round", "round": info.number, "kind": kind, "stored_bytes": info.files_bytes})
 
 
 def open_outgoing(reporter: Reporter, place: Place) -> AbstractContextManager["Outgoing"]:

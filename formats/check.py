@@ -340,7 +340,7 @@ def _owners_of(manifest: Manifest) -> list[Process | MemoryObject]:
 
 
 def _bytes_to_check(info: RoundInfo) -> int:
-    stored_bytes = sum(entry.stored_bytes for entry in info.manifest.files)
+    stored_bytes = info.files_bytes
     data_pages = sum(owner.pages_data for owner in _owners_of(info.manifest))
     return stored_bytes + data_pages * PAGE_BYTES
 

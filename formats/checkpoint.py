@@ -31,6 +31,11 @@ class RoundInfo:
         object.__setattr__(self, "_processes", {process.pid: process for process in self.manifest.processes})
         object.__setattr__(self, "_files", {entry.name: entry for entry in self.manifest.files})
 
+    @property
+    def files_bytes(self) -> int:
+        """Bytes of its files, but for the manifest."""
+        return sum(entry.stored_bytes for entry in self.manifest.files)
+
     def process(self, pid: int) -> Process | None:
         """A process of this round, None if it is not in it."""
         return self._processes.get(pid)
