@@ -6,6 +6,7 @@ most (scan, copy) is measured in the rounds before.
 """
 
 from dataclasses import asdict, dataclass
+from math import inf
 
 PROBE_NS = 9_200  # for /proc/self/status
 DUMP_NS = 900_000  # whatever stands still
@@ -96,9 +97,9 @@ class Forecast:
         return sum(phases_ns.values())
 
 
-def copying_ns(pages: float, room_pages: float | None, ns_per_page: float, staged_pages: float = 0) -> float:
+def copying_ns(pages: float, room_pages: float, ns_per_page: float, staged_pages: float = 0) -> float:
     """How long it takes to copy pages. Where not all find room, all are written, and the staged ones with them."""
-    if room_pages is None or pages <= room_pages:
+    if pages <= room_pages:
         return pages * ns_per_page
     return room_pages * ns_per_page + (staged_pages + pages) * STREAM_NS_PER_PAGE
 
@@ -106,17 +107,16 @@ def copying_ns(pages: float, room_pages: float | None, ns_per_page: float, stage
 def forecast(size: Size, pace: Pace, pages: float) -> Forecast:
     """Of a freeze that copies `pages` of what is tracked, or leaves them to clones, and copies all memory objects."""
     slowness = size.slowness
+    room_pages = inf if size.room_pages is None else size.room_pages
     pages += PAGES_PER_THREAD * size.threads
-    copy_ns, clone_ns = copying_ns(pages, size.room_pages, pace.copy_ns_per_page, size.staged_pages), 0
+    copy_ns, clone_ns = copying_ns(pages, room_pages, pace.copy_ns_per_page, size.staged_pages), 0
     copy_ns += size.pages_in_doubt * COMPARE_NS_PER_PAGE
-    room_left = None if size.room_pages is None else max(0.0, size.room_pages - pages)
-    all_fit = size.room_pages is None or pages <= size.room_pages
-    staged_pages = size.staged_pages + pages if all_fit else 0  # else they are written already
-    cloned_ns = (
-        None if size.clone_ns is None else int(size.clone_ns * (1 + slowness) / 2)
-    )  # half of it is memory's speed
-    if cloned_ns is not None and copy_ns > cloned_ns + CLONE_GAIN_NS:
-        copy_ns, clone_ns, room_left = 0, cloned_ns, None
+    staged_pages = size.staged_pages + pages if pages <= room_pages else 0  # else they are written already
+    room_left = max(0.0, room_pages - pages)
+    if size.clone_ns is not None:
+        expected_ns = int(size.clone_ns * (1 + slowness) / 2)  # half of it is memory's speed
+        if copy_ns > expected_ns + CLONE_GAIN_NS:
+            copy_ns, clone_ns, room_left = 0, expected_ns, inf
     state_ns = STATE_NS_PER_PROCESS * size.processes
     state_ns += STATE_NS_PER_THREAD * size.threads + STATE_NS_PER_DESCRIPTOR * size.descriptors
     scan_ns = SCAN_NS_PER_PROCESS * size.processes + SCAN_NS_PER_VMA * size.vmas
