@@ -4,9 +4,7 @@
  * in the process. A signal that arrives meanwhile is not taken care of. Independent of predump's code on purpose.
  */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -16,30 +14,13 @@
 #include <sys/syscall.h>
 #include <sys/user.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
-#define MAX_THREADS 4096
-#define PAUSE_NS 20000000
+#include "stops.h"
+
 #define SEARCHED_BYTES (4UL << 20)
 
-static pid_t tids[MAX_THREADS];
-static int n_tids;
 static uint64_t syscall_addr;
-
-static void fail(const char *what)
-{
-	perror(what);
-	exit(1); /* the kernel resumes what was stopped */
-}
-
-static int64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000000000LL + now.tv_nsec;
-}
 
 /* The first `syscall` in the code of the C library. */
 static void find_syscall(const char *pid)
@@ -73,51 +54,6 @@ static void find_syscall(const char *pid)
 }
 
 /* The leader first: it makes the calls. */
-static void list_threads(const char *pid)
-{
-	char path[64];
-	struct dirent *entry;
-	DIR *directory;
-
-	snprintf(path, sizeof(path), "/proc/%s/task", pid);
-	directory = opendir(path);
-	if (!directory)
-		fail(path);
-	tids[n_tids++] = atoi(pid);
-	while ((entry = readdir(directory)) && n_tids < MAX_THREADS)
-		if (atoi(entry->d_name) > 0 && atoi(entry->d_name) != tids[0])
-			tids[n_tids++] = atoi(entry->d_name);
-	closedir(directory);
-}
-
-/* Asking again and again is quicker than to be woken up. */
-static int wait_for(pid_t tid)
-{
-	int status;
-	pid_t got;
-
-	while ((got = waitpid(tid, &status, __WALL | WNOHANG)) == 0)
-		sched_yield();
-	if (got < 0)
-		fail("waitpid");
-	return status;
-}
-
-static void stop_all(void)
-{
-	for (int i = 0; i < n_tids; i++)
-		if (ptrace(PTRACE_SEIZE, tids[i], 0, PTRACE_O_TRACECLONE) || ptrace(PTRACE_INTERRUPT, tids[i], 0, 0))
-			fail("ptrace");
-	for (int i = 0; i < n_tids; i++)
-		wait_for(tids[i]);
-}
-
-static void resume_all(void)
-{
-	for (int i = 0; i < n_tids; i++)
-		ptrace(PTRACE_DETACH, tids[i], 0, 0);
-}
-
 static long call(long nr, uint64_t first, uint64_t third)
 {
 	struct user_regs_struct saved, regs;
@@ -153,7 +89,7 @@ int main(int argc, char **argv)
 		int64_t start_ns = now_ns(), stopped_ns, cloned_ns;
 		long child;
 
-		stop_all();
+		stop_all(PTRACE_O_TRACECLONE);
 		stopped_ns = now_ns();
 		child = call(SYS_clone, 0, 0);
 		cloned_ns = now_ns();
@@ -166,7 +102,7 @@ int main(int argc, char **argv)
 		while (!WIFSIGNALED(wait_for((pid_t)child)))
 			;
 		nanosleep(&pause, NULL);
-		stop_all();
+		stop_all(PTRACE_O_TRACECLONE);
 		call(SYS_wait4, (uint64_t)child, __WALL);
 		resume_all();
 		nanosleep(&pause, NULL);

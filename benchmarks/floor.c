@@ -5,10 +5,8 @@
  * code on purpose.
  */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,8 +14,9 @@
 #include <sys/ioctl.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "stops.h"
 
 /* include/uapi/linux/fs.h, since 6.7; not in the headers of every distribution */
 struct region {
@@ -32,64 +31,8 @@ struct scan_arg {
 
 #define USER_END 0x7ffffffff000UL
 #define MAX_REGIONS (1UL << 20)
-#define MAX_THREADS 4096
-#define PAUSE_NS 20000000
 
 static struct region regions[MAX_REGIONS];
-static pid_t tids[MAX_THREADS];
-static int n_tids;
-
-static void fail(const char *what)
-{
-	perror(what);
-	exit(1); /* the kernel resumes what was stopped */
-}
-
-static int64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000000000LL + now.tv_nsec;
-}
-
-static void list_threads(const char *pid)
-{
-	char path[64];
-	struct dirent *entry;
-	DIR *directory;
-
-	snprintf(path, sizeof(path), "/proc/%s/task", pid);
-	directory = opendir(path);
-	if (!directory)
-		fail(path);
-	while ((entry = readdir(directory)) && n_tids < MAX_THREADS)
-		if (atoi(entry->d_name) > 0)
-			tids[n_tids++] = atoi(entry->d_name);
-	closedir(directory);
-}
-
-static void stop_all(void)
-{
-	for (int i = 0; i < n_tids; i++)
-		if (ptrace(PTRACE_SEIZE, tids[i], 0, 0) || ptrace(PTRACE_INTERRUPT, tids[i], 0, 0))
-			fail("ptrace");
-	for (int i = 0; i < n_tids; i++) {
-		pid_t got;
-
-		/* Asking again and again is quicker than to be woken up. */
-		while ((got = waitpid(tids[i], NULL, __WALL | WNOHANG)) == 0)
-			sched_yield();
-		if (got < 0)
-			fail("waitpid");
-	}
-}
-
-static void resume_all(void)
-{
-	for (int i = 0; i < n_tids; i++)
-		ptrace(PTRACE_DETACH, tids[i], 0, 0);
-}
 
 static const struct scan_arg written = {.category_mask = WRITTEN, .return_mask = WRITTEN};
 
@@ -134,7 +77,7 @@ int main(int argc, char **argv)
 	for (int i = atoi(argv[2]); i > 0; i--) {
 		int64_t start_ns = now_ns(), stopped_ns, scanned_ns;
 
-		stop_all();
+		stop_all(0);
 		stopped_ns = now_ns();
 		scan_all(pagemap);
 		scanned_ns = now_ns();
