@@ -10,9 +10,9 @@ from dumper.lease import ChainState
 from dumper.recheck import recheck_with
 from dumper.target import Target
 from formats import layout
-from formats.checkpoint import Checkpoint, RoundInfo
+from formats.checkpoint import Checkpoint, last_round
 from formats.checkpointlock import CheckpointLock
-from formats.errors import NotACheckpoint, PredumpError, StorageError
+from formats.errors import PredumpError, StorageError
 from formats.framereader import FrameReader
 from formats.replacing import tidy_up
 from formats.rounddirs import is_committed
@@ -29,16 +29,10 @@ class CheckpointDirectory(Destination):
         self._lock = CheckpointLock(path)
         try:
             self.removed = tidy_up(path)
-            self.last = self._last_round()
+            self.last = last_round(path)
         except BaseException:
             self.close()
             raise
-
-    def _last_round(self) -> RoundInfo | None:
-        try:
-            return Checkpoint.open(self.path).round()
-        except NotACheckpoint:
-            return None
 
     @property
     def next_number(self) -> int:
@@ -68,7 +62,7 @@ class CheckpointDirectory(Destination):
 
     def look_again(self) -> None:
         """Another process has written a round here on our behalf: `last` is to be that. Raises ImageCorrupt."""
-        self.last = self._last_round()
+        self.last = last_round(self.path)
 
     def full_round(self, first: int) -> int:
         """Where a chain that ended at round `first` ends now; `first` if that cannot be told."""

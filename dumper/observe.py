@@ -310,8 +310,7 @@ class Observer(Closing):
 
     def _note_left(self, member: Member) -> None:
         self._watched.pop(member, None)
-        what = "has ended" if member.target.has_ended else "is no descendant any more"
-        self._notice("process-left", f"process {member.pid} {what}", member)
+        self._notice("process-left", f"process {member.pid} {member.parting}", member)
 
     def _notice(self, subject: str, message: str, member: Member) -> None:
         self._emit(Notice(pid=self._tree.root.pid, subject=subject, message=message, fields={"child": member.pid}))

@@ -370,8 +370,7 @@ class Session(Closing):
     # ---- events ------------------------------------------------------------------------------------------------
 
     def _note_left(self, member: Member) -> None:
-        what = "has ended" if member.target.has_ended else "is no descendant any more"
-        self._notice("process-left", f"process {member.pid} {what} and is not in the round", child=member.pid)
+        self._notice("process-left", f"process {member.pid} {member.parting} and is not in the round", child=member.pid)
 
     def _notice(self, subject: str, message: str, **fields: str | int) -> None:
         self.emit(Notice(pid=self._tree.root.pid, subject=subject, message=message, fields=fields))

@@ -135,6 +135,11 @@ class Member(Closing):
         """What may write to its memory unseen, as of the mappings last read. Raises one of LOST_ERRORS."""
         return find_unseen_writers(self.target.tid, [vma.mapping for vma in self.space.vmas])
 
+    @property
+    def parting(self) -> str:
+        """Why it is in the tree no more, as the rest of a sentence."""
+        return "has ended" if self.target.has_ended else "is no descendant any more"
+
     def clear_doubt(self) -> None:
         """Earlier copies that cannot be trusted are made again as soon as they can. Raises one of LOST_ERRORS."""
         doubt = self.base.unseen_writers

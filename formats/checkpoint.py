@@ -164,3 +164,11 @@ class Checkpoint:
                 round=number,
             )
         return RoundInfo(number, path, manifest, sha256)
+
+
+def last_round(path: Path) -> RoundInfo | None:
+    """The last round of a checkpoint directory, None if it has none yet; raises ImageCorrupt, StorageError."""
+    try:
+        return Checkpoint.open(path).round()
+    except NotACheckpoint:
+        return None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from formats.checkpoint import Checkpoint, RoundInfo
-from formats.errors import NotACheckpoint, PredumpError
+from formats.checkpoint import RoundInfo, last_round
+from formats.errors import PredumpError
 from formats.faults import Point, reached
 from formats.replacing import tidy_up
 from formats.roundwriter import KeptRoundWriter
@@ -170,14 +170,6 @@ class Session:
         assert isinstance(frames, Frames)
         check_frames(frames, round_.holds[file])
         sequence.act_on(frames)
-
-
-def last_round(path: Path) -> RoundInfo | None:
-    """The last round of a checkpoint directory, None if it has none. Raises ImageCorrupt, StorageError."""
-    try:
-        return Checkpoint.open(path).round()
-    except NotACheckpoint:
-        return None
 
 
 def _removed_by(head: bytes) -> set[int]:
