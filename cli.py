@@ -11,7 +11,7 @@ from types import FrameType
 
 import click
 
-from commands import export, flatten, images, keys, live, observe, receive, run, send
+from commands import export, flatten, inspect, keys, live, observe, read, receive, run, send, verify
 from display.reporter import Reporter
 from formats.errors import PredumpError
 
@@ -108,9 +108,9 @@ _COMMANDS: dict[str, Callable[..., int]] = {
     "run": run.run,
     "detach": live.detach,
     "observe": observe.observe,
-    "inspect": images.inspect,
-    "read": images.read,
-    "verify": images.verify,
+    "inspect": inspect.inspect,
+    "read": read.read,
+    "verify": verify.verify,
     "export": export.export,
     "flatten": flatten.flatten,
     "send": send.send,

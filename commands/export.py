@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from commands.options import IMAGE_PATH, path_argument, quiet_option, threads_option
+from commands.options import IMAGE_PATH, path_argument, process_option, quiet_option, round_option, threads_option
 from display.reporter import Reporter
 from display.units import bytes_text, counted, duration_text
 
@@ -13,8 +13,8 @@ from display.units import bytes_text, counted, duration_text
 @path_argument
 @click.option("--to", "form", type=click.Choice(["core"]), required=True, help="What to write: an ELF core.")
 @click.option("-o", "--output", type=IMAGE_PATH, required=True, metavar="OUT", help="The file to write.")
-@click.option("--round", "number", type=click.IntRange(min=1), help="As of this round (default: the last).")
-@click.option("--pid", type=click.IntRange(min=1), help="Of this process (default: the root).")
+@round_option
+@process_option
 @click.option("--torn", is_flag=True, help="Also of a pre-dump round: torn pages, no registers.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @threads_option("Threads that decompress.")

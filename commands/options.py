@@ -8,6 +8,7 @@ from typing import NamedTuple, TypedDict
 
 import click
 
+from analysis.selection import VmaSelection
 from display.reporter import Reporter
 
 MAX_DEFAULT_THREADS = 8
@@ -232,3 +233,30 @@ def policy_options(function: Callable[..., int]) -> Callable[..., int]:
 
 
 path_argument = click.argument("path", type=IMAGE_PATH)
+round_option = click.option(
+    "--round", "number", type=click.IntRange(min=1), metavar="N", help="As of this round (default: the last)."
+)
+process_option = click.option(
+    "--pid", type=click.IntRange(min=1), metavar="PID", help="Of this process (default: the root)."
+)
+
+
+def vma_options(function: Callable[..., int]) -> Callable[..., int]:
+    """Which mappings are meant; the command gets a `selection`."""
+
+    @click.option(
+        "--vma",
+        "words",
+        multiple=True,
+        metavar="WHICH",
+        help="Only these mappings: heap, stack, anon, shm, a glob for the path, or an address. May be repeated.",
+    )
+    @click.option("--writable", is_flag=True, help="Only mappings that may be written to.")
+    @click.option("--min-size", "min_bytes", type=Size(), default=0, metavar="SIZE", help="Only mappings of this size.")
+    @functools.wraps(function)
+    def wrapped(
+        reporter: Reporter, *, words: tuple[str, ...], writable: bool, min_bytes: int, **options: object
+    ) -> int:
+        return function(reporter, selection=VmaSelection(words, writable, min_bytes), **options)
+
+    return wrapped

@@ -1,4 +1,7 @@
-"""Imports run one way: cli -> commands -> display -> dumper -> streams -> formats; dumper -> dumper.kernel, .proc."""
+"""Imports run one way: cli -> commands -> display -> dumper -> streams -> formats; dumper -> dumper.kernel, .proc.
+
+Beside the engine, display -> analysis -> formats.
+"""
 
 import ast
 from pathlib import Path
@@ -6,20 +9,21 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).parents[2]
-OURS = {"cli", "commands", "display", "dumper", "formats", "streams"}
+OURS = {"analysis", "cli", "commands", "display", "dumper", "formats", "streams"}
 
 # Which of our packages a place may import, and which third-party ones.
 RULES: dict[str, tuple[set[str], set[str]]] = {
     "formats": ({"formats"}, {"zstandard"}),
+    "analysis": ({"analysis", "formats"}, {"elftools"}),
     "streams": ({"streams", "formats"}, {"cryptography"}),
     "dumper/kernel": ({"dumper.kernel", "formats"}, {"cffi"}),
     "dumper/proc": ({"dumper.proc"}, set()),
     "dumper": ({"dumper", "streams", "formats"}, set()),
-    "display": ({"display", "dumper", "streams", "formats"}, {"rich"}),
+    "display": ({"display", "analysis", "dumper", "streams", "formats"}, {"rich"}),
     "commands": (OURS - {"cli"}, {"click"}),
     "cli.py": (OURS, {"click"}),
 }
-THIRD_PARTY = {"cffi", "click", "cryptography", "rich", "zstandard"}
+THIRD_PARTY = {"cffi", "click", "cryptography", "elftools", "rich", "zstandard"}
 
 
 def place_of(path: Path) -> str:
