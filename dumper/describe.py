@@ -1,6 +1,7 @@
 """What the manifest says about the host and the processes of a round."""
 
 import contextlib
+import os
 import platform
 import socket
 import uuid
@@ -14,7 +15,6 @@ from dumper.memory_map import Vma
 from dumper.objects import SharedObject
 from dumper.output import ImageOutput
 from dumper.proc import GONE_ERRORS
-from dumper.proc.buildid import build_id
 from dumper.proc.maps import Mapping
 from dumper.proc.stat import parse_process_stat, parse_stat, read_stat
 from dumper.proc.status import read_thread_status
@@ -22,6 +22,7 @@ from dumper.state.lineage import lineage_record
 from dumper.target import Target, gone, read_live_stat
 from dumper.tree import Base, Member
 from dumper.unseen import UnseenWriter
+from formats.buildid import build_id
 from formats.manifest import Gap, Host, Missing, PageRange, Process
 from formats.processstate import ProcessState, Zombie
 from formats.threadstate import Thread
@@ -53,7 +54,7 @@ def executable(target: Target) -> tuple[str, str]:
     with contextlib.suppress(OSError):
         path = str(Path(f"/proc/{target.tid}/exe").readlink())
     with contextlib.suppress(OSError), Path(f"/proc/{target.tid}/exe").open("rb") as file:
-        identity = build_id(file)
+        identity = build_id(lambda offset, n_bytes: os.pread(file.fileno(), n_bytes, offset))
     return path, identity
 
 

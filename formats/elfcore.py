@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum, IntFlag
+from enum import IntFlag
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from formats.auxv import auxv_of
 from formats.chain import MemoryView
 from formats.checkpoint import Checkpoint
 from formats.coreloads import Load, loads
+from formats.elf import EHDR, IDENT_64_LITTLE, PHDR, SHDR, SegmentType
 from formats.errors import StorageError, UsageError
 from formats.files import Buffer, write_at
 from formats.layout import PAGE_BYTES
@@ -38,13 +38,6 @@ _PROGRESS_STEP_BYTES = 16 << 20
 _HEADERS_BUFFER_BYTES = 64 << 10
 
 
-class SegmentType(IntEnum):
-    """p_type."""
-
-    LOAD = 1
-    NOTE = 4
-
-
 class SegmentFlag(IntFlag):
     """p_flags."""
 
@@ -53,15 +46,7 @@ class SegmentFlag(IntFlag):
     R = 4
 
 
-EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
-"""Elf64_Ehdr: e_ident, e_type, e_machine, e_version, e_entry, e_phoff, e_shoff, e_flags, e_ehsize, e_phentsize,
-e_phnum, e_shentsize, e_shnum, e_shstrndx."""
-PHDR = struct.Struct("<IIQQQQQQ")
-"""Elf64_Phdr: p_type, p_flags, p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_align."""
-SHDR = struct.Struct("<IIQQQQIIQQ")
-"""Elf64_Shdr: sh_name, sh_type, sh_flags, sh_addr, sh_offset, sh_size, sh_link, sh_info, sh_addralign, sh_entsize."""
-
-_IDENT = b"\x7fELF" + bytes((2, 1, 1))  # 64 bits, little-endian, version 1, System V
+_IDENT = IDENT_64_LITTLE + b"\x01"  # version 1, System V
 _ET_CORE = 4
 _EM_X86_64 = 62
 _EV_CURRENT = 1

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 
+from formats.elf import NHDR
 from formats.layout import PAGE_BYTES
 from formats.manifest import Process, Vma
 from formats.threadstate import PendingSignal, Thread
@@ -38,8 +39,6 @@ TORN_TYPE = 0x6E726F74
 """The only type of note of the owner TORN_OWNER."""
 
 _CORE, _LINUX = b"CORE", b"LINUX"
-_HEADER = struct.Struct("<III")
-"""Elf64_Nhdr: n_namesz, n_descsz, n_type."""
 _PRSTATUS = struct.Struct("<iiih2xQQiiii64x27QI4x")
 """elf_prstatus: pr_info, pr_cursig, pr_sigpend, pr_sighold, pr_pid, pr_ppid, pr_pgrp, pr_sid, four times, pr_reg,
 pr_fpvalid."""
@@ -100,7 +99,7 @@ def _notes_of_process(process: Process, auxv: bytes, *, torn: bool) -> Iterator[
 
 def _note(owner: bytes, kind: int, content: bytes) -> bytes:
     name = owner + b"\0"
-    return b"".join((_HEADER.pack(len(name), len(content), kind), _padded(name), _padded(content)))
+    return b"".join((NHDR.pack(len(name), len(content), kind), _padded(name), _padded(content)))
 
 
 def _padded(content: bytes) -> bytes:

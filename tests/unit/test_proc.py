@@ -1,12 +1,7 @@
 """The /proc parsers on captured text."""
 
-import io
-import sys
-from pathlib import Path
-
 import pytest
 
-from dumper.proc.buildid import build_id
 from dumper.proc.fds import lowest_free
 from dumper.proc.maps import MapsParser, parse_line, without_overlaps
 from dumper.proc.stat import parse_stat
@@ -65,18 +60,3 @@ def test_status() -> None:
 def test_lowest_free_descriptor() -> None:
     assert lowest_free({}) == 0
     assert lowest_free({0: "", 1: "", 3: ""}) == 2
-
-
-def test_build_id_agrees_with_readelf_on_the_interpreter_or_its_library() -> None:
-    libc = next(line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libc.so" in line)
-    with Path(libc).open("rb") as file:
-        found = build_id(file)
-    with Path(libc).open("rb") as file:
-        assert len(found) == 40
-        assert bytes.fromhex(found) in file.read()
-
-
-def test_no_build_id_in_what_is_no_elf_file() -> None:
-    assert build_id(io.BytesIO(b"#!/bin/sh\n")) == ""
-    assert build_id(io.BytesIO(b"\x7fELF\x02\x01" + b"\xff" * 58)) == ""
-    assert sys.byteorder == "little"
