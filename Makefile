@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NATIVE := dumper/kernel/_native.abi3.so
 
-.PHONY: setup test reliability fuzz stress demo lint types schemas bench clean
+.PHONY: setup test reliability fuzz stress demo lint types schemas proto bench clean
 setup: $(READY)
 
 $(VENV)/.tools: pyproject.toml
@@ -47,6 +47,10 @@ types: $(READY)
 # Again after a field of an event or a result has changed.
 schemas: $(READY)
 	$(BIN)/python -m commands.schemas
+
+# Again after a message of CRIU's images has changed.
+proto: $(READY)
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. formats/criu/images.proto
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks

@@ -14,6 +14,7 @@ OURS = {"analysis", "cli", "commands", "display", "dumper", "formats", "streams"
 # Which of our packages a place may import, and which third-party ones.
 RULES: dict[str, tuple[set[str], set[str]]] = {
     "formats": ({"formats"}, {"zstandard"}),
+    "formats/criu": ({"formats"}, {"google"}),
     "analysis": ({"analysis", "formats"}, {"elftools"}),
     "streams": ({"streams", "formats"}, {"cryptography"}),
     "dumper/kernel": ({"dumper.kernel", "formats"}, {"cffi"}),
@@ -23,7 +24,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "commands": (OURS - {"cli"}, {"click"}),
     "cli.py": (OURS, {"click"}),
 }
-THIRD_PARTY = {"cffi", "click", "cryptography", "elftools", "rich", "zstandard"}
+THIRD_PARTY = {"cffi", "click", "cryptography", "elftools", "google", "rich", "zstandard"}
 
 
 def place_of(path: Path) -> str:

@@ -1,0 +1,1 @@
+"""CRIU's image files: docs/other-formats.md says what they hold."""
