@@ -43,12 +43,12 @@ def export(
     from time import monotonic_ns
 
     from display.bytesbar import BytesBar
-    from formats.checkpoint import Checkpoint
     from formats.elfcore import CoreOptions, write_core
+    from formats.opening import open_images
 
     assert form == "core"
     start_ns = monotonic_ns()
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_images(path)
     options = CoreOptions(torn=torn, force=force, threads=threads)
     with BytesBar(reporter.errors, "exporting", quiet=quiet or reporter.as_json) as progress:
         report = write_core(checkpoint, number, pid, output, options, progress)

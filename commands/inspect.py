@@ -21,10 +21,10 @@ def inspect(reporter: Reporter, path: Path, number: int | None, pid: int | None)
       predump inspect /var/tmp/ck --pid 1235
     """
     from display import inspect as view
-    from formats.checkpoint import Checkpoint
+    from formats.opening import open_images
     from formats.records import encode_record
 
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_images(path)
     info = checkpoint.round(number)
     if reporter.as_json:
         for round_ in checkpoint.rounds:

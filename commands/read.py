@@ -35,7 +35,8 @@ def read(
       predump read /var/tmp/ck 0x7ffd1c0e2000 4096 --raw | sha256sum
     """
     from display.hexdump import hexdump
-    from formats.chain import Checkpoint, MemoryView
+    from formats.chain import MemoryView
+    from formats.opening import open_images
 
     if raw and reporter.as_json:
         raise UsageError("--raw and --json exclude each other", hint="Choose one of them.")
@@ -44,7 +45,7 @@ def read(
             f"{length} bytes are too many for one read",
             hint=f"Read at most {bytes_text(READ_MAX_BYTES)} at once.",
         )
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_images(path)
     with MemoryView(checkpoint, number, pid) as memory:
         content = memory.read(address, length)
     if raw:

@@ -15,15 +15,15 @@ from display.summary import round_summaries, rounds_table, target_block
 from display.threads import threads_table
 from display.tree import tree_table
 from display.units import clip
-from formats.checkpoint import Checkpoint, RoundInfo
 from formats.errors import UsageError
+from formats.images import Images, Round
 from formats.manifest import Process
 
 _NAME_MAX = 15
 _PIDS_IN_HINT = 10
 
 
-def _process(checkpoint: Checkpoint, info: RoundInfo, pid: int | None) -> Process:
+def _process(images: Images, info: Round, pid: int | None) -> Process:
     processes = info.manifest.processes
     process = info.process(info.manifest.root_pid if pid is None else pid)
     if process is not None:
@@ -33,21 +33,19 @@ def _process(checkpoint: Checkpoint, info: RoundInfo, pid: int | None) -> Proces
     pids = ", ".join(str(item.pid) for item in processes[:_PIDS_IN_HINT])
     more = ", ..." if len(processes) > _PIDS_IN_HINT else ""
     raise UsageError(
-        f"Round {info.number} of {checkpoint.path} has no process {pid}.",
+        f"Round {info.number} of {images.path} has no process {pid}.",
         hint=f"Its processes are {pids}{more}.",
-        path=str(checkpoint.path),
+        path=str(images.path),
         round=info.number,
         pid=pid,
     )
 
 
-def _sections(
-    checkpoint: Checkpoint, info: RoundInfo, process: Process, columns: int
-) -> Iterator[RenderableType | None]:
+def _sections(images: Images, info: Round, process: Process, columns: int) -> Iterator[RenderableType | None]:
     manifest = info.manifest
     is_tree = len(manifest.processes) > 1
     whose = f" of {process.pid} ({clip(process.name, _NAME_MAX)})" if is_tree else ""
-    rounds = round_summaries(checkpoint)
+    rounds = round_summaries(images)
     yield target_block(info, rounds)
     yield missing_table(manifest)
     yield rounds_table(rounds)
@@ -64,11 +62,11 @@ def _sections(
     yield environment_block(manifest, process, whose)
 
 
-def whole(checkpoint: Checkpoint, info: RoundInfo, columns: int, pid: int | None = None) -> RenderableType:
+def whole(images: Images, info: Round, columns: int, pid: int | None = None) -> RenderableType:
     """Everything, the most asked first, for a terminal of so many columns.
 
     The details are those of process `pid`, by default of the root. Raises UsageError if the round has no such process,
-    and what `Checkpoint.rounds` raises.
+    and what `Images.rounds` raises.
     """
-    process = _process(checkpoint, info, pid)
-    return apart(_sections(checkpoint, info, process, columns))
+    process = _process(images, info, pid)
+    return apart(_sections(images, info, process, columns))

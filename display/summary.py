@@ -9,7 +9,7 @@ from rich.console import RenderableType
 
 from display.listing import CELL_MAX, ROWS_MAX, Column, block, listing, numbers
 from display.units import bytes_text, clip, counted, duration_text, pages_cell, pages_text, ratio_text
-from formats.checkpoint import Checkpoint, RoundInfo
+from formats.images import Images, Round
 from formats.manifest import Manifest, Process, RoundKind, Stats
 
 COMMAND_COLUMNS = 300
@@ -43,18 +43,18 @@ class RoundSummary(NamedTuple):
     notes: str
 
 
-def round_summaries(checkpoint: Checkpoint) -> list[RoundSummary]:
-    """Of all rounds, ascending; raises what `Checkpoint.rounds` raises."""
-    return [_summary(info) for info in checkpoint.rounds]
+def round_summaries(images: Images) -> list[RoundSummary]:
+    """Of all rounds, ascending; raises what `Images.rounds` raises."""
+    return [_summary(info) for info in images.rounds]
 
 
-def _summary(info: RoundInfo) -> RoundSummary:
+def _summary(info: Round) -> RoundSummary:
     notes = [clip(info.manifest.full_reason, CELL_MAX)] if info.manifest.full else []
     notes += ["streamed while frozen"] if info.manifest.streamed_while_frozen else []
     return RoundSummary(info.number, info.manifest.kind, info.manifest.stats, "; ".join(notes))
 
 
-def target_block(info: RoundInfo, rounds: Sequence[RoundSummary]) -> RenderableType | None:
+def target_block(info: Round, rounds: Sequence[RoundSummary]) -> RenderableType | None:
     """Whose memory it is, taken when, how long frozen, how big, in a few lines."""
     manifest = info.manifest
     process = info.process(manifest.root_pid) or manifest.processes[0]

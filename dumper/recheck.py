@@ -15,8 +15,7 @@ def recheck_with(checkpoint_path: Path, pid: int, threads: int) -> Recheck:
 
     Raises ParentMissing, ImageCorrupt, StorageError.
     """
-    checkpoint = Checkpoint.open(checkpoint_path)
-    with MemoryView(checkpoint, pid=pid) as view:
+    with MemoryView(Checkpoint.open(checkpoint_path), pid=pid) as view:
         segments = [
             segment
             for vma in view.vmas
@@ -26,7 +25,7 @@ def recheck_with(checkpoint_path: Path, pid: int, threads: int) -> Recheck:
         hashes = PageHashes(sum(s.end_addr - s.start_addr for s in segments) // PAGE_BYTES)
         records = bytearray()
         index = 0
-        with PageCopier(checkpoint, pid, hashes.put, threads) as copier:
+        with PageCopier(view, hashes.put, threads) as copier:
             for segment in segments:
                 n_pages = (segment.end_addr - segment.start_addr) // PAGE_BYTES
                 is_data = segment.kind is SegmentKind.DATA

@@ -19,11 +19,12 @@ from formats import runs
 from formats.checkpoint import Checkpoint, RoundInfo
 from formats.closing import Closing
 from formats.errors import AddressAbsent, UsageError
+from formats.images import Frames, Images
 from formats.layout import PAGE_BYTES
 from formats.lineage import PageLineage
 from formats.manifest import ANONYMOUS_VMA_KINDS, Vma
 from formats.segments import Segment, SegmentKind
-from formats.sources import ObjectSources, PageSource
+from formats.sources import ObjectSources
 
 __all__ = [
     "AddressAbsent",
@@ -41,26 +42,26 @@ class MemoryView(Closing):
     `process` is the process as that round recorded it.
     """
 
-    def __init__(self, checkpoint: Checkpoint, number: int | None = None, pid: int | None = None) -> None:
+    def __init__(self, images: Images, number: int | None = None, pid: int | None = None) -> None:
         """View round `number` (the selected one by default), process `pid` (the root process).
 
         Raises UsageError for a round or process that is not there, ParentMissing, ImageCorrupt,
         ImageVersionUnsupported, StorageError.
         """
-        lineage = checkpoint.lineage(number)
+        lineage = images.lineage(number)
         info = next(lineage)
         pid = info.manifest.root_pid if pid is None else pid
         process = info.process(pid)
         if process is None:
             pids = ", ".join(str(item.pid) for item in info.manifest.processes[:20])
             raise UsageError(
-                f"Round {info.number} of {checkpoint.path} has no process {pid}.",
+                f"Round {info.number} of {images.path} has no process {pid}.",
                 hint=f"It has: {pids}.",
                 pid=pid,
                 round=info.number,
             )
         self.process = process
-        self._own = PageLineage(pid, [PageSource.of_process(item, process) for item in chain((info,), lineage)])
+        self._own = PageLineage(pid, [item.pages_of(process) for item in chain((info,), lineage)])
         self._objects = ObjectSources(info)
         self._uses_objects = any(vma.object is not None for vma in process.vmas)
         self._vma_starts_addr = [vma.start_addr for vma in process.vmas]
@@ -113,6 +114,15 @@ class MemoryView(Closing):
                 yield addr, addr + n_pages * PAGE_BYTES, content
                 addr += n_pages * PAGE_BYTES
                 page_index += n_pages
+
+    def open_frames(self, segment: Segment) -> Frames:
+        """The file that the pages of a DATA segment are in, for threads; whoever opens it closes it.
+
+        Raises ImageCorrupt, StorageError.
+        """
+        if segment.object is not None:
+            return self._objects.open_frames(segment.object)
+        return self._own.level(segment.round).open_frames()
 
     def read(self, addr: int, length: int) -> bytes:
         """`length` bytes from any address on; absent pages of anonymous VMAs are zeros.

@@ -7,10 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from formats.errors import ImageCorrupt, NotACheckpoint, ParentMissing, UsageError
-from formats.layout import MANIFEST_NAME, ROUND_NAME, round_name
+from formats.layout import (
+    MANIFEST_NAME,
+    ROUND_NAME,
+    object_pagemap_name,
+    object_pages_name,
+    pagemap_name,
+    pages_name,
+    round_name,
+)
 from formats.manifest import FileEntry, Manifest, Process
 from formats.manifestfile import read_manifest
 from formats.rounddirs import is_committed, list_round_paths
+from formats.roundpages import RoundPages, StoredFile
 
 _HELD_ROUNDS = 2
 
@@ -47,6 +56,27 @@ class RoundInfo:
     def file(self, name: str) -> FileEntry | None:
         """The entry of a file of this round, None if the round has no such file."""
         return self._files.get(name)
+
+    def pages_of(self, process: Process) -> RoundPages:
+        """The pages that this round has of a process of it or of a later round."""
+        same = self.process(process.pid)
+        # After a reuse of the pid the earlier rounds hold another process's memory.
+        is_same = same is not None and same.start_time_ticks == process.start_time_ticks
+        pagemap = self._stored(pagemap_name(process.pid))
+        return RoundPages(
+            self.number,
+            self._stored(pages_name(process.pid)),
+            pagemap if is_same else pagemap._replace(entry=None),
+        )
+
+    def pages_of_object(self, number: int) -> RoundPages:
+        """The pages that this round has of one of its memory objects."""
+        return RoundPages(
+            self.number, self._stored(object_pages_name(number)), self._stored(object_pagemap_name(number))
+        )
+
+    def _stored(self, name: str) -> StoredFile:
+        return StoredFile(self.path / name, self.file(name))
 
 
 class Checkpoint:

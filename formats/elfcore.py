@@ -19,11 +19,11 @@ from pathlib import Path
 from formats import elfnotes
 from formats.auxv import auxv_of
 from formats.chain import MemoryView
-from formats.checkpoint import Checkpoint
 from formats.coreloads import Load, loads
 from formats.elf import EHDR, IDENT_64_LITTLE, PHDR, SHDR, SegmentType
 from formats.errors import StorageError, UsageError
 from formats.files import Buffer, write_at
+from formats.images import Images
 from formats.layout import PAGE_BYTES
 from formats.manifest import RoundKind
 from formats.pagecopy import PageCopier
@@ -78,20 +78,20 @@ class CoreOptions:
 
 
 def write_core(
-    checkpoint: Checkpoint, number: int | None, pid: int | None, path: Path, options: CoreOptions, progress: Progress
+    images: Images, number: int | None, pid: int | None, path: Path, options: CoreOptions, progress: Progress
 ) -> CoreReport:
     """Write a core of process `pid` (the root process) as of round `number` (the selected one) to `path`.
 
     The file has another name until it is complete. Raises UsageError, also for a pre-dump round or a file in the way
     without the option that permits it; ParentMissing, ImageCorrupt, ImageVersionUnsupported, StorageError.
     """
-    torn = _is_torn(checkpoint, number, options)
-    with MemoryView(checkpoint, number, pid) as view:
+    torn = _is_torn(images, number, options)
+    with MemoryView(images, number, pid) as view:
         if view.process.zombie:
             raise UsageError(f"Process {view.process.pid} had ended: it has no memory.", pid=view.process.pid)
         with whole_file(path, force=options.force) as file:
             core = _Core(view, file, torn, progress)
-            with PageCopier(checkpoint, view.process.pid, core.put, options.threads) as copier:
+            with PageCopier(view, core.put, options.threads) as copier:
                 core.write(copier)
     return core.report(path)
 
@@ -223,17 +223,15 @@ def _flags(perms: str) -> int:
     return sum(flag for letter, flag in letters.items() if letter in perms)
 
 
-def _is_torn(checkpoint: Checkpoint, number: int | None, options: CoreOptions) -> bool:
+def _is_torn(images: Images, number: int | None, options: CoreOptions) -> bool:
     """Whether the round is a pre-dump round; raises UsageError if that, or its machine, is not acceptable."""
-    info = checkpoint.round(number)
+    info = images.round(number)
     if info.manifest.host.machine != _MACHINE:
-        raise UsageError(
-            f"Round {info.number} of {checkpoint.path} is of a machine of type {info.manifest.host.machine}."
-        )
+        raise UsageError(f"Round {info.number} of {images.path} is of a machine of type {info.manifest.host.machine}.")
     torn = info.manifest.kind is RoundKind.PRE_DUMP
     if torn and not options.torn:
         raise UsageError(
-            f"Round {info.number} of {checkpoint.path} is a pre-dump round: its pages are of different moments, and "
+            f"Round {info.number} of {images.path} is a pre-dump round: its pages are of different moments, and "
             "it has no registers.",
             hint="Name a dump round with --round N, or add --torn to have a core without registers.",
             round=info.number,

@@ -27,9 +27,10 @@ from formats.manifest import Manifest, MemoryObject, Process
 from formats.mergedruns import RunMerger, VmaCounts
 from formats.rounddirs import is_committed, list_round_paths
 from formats.roundfiles import PageWriters
+from formats.roundpages import RoundPages
 from formats.roundwriter import RoundWriter, remove_unfinished
 from formats.segments import Segment, SegmentKind
-from formats.sources import ObjectSources, PageSource
+from formats.sources import ObjectSources
 
 ProgressCallback = Callable[[int, int], None]
 
@@ -126,14 +127,14 @@ def flatten_into(
         raise
 
 
-def _levels(checkpoint: Checkpoint, info: RoundInfo) -> tuple[list[int], dict[int, list[PageSource]]]:
+def _levels(checkpoint: Checkpoint, info: RoundInfo) -> tuple[list[int], dict[int, list[RoundPages]]]:
     """The numbers of a round and of those it builds on, and what each has of the round's processes, by pid."""
     numbers: list[int] = []
-    levels: dict[int, list[PageSource]] = {process.pid: [] for process in info.manifest.processes}
+    levels: dict[int, list[RoundPages]] = {process.pid: [] for process in info.manifest.processes}
     for level in checkpoint.lineage(info.number):  # once for all: its manifests are large
         numbers.append(level.number)
         for process in info.manifest.processes:
-            levels[process.pid].append(PageSource.of_process(level, process))
+            levels[process.pid].append(level.pages_of(process))
     return numbers, levels
 
 
@@ -163,7 +164,7 @@ class _Flattener(Closing):
     def figures(self) -> CopyFigures:
         return self._copier.figures
 
-    def manifest(self, numbers: list[int], levels: dict[int, list[PageSource]]) -> Manifest:
+    def manifest(self, numbers: list[int], levels: dict[int, list[RoundPages]]) -> Manifest:
         """The manifest of the round, once its pages are written. `numbers` and `levels` are those of `_levels`."""
         manifest = self._info.manifest
         processes = [self._process(process, levels[process.pid]) for process in manifest.processes]
@@ -191,20 +192,22 @@ class _Flattener(Closing):
             files=[],
         )
 
-    def _process(self, process: Process, levels: list[PageSource]) -> Process:
+    def _process(self, process: Process, levels: list[RoundPages]) -> Process:
         counts = VmaCounts(process.vmas, self._info.path / pagemap_name(process.pid))
         data_pages = zero_pages = 0
-        if levels[0].pages_entry:
+        if levels[0].pages_file.entry:
             with PageLineage(process.pid, levels) as pages:
                 segments = counts.counted(_with_content(pages.segments(0, ADDR_LIMIT)))
                 writers = self._writer.open_process(process.pid)
-                data_pages, zero_pages = self._write(writers, segments, pages.level)
+                data_pages, zero_pages = self._write(
+                    writers, segments, {level.round: level for level in levels}.__getitem__
+                )
         return replace(process, vmas=counts.vmas(), pages_data=data_pages, pages_zero=zero_pages, pages_parent=0)
 
     def _object(self, held: MemoryObject) -> MemoryObject:
-        level = PageSource.of_object(self._info, held.id)
+        level = self._info.pages_of_object(held.id)
         data_pages = zero_pages = 0
-        if level.pages_entry:
+        if level.pages_file.entry:
             with ObjectSources(self._info) as objects:
                 segments = _with_content(objects.segments(held.id, 0, ADDR_LIMIT))
                 writers = self._writer.open_object(held.id)
@@ -212,7 +215,7 @@ class _Flattener(Closing):
         return replace(held, pages_data=data_pages, pages_zero=zero_pages)
 
     def _write(
-        self, writers: PageWriters, segments: Iterable[Segment], level_of: Callable[[int], PageSource]
+        self, writers: PageWriters, segments: Iterable[Segment], level_of: Callable[[int], RoundPages]
     ) -> tuple[int, int]:
         """Writes the two files of a process or object from segments with content; returns pages of data and of zeros.
 
@@ -231,7 +234,7 @@ class _Flattener(Closing):
                     file = files.get(segment.round)
                     if file is None:
                         level = level_of(segment.round)
-                        file = PagesFile(segment.round, level.pages_path, level.pages_entry)
+                        file = PagesFile(segment.round, *level.pages_file)
                         files[segment.round] = opened.enter_context(file)
                     yield from file.parts(segment.page_index, segment.n_pages)
 

@@ -13,20 +13,20 @@ older than the hole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from formats.closing import Closing
 from formats.errors import ImageCorrupt
+from formats.images import PageSource
 from formats.layout import RunKind
 from formats.segments import Segment, SegmentKind
-from formats.sources import PageSource
 
 
 class PageLineage(Closing):
     """Its pages in a round and in those that the round builds on; not for use by two threads at once."""
 
-    def __init__(self, pid: int, levels: list[PageSource]) -> None:
-        """`levels` are those of the round and of each that it builds on, in the order of Checkpoint.lineage."""
+    def __init__(self, pid: int, levels: Sequence[PageSource]) -> None:
+        """`levels` are those of the round and of each that it builds on, in the order of Images.lineage."""
         self._pid = pid
         self._levels = levels
         self._level_of = {level.round: level for level in levels}

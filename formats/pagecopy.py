@@ -1,4 +1,4 @@
-"""Copies pages out of the rounds of a checkpoint to another place, with several threads that decompress.
+"""Copies pages out of rounds to another place, with several threads that decompress.
 
 Each frame is read once for all of its pages that are asked for next to one another:
 
@@ -13,11 +13,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from formats.chain import Segment
-from formats.checkpoint import Checkpoint
+from formats.chain import MemoryView
 from formats.closing import Closing
-from formats.framereader import FrameReader
-from formats.layout import PAGE_BYTES, PAGES_FRAME_BYTES, object_pages_name, pages_name
+from formats.images import Frames
+from formats.layout import PAGE_BYTES
+from formats.segments import Segment
 
 _JOBS_PER_THREAD = 4
 _OPEN_OBJECTS = 8
@@ -36,7 +36,7 @@ class _Piece:
 class _Store:
     """A pages file that is being read: the frame whose pieces are gathered, -1 for none."""
 
-    reader: FrameReader
+    reader: Frames
     frame_index: int = -1
     pieces: list[_Piece] = field(default_factory=list)
 
@@ -56,12 +56,11 @@ class PageCopier(Closing):
     It holds a few frames per thread in memory, and the seek table of each pages file.
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, pid: int, write: Callable[[memoryview, int], None], threads: int
-    ) -> None:
-        """`write(content, offset)`, with whole pages, is called by so many threads; what it raises, `finish` does."""
-        self._checkpoint = checkpoint
-        self._pid = pid
+    def __init__(self, view: MemoryView, write: Callable[[memoryview, int], None], threads: int) -> None:
+        """`view` is whose segments they are, and stays open.
+
+        `write(content, offset)`, with whole pages, is called by so many threads; what it raises, `finish` does."""
+        self._view = view
         self._write = write
         self._stores: dict[tuple[int, int | None], _Store] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="predump-copy")
@@ -105,7 +104,7 @@ class PageCopier(Closing):
         store.frame_index = -1
         store.pieces = []
 
-    def _copy_frame(self, reader: FrameReader, frame_index: int, pieces: list[_Piece]) -> None:
+    def _copy_frame(self, reader: Frames, frame_index: int, pieces: list[_Piece]) -> None:
         content = memoryview(reader.read_frame(frame_index))
         for piece in pieces:
             self._write(content[piece.content_offset : piece.content_offset + piece.n_bytes], piece.offset)
@@ -116,15 +115,7 @@ class PageCopier(Closing):
         if store is None:
             if segment.object is not None:
                 self._bound_objects()
-            info = self._checkpoint.round(segment.round)
-            name = pages_name(self._pid) if segment.object is None else object_pages_name(segment.object)
-            reader = FrameReader(
-                info.path / name,
-                max_frame_bytes=PAGES_FRAME_BYTES,
-                content_unit_bytes=PAGE_BYTES,
-                entry=info.file(name),
-            )
-            store = self._stores[key] = _Store(reader)
+            store = self._stores[key] = _Store(self._view.open_frames(segment))
         return store
 
     def _bound_objects(self) -> None:

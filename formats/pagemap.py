@@ -7,7 +7,7 @@ The content of the file is packed `layout.RUN` records, ascending by address, in
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from operator import gt, or_
@@ -56,6 +56,22 @@ class Run:
             self.kind,
             self.page_index + skipped_pages if self.kind is RunKind.DATA else 0,
         )
+
+
+Piece = tuple[int, int, Run | None]
+"""A part of a page range: its start and end, and the run that covers all of it, None for a hole."""
+
+
+def cut(found: Iterable[Run], start: int, end: int) -> Iterator[Piece]:
+    """The page range `[start, end)` cut at the runs that were `found` in it, holes included, in order."""
+    position = start
+    for run in found:
+        if position < run.start_addr:
+            yield position, run.start_addr, None
+        position = run.end_addr
+        yield run.start_addr, position, run
+    if position < end:
+        yield position, end, None
 
 
 class PagemapWriter:

@@ -1,4 +1,4 @@
-"""The pages of one process or memory object in one round, from files that are opened when they are needed."""
+"""The pages of the memory objects of a round, from files that are opened when they are needed."""
 
 from __future__ import annotations
 
@@ -6,82 +6,15 @@ from collections import Counter
 from collections.abc import Iterator
 
 from formats import runs
-from formats.checkpoint import RoundInfo
 from formats.closing import Closing
 from formats.errors import ImageCorrupt
-from formats.layout import RunKind, object_pagemap_name, object_pages_name, pagemap_name, pages_name
-from formats.manifest import SPARSE_OBJECT_KINDS, MemoryObject, Process
-from formats.pagemap import Pagemap, Run
-from formats.pages import PageStore
+from formats.images import Frames, PageSource, Round
+from formats.layout import RunKind
+from formats.manifest import SPARSE_OBJECT_KINDS, MemoryObject
+from formats.pagemap import Piece
 from formats.segments import Segment, SegmentKind
 
 _OPEN_OBJECTS = 8
-
-Piece = tuple[int, int, Run | None]
-"""A part of a page range: its start and end, and the run that covers all of it, None for a hole."""
-
-
-class PageSource(Closing):
-    """One pair of files of a round; not for use by two threads at once. `round` is the round's number.
-
-    `pages_path` is where its pages file is, `pages_entry` what the manifest says of that, None if there is none.
-    """
-
-    def __init__(self, info: RoundInfo, pages: str, pagemap: str, *, present: bool = True) -> None:
-        """`pages` and `pagemap` are the names of the files; one that is not `present` has no runs."""
-        # The round's manifest is not held: a chain may have a thousand rounds.
-        self.round = info.number
-        self.pages_path, self.pages_entry = info.path / pages, info.file(pages)
-        self._pagemap_path, self._pagemap_entry = info.path / pagemap, info.file(pagemap) if present else None
-        self._pagemap: Pagemap | None = None
-        self._pages: PageStore | None = None
-
-    @staticmethod
-    def of_process(info: RoundInfo, process: Process) -> PageSource:
-        """The pages that a round has of a process of this or a later round."""
-        same = info.process(process.pid)
-        # After a reuse of the pid the earlier rounds hold another process's memory.
-        present = same is not None and same.start_time_ticks == process.start_time_ticks
-        return PageSource(info, pages_name(process.pid), pagemap_name(process.pid), present=present)
-
-    @staticmethod
-    def of_object(info: RoundInfo, number: int) -> PageSource:
-        """The pages that a round has of one of its memory objects."""
-        return PageSource(info, object_pages_name(number), object_pagemap_name(number))
-
-    def close(self) -> None:
-        """Close the files; reading is over. May be called again."""
-        if self._pagemap is not None:
-            self._pagemap.close()
-        if self._pages is not None:
-            self._pages.close()
-
-    def pieces(self, start: int, end: int) -> Iterator[Piece]:
-        """The page range cut at the runs of this round, holes included, in order.
-
-        Raises ImageCorrupt, StorageError.
-        """
-        position = start
-        for run in self._runs(start, end):
-            if position < run.start_addr:
-                yield position, run.start_addr, None
-            position = run.end_addr
-            yield run.start_addr, position, run
-        if position < end:
-            yield position, end, None
-
-    def read(self, page_index: int, n_pages: int) -> bytes:
-        """Pages by their position in the pages file; raises ImageCorrupt, StorageError."""
-        if self._pages is None:
-            self._pages = PageStore(self.pages_path, self.pages_entry)
-        return self._pages.read(page_index, n_pages)
-
-    def _runs(self, start: int, end: int) -> Iterator[Run]:
-        if self._pagemap is None:
-            if self._pagemap_entry is None:
-                return iter(())
-            self._pagemap = Pagemap(self._pagemap_path, self._pagemap_entry)
-        return self._pagemap.runs(start, end)
 
 
 class ObjectSources(Closing):
@@ -90,7 +23,7 @@ class ObjectSources(Closing):
     However many objects there are, the files of a few are open at a time.
     """
 
-    def __init__(self, info: RoundInfo) -> None:
+    def __init__(self, info: Round) -> None:
         self.round = info.number
         self._info = info
         self._objects = {item.id: item for item in info.manifest.objects}
@@ -135,6 +68,10 @@ class ObjectSources(Closing):
         """Pages of an object by their position in its pages file; raises ImageCorrupt, StorageError."""
         return self._source(number).read(page_index, n_pages)
 
+    def open_frames(self, number: int) -> Frames:
+        """The pages file of an object once more, as PageSource.open_frames; raises ImageCorrupt, StorageError."""
+        return self._source(number).open_frames()
+
     def _pieces(self, number: int, start_bytes: int, end_bytes: int) -> Iterator[Piece]:
         held_end_bytes = self._objects[number].pages_end_bytes
         self._in_use[number] += 1
@@ -153,7 +90,7 @@ class ObjectSources(Closing):
         source = self._open.pop(number, None)
         if source is None:
             self._make_room()
-            source = PageSource.of_object(self._info, number)
+            source = self._info.pages_of_object(number)
         self._open[number] = source
         return source
 
@@ -165,9 +102,10 @@ class ObjectSources(Closing):
                 self._open.pop(number).close()
 
     def _corrupt(self, number: int, offset_bytes: int, problem: str) -> ImageCorrupt:
-        path = self._info.path / object_pagemap_name(number)
+        path = self._info.path
         return ImageCorrupt(
-            f"{path} is damaged: the page at offset {offset_bytes:#x} of the object {problem}.", path=str(path)
+            f"{path} is damaged: the page at offset {offset_bytes:#x} of memory object {number} {problem}.",
+            path=str(path),
         )
 
 

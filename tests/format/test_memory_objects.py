@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formats import sources
+from formats import checkpoint as checkpoints
 from formats.chain import AddressAbsent, Checkpoint, MemoryView, Segment, SegmentKind
 from formats.check import verify
 from formats.layout import PAGE_BYTES, RUNS_PER_FRAME, RunKind, object_pages_name
 from formats.manifest import Gap, Vma
+from formats.roundpages import RoundPages
 from tests.format.images import (
     PID,
     ZERO_PAGE,
@@ -283,10 +284,10 @@ class TestManyObjects:
             yield opened
 
     def test_few_files_are_open_at_a_time(self, view: MemoryView, monkeypatch: pytest.MonkeyPatch) -> None:
-        opened: list[sources.PageSource] = []
-        closed: list[sources.PageSource] = []
+        opened: list[RoundPages] = []
+        closed: list[RoundPages] = []
 
-        class Counted(sources.PageSource):
+        class Counted(RoundPages):
             def __init__(self, *args: object) -> None:
                 super().__init__(*args)  # type: ignore[arg-type]
                 opened.append(self)
@@ -295,7 +296,7 @@ class TestManyObjects:
                 super().close()
                 closed.append(self)
 
-        monkeypatch.setattr(sources, "PageSource", Counted)
+        monkeypatch.setattr(checkpoints, "RoundPages", Counted)
         for number in range(self.N_OBJECTS):
             assert view.read(addr_of(3 * number), PAGE_BYTES) == page_of(number)
             assert len(opened) - len(closed) <= 8
