@@ -7,6 +7,7 @@ complete) takes them from the file itself, which may have been replaced since, o
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from enum import StrEnum
 from functools import cache, partial
 from pathlib import Path
@@ -85,8 +86,21 @@ class MappedFiles:
 
         Nothing is waited for. Raises ImageCorrupt, StorageError.
         """
-        path = vma.path.removesuffix(_DELETED)
-        if not is_file(vma) or len(path) > _MAX_PATH:
+        return self._open(vma.path.removesuffix(_DELETED), partial(self._sameness, vma)) if is_file(vma) else None
+
+    def open_other(self, path: str) -> FoundFile | None:
+        """A regular file that nobody mapped, such as one with symbols for debuggers, or None. The caller closes it.
+
+        Nothing is waited for.
+        """
+        return self._open(path, lambda _status, _identity: Sameness.UNKNOWN)
+
+    def mappings(self, vma: Vma) -> list[Vma]:
+        """All mappings of the file that a mapping is of, ascending."""
+        return self._mapped[_key(vma)]
+
+    def _open(self, path: str, sameness_of: Callable[[os.stat_result, str], Sameness]) -> FoundFile | None:
+        if len(path) > _MAX_PATH:
             return None
         fd = open_below(self._root, path)
         if fd is None:
@@ -94,7 +108,7 @@ class MappedFiles:
         try:
             status = os.fstat(fd)
             identity = build_id(partial(_read, fd))
-            sameness = self._sameness(vma, status, identity)
+            sameness = sameness_of(status, identity)
         except OSError:
             os.close(fd)
             return None

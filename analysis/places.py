@@ -1,12 +1,16 @@
-"""Names for the addresses of a process, as a reader would say where one is: "heap+0x1a0", "libc.so.6+0x1e4c60"."""
+"""Names for addresses of a process, as a reader would say where one is: "heap+0x1a0", "libc.so.6:main_arena+0x10"."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from pathlib import PurePosixPath
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from formats.manifest import Vma
+
+if TYPE_CHECKING:
+    from analysis.symbols import ProcessSymbol, Symbols
 
 _DELETED = " (deleted)"
 
@@ -16,43 +20,86 @@ def vma_name(vma: Vma) -> str:
     path = vma.path.removesuffix(_DELETED)
     if not path:
         return vma.kind
-    return path[1:-1] if path.startswith("[") else PurePosixPath(path).name or path
+    return path[1:-1] if path.startswith("[") else path.rstrip("/").rpartition("/")[2] or path
 
 
 class Places:
-    """Names addresses by the mapping they are in.
+    """Names addresses by the symbol they are in, or by the mapping.
 
-    Offsets count from where a file was mapped first, so that they stay the same however its parts are protected; in
-    memory without a file, from the start of the mapping, and one of several of a name is told by its start address.
+    Offsets into mappings count from where a file was mapped first, so that they stay the same however its parts are
+    protected; in memory without a file, from the start of the mapping. One of several of a name is told by its start
+    address: "anon@7f0000000000+0x10".
     """
 
-    def __init__(self, vmas: Iterable[Vma]) -> None:
-        """`vmas` ascend by address, as a manifest has them."""
-        self._vmas = list(vmas)
-        self._starts_addr = [vma.start_addr for vma in self._vmas]
-        self._base_addr: dict[str, int] = {}
-        names: dict[str, int] = {}
-        for vma in self._vmas:
-            names[vma_name(vma)] = names.get(vma_name(vma), 0) + 1
-            if vma.inode:
-                self._base_addr.setdefault(vma.path, vma.start_addr)
-        self._ambiguous = {name for name, n_vmas in names.items() if n_vmas > 1}
+    def __init__(self, vmas: Iterable[Vma], symbols: Symbols | None = None) -> None:
+        """`vmas` ascend by address, as a manifest has them. Without `symbols`, names are by mappings alone."""
+        self.vmas = list(vmas)
+        self.symbols = symbols
+        self._starts_addr = [vma.start_addr for vma in self.vmas]
 
     def vma_at(self, addr: int) -> Vma | None:
         """The mapping that an address is in, None if it is in none."""
         position = bisect_right(self._starts_addr, addr) - 1
-        if position < 0 or addr >= self._vmas[position].end_addr:
+        if position < 0 or addr >= self.vmas[position].end_addr:
             return None
-        return self._vmas[position]
+        return self.vmas[position]
 
     def name(self, addr: int) -> str:
-        """Where an address is, "" if nothing is mapped there."""
+        """Where an address is, "" if nothing is mapped there; with symbols, raises ImageCorrupt, StorageError."""
         vma = self.vma_at(addr)
         if vma is None:
             return ""
+        symbol = self.symbols.at(addr) if self.symbols else None
+        if symbol is not None:
+            return self.symbol_name(symbol, addr)
+        base_addr = self._base_addr(vma)
+        return self._label(vma) + _offset(addr - base_addr)
+
+    def symbol_name(self, symbol: ProcessSymbol, addr: int) -> str:
+        """What an address in a symbol is called."""
+        return f"{self._label(symbol.vma)}:{symbol.name}{_offset(addr - symbol.start_addr)}"
+
+    def named(self, name: str) -> dict[int, str]:
+        """The mappings that may be meant by a name: where their offsets count from, and their unambiguous names.
+
+        A name is one that `name` gives, with or without the start address; the whole path; or, as in "[heap]", the name
+        with its brackets.
+        """
+        found: dict[int, str] = {}
+        for vma in self.vmas_named(name):
+            found.setdefault(self._base_addr(vma), self._label(vma))
+        return found
+
+    def vmas_named(self, name: str) -> list[Vma]:
+        """The mappings of a name."""
+        return [vma for vma in self.vmas if name in {vma_name(vma), vma.path, self._label(vma)}]
+
+    def _label(self, vma: Vma) -> str:
         name = vma_name(vma)
-        base_addr = self._base_addr.get(vma.path) if vma.inode else None
-        if base_addr is None:
-            base_addr = vma.start_addr
-            name = f"{name}@{base_addr:x}" if name in self._ambiguous else name
-        return f"{name}+{addr - base_addr:#x}" if addr != base_addr else name
+        return f"{name}@{self._base_addr(vma):x}" if name in self._ambiguous else name
+
+    def _base_addr(self, vma: Vma) -> int:
+        return self._first_addr[vma.path, vma.inode] if vma.inode else vma.start_addr
+
+    @cached_property
+    def _first_addr(self) -> dict[tuple[str, int], int]:
+        """Where each file was mapped first."""
+        found: dict[tuple[str, int], int] = {}
+        for vma in self.vmas:
+            if vma.inode:
+                found.setdefault((vma.path, vma.inode), vma.start_addr)
+        return found
+
+    @cached_property
+    def _ambiguous(self) -> set[str]:
+        """Names that several files, or pieces of memory without one, have."""
+        bases_addr: dict[str, int] = {}
+        return {
+            name
+            for vma in self.vmas
+            if bases_addr.setdefault(name := vma_name(vma), self._base_addr(vma)) != self._base_addr(vma)
+        }
+
+
+def _offset(n_bytes: int) -> str:
+    return f"+{n_bytes:#x}" if n_bytes else ""

@@ -37,3 +37,17 @@ def test_what_is_not_mapped_has_no_name() -> None:
 def test_a_deleted_file_has_its_name() -> None:
     places = Places([vma(0x1000, 0x2000, path="/tmp/data (deleted)", inode=3)])
     assert places.name(0x1FFF) == "data+0xfff"
+
+
+def test_files_of_one_name_are_told_by_where_they_are() -> None:
+    places = Places(
+        [
+            vma(0x1000, 0x2000, path="/a/libx.so", inode=3),
+            vma(0x3000, 0x4000, path="/b/libx.so", inode=4),
+            vma(0x4000, 0x5000, path="/b/libx.so", inode=4),
+        ]
+    )
+    assert places.name(0x1001) == "libx.so@1000+0x1"
+    assert places.name(0x4001) == "libx.so@3000+0x1001"
+    assert places.named("libx.so") == {0x1000: "libx.so@1000", 0x3000: "libx.so@3000"}
+    assert places.named("libx.so@3000") == places.named("/b/libx.so") == {0x3000: "libx.so@3000"}
