@@ -225,7 +225,7 @@ class ProcessCore(_message.Message):
     personality: int
     flags: int
     signal_mask: int
-    name: str
+    name: bytes
     timers: Timers
     limits: Limits
     cgroup_set: int
@@ -234,7 +234,7 @@ class ProcessCore(_message.Message):
     oom_score_adj: int
     dispositions: _containers.RepeatedCompositeFieldContainer[Disposition]
     child_subreaper: bool
-    def __init__(self, state: _Optional[int] = ..., exit_code: _Optional[int] = ..., personality: _Optional[int] = ..., flags: _Optional[int] = ..., signal_mask: _Optional[int] = ..., name: _Optional[str] = ..., timers: _Optional[_Union[Timers, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., cgroup_set: _Optional[int] = ..., pending: _Optional[_Union[SignalQueue, _Mapping]] = ..., login_uid: _Optional[int] = ..., oom_score_adj: _Optional[int] = ..., dispositions: _Optional[_Iterable[_Union[Disposition, _Mapping]]] = ..., child_subreaper: _Optional[bool] = ...) -> None: ...
+    def __init__(self, state: _Optional[int] = ..., exit_code: _Optional[int] = ..., personality: _Optional[int] = ..., flags: _Optional[int] = ..., signal_mask: _Optional[int] = ..., name: _Optional[bytes] = ..., timers: _Optional[_Union[Timers, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., cgroup_set: _Optional[int] = ..., pending: _Optional[_Union[SignalQueue, _Mapping]] = ..., login_uid: _Optional[int] = ..., oom_score_adj: _Optional[int] = ..., dispositions: _Optional[_Iterable[_Union[Disposition, _Mapping]]] = ..., child_subreaper: _Optional[bool] = ...) -> None: ...
 
 class ThreadCore(_message.Message):
     __slots__ = ("robust_list_addr", "robust_list_bytes", "nice", "policy", "priority", "signal_mask", "signal_stack", "parent_death_signal", "pending", "credentials", "seccomp_mode", "seccomp_filter", "name", "rseq")
@@ -264,9 +264,9 @@ class ThreadCore(_message.Message):
     credentials: Credentials
     seccomp_mode: int
     seccomp_filter: int
-    name: str
+    name: bytes
     rseq: Rseq
-    def __init__(self, robust_list_addr: _Optional[int] = ..., robust_list_bytes: _Optional[int] = ..., nice: _Optional[int] = ..., policy: _Optional[int] = ..., priority: _Optional[int] = ..., signal_mask: _Optional[int] = ..., signal_stack: _Optional[_Union[SignalStack, _Mapping]] = ..., parent_death_signal: _Optional[int] = ..., pending: _Optional[_Union[SignalQueue, _Mapping]] = ..., credentials: _Optional[_Union[Credentials, _Mapping]] = ..., seccomp_mode: _Optional[int] = ..., seccomp_filter: _Optional[int] = ..., name: _Optional[str] = ..., rseq: _Optional[_Union[Rseq, _Mapping]] = ...) -> None: ...
+    def __init__(self, robust_list_addr: _Optional[int] = ..., robust_list_bytes: _Optional[int] = ..., nice: _Optional[int] = ..., policy: _Optional[int] = ..., priority: _Optional[int] = ..., signal_mask: _Optional[int] = ..., signal_stack: _Optional[_Union[SignalStack, _Mapping]] = ..., parent_death_signal: _Optional[int] = ..., pending: _Optional[_Union[SignalQueue, _Mapping]] = ..., credentials: _Optional[_Union[Credentials, _Mapping]] = ..., seccomp_mode: _Optional[int] = ..., seccomp_filter: _Optional[int] = ..., name: _Optional[bytes] = ..., rseq: _Optional[_Union[Rseq, _Mapping]] = ...) -> None: ...
 
 class SignalStack(_message.Message):
     __slots__ = ("addr", "size_bytes", "flags")
@@ -548,13 +548,13 @@ class RegularFile(_message.Message):
     flags: int
     offset: int
     owner: FileOwner
-    path: str
+    path: bytes
     mount_id: int
     size_bytes: int
     external: bool
     mode: int
     build_id: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, id: _Optional[int] = ..., flags: _Optional[int] = ..., offset: _Optional[int] = ..., owner: _Optional[_Union[FileOwner, _Mapping]] = ..., path: _Optional[str] = ..., mount_id: _Optional[int] = ..., size_bytes: _Optional[int] = ..., external: _Optional[bool] = ..., mode: _Optional[int] = ..., build_id: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., flags: _Optional[int] = ..., offset: _Optional[int] = ..., owner: _Optional[_Union[FileOwner, _Mapping]] = ..., path: _Optional[bytes] = ..., mount_id: _Optional[int] = ..., size_bytes: _Optional[int] = ..., external: _Optional[bool] = ..., mode: _Optional[int] = ..., build_id: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Eventfd(_message.Message):
     __slots__ = ("id", "flags", "owner", "count")
