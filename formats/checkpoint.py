@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,16 +116,21 @@ class Checkpoint:
     @property
     def rounds(self) -> Iterator[RoundInfo]:
         """All committed rounds, ascending; raises the error of the first damaged one, or one of another checkpoint."""
-        checkpoint_id = ""
-        for number in self.numbers:
+        return self.rounds_of(self.numbers)
+
+    def rounds_of(self, numbers: Iterable[int]) -> Iterator[RoundInfo]:
+        """The rounds of these numbers, in their order; raises as `rounds` and `round`."""
+        checkpoint_id, first = "", 0
+        for number in numbers:
             info = self.round(number)
-            if info.manifest.checkpoint_id != (checkpoint_id or info.manifest.checkpoint_id):
+            if not first:
+                checkpoint_id, first = info.manifest.checkpoint_id, number
+            if info.manifest.checkpoint_id != checkpoint_id:
                 raise ImageCorrupt(
-                    f"Round {number} of {self.path} belongs to another checkpoint than those before it.",
+                    f"Round {number} of {self.path} belongs to another checkpoint than round {first}.",
                     path=str(info.path),
                     round=number,
                 )
-            checkpoint_id = info.manifest.checkpoint_id
             yield info
 
     def round(self, number: int | None = None) -> RoundInfo:

@@ -58,3 +58,18 @@ class PageStore(Closing):
             pieces.append(content[position - frame_start : end - frame_start])
             position = frame_end
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def stored_bytes_before(self, page_index: int) -> int:
+        """What the pages before this position take of the file; of a frame that it is in, a part by pages.
+
+        Raises ImageCorrupt if the file has fewer pages.
+        """
+        position = page_index * PAGE_BYTES
+        if page_index < 0 or position > self._reader.content_bytes:
+            raise ImageCorrupt(f"{self.path} has {self.n_pages} pages, not {page_index}.", path=str(self.path))
+        if not self._reader.frame_count:
+            return 0
+        index = min(self._reader.index_of(position), self._reader.frame_count - 1)
+        start, end = self._reader.frame_content_range(index)
+        stored_start, stored_end = self._reader.stored_range(index)
+        return stored_start + (stored_end - stored_start) * (position - start) // (end - start)

@@ -10,7 +10,7 @@ from formats.closing import Closing
 from formats.framereader import FrameReader
 from formats.layout import PAGE_BYTES, PAGES_FRAME_BYTES
 from formats.manifest import FileEntry
-from formats.pagemap import Pagemap, Piece, Run, cut
+from formats.pagemap import Pagemap, Piece, Run, RunColumns, cut
 from formats.pages import PageStore
 
 
@@ -47,11 +47,24 @@ class RoundPages(Closing):
         """
         return cut(self._runs(start, end), start, end)
 
+    @property
+    def pagemap_bytes(self) -> int:
+        """Size of the file with the runs, as the manifest has it; 0 where there is none."""
+        entry = self._pagemap_file.entry
+        return entry.stored_bytes if entry else 0
+
+    def columns(self) -> Iterator[RunColumns]:
+        """All runs of this round, as `Pagemap.columns` has them. Raises ImageCorrupt, StorageError."""
+        pagemap = self._opened_pagemap()
+        return pagemap.columns() if pagemap else iter(())
+
     def read(self, page_index: int, n_pages: int) -> bytes:
         """Pages by their position in the pages file; raises ImageCorrupt, StorageError."""
-        if self._pages is None:
-            self._pages = PageStore(*self.pages_file)
-        return self._pages.read(page_index, n_pages)
+        return self._opened_pages().read(page_index, n_pages)
+
+    def stored_bytes_before(self, page_index: int) -> int:
+        """What pages take of the pages file, as `PageStore.stored_bytes_before`. Raises ImageCorrupt, StorageError."""
+        return self._opened_pages().stored_bytes_before(page_index)
 
     def open_frames(self) -> FrameReader:
         """The pages file once more, for threads; whoever opens it closes it. Raises ImageCorrupt, StorageError."""
@@ -59,8 +72,15 @@ class RoundPages(Closing):
         return FrameReader(path, max_frame_bytes=PAGES_FRAME_BYTES, content_unit_bytes=PAGE_BYTES, entry=entry)
 
     def _runs(self, start: int, end: int) -> Iterator[Run]:
-        if self._pagemap is None:
-            if self._pagemap_file.entry is None:
-                return iter(())
+        pagemap = self._opened_pagemap()
+        return pagemap.runs(start, end) if pagemap else iter(())
+
+    def _opened_pagemap(self) -> Pagemap | None:
+        if self._pagemap is None and self._pagemap_file.entry is not None:
             self._pagemap = Pagemap(*self._pagemap_file)
-        return self._pagemap.runs(start, end)
+        return self._pagemap
+
+    def _opened_pages(self) -> PageStore:
+        if self._pages is None:
+            self._pages = PageStore(*self.pages_file)
+        return self._pages

@@ -44,6 +44,18 @@ def test_pages_that_are_not_there(store_path: Path, page_index: int, n_pages: in
         store.read(page_index, n_pages)
 
 
+def test_what_pages_take_of_the_file(store_path: Path) -> None:
+    with PageStore(store_path) as store, FrameReader(store_path, max_frame_bytes=PAGES_FRAME_BYTES) as reader:
+        ends = [0, *(reader.stored_range(index)[1] for index in range(reader.frame_count))]
+        frames = [store.stored_bytes_before(min(index * FRAME_PAGES, N_PAGES)) for index in range(len(ends))]
+        assert frames == ends
+        assert store.stored_bytes_before(FRAME_PAGES // 2) == ends[1] // 2
+        assert store.stored_bytes_before(N_PAGES - 1) == ends[3] + (ends[4] - ends[3]) * 4 // 5
+        for page_index in (-1, N_PAGES + 1):
+            with pytest.raises(ImageCorrupt, match="pages"):
+                store.stored_bytes_before(page_index)
+
+
 def test_one_page_decodes_one_frame_once(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
     read_frame = FrameReader.read_frame
