@@ -10,8 +10,8 @@ from analysis.places import Places
 from analysis.symbols import ProcessSymbol
 from formats.errors import UsageError
 
-_OFFSET = re.compile(r"([+-])\s*(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})\s*$")
-_NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20}")
+_OFFSET = re.compile(r"([+-])\s*(0[xX][0-9a-fA-F]{1,32}|[0-9]{1,32})\s*$")
+_NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,32}|[0-9]{1,32}")
 _SHOWN_CANDIDATES = 8
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from formats.manifest import Vma
@@ -21,6 +23,14 @@ def vma_name(vma: Vma) -> str:
     if not path:
         return vma.kind
     return path[1:-1] if path.startswith("[") else path.rstrip("/").rpartition("/")[2] or path
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of a range that lies in one mapping or symbol: its first address, and what that is called."""
+
+    addr: int
+    place: str
 
 
 class Places:
@@ -46,14 +56,25 @@ class Places:
 
     def name(self, addr: int) -> str:
         """Where an address is, "" if nothing is mapped there; with symbols, raises ImageCorrupt, StorageError."""
-        vma = self.vma_at(addr)
-        if vma is None:
-            return ""
-        symbol = self.symbols.at(addr) if self.symbols else None
-        if symbol is not None:
-            return self.symbol_name(symbol, addr)
-        base_addr = self._base_addr(vma)
-        return self._label(vma) + _offset(addr - base_addr)
+        label, base_addr = self._whole_at(addr)
+        return label + _offset(addr - base_addr)
+
+    def sections(self, start_addr: int, end_addr: int) -> Iterator[Section]:
+        """What a range consists of, from its start on, symbols without a size left out; raises as `name`."""
+        cuts = {start_addr}
+        first = max(0, bisect_right(self._starts_addr, start_addr) - 1)
+        for position in range(first, bisect_left(self._starts_addr, end_addr)):
+            cuts |= {self.vmas[position].start_addr, self.vmas[position].end_addr}
+        if self.symbols is not None:
+            around = self.symbols.at(start_addr)
+            for symbol in chain([around] if around else [], self.symbols.between(start_addr, end_addr)):
+                cuts |= {symbol.start_addr, symbol.start_addr + symbol.size_bytes}
+        previous: tuple[str, int] | None = None
+        for addr in sorted(cut for cut in cuts if start_addr <= cut < end_addr):
+            label, base_addr = self._whole_at(addr, sized=True)
+            if (label, base_addr) != previous:
+                yield Section(addr, self.name(addr) if addr == start_addr else label + _offset(addr - base_addr))
+            previous = label, base_addr
 
     def symbol_name(self, symbol: ProcessSymbol, addr: int) -> str:
         """What an address in a symbol is called."""
@@ -73,6 +94,16 @@ class Places:
     def vmas_named(self, name: str) -> list[Vma]:
         """The mappings of a name."""
         return [vma for vma in self.vmas if name in {vma_name(vma), vma.path, self._label(vma)}]
+
+    def _whole_at(self, addr: int, *, sized: bool = False) -> tuple[str, int]:
+        """The symbol (if `sized`: one with a size) or mapping at an address, and where offsets into it count from."""
+        vma = self.vma_at(addr)
+        if vma is None:
+            return "", addr
+        symbol = self.symbols.at(addr) if self.symbols else None
+        if symbol is not None and (symbol.size_bytes or not sized):
+            return self.symbol_name(symbol, symbol.start_addr), symbol.start_addr
+        return self._label(vma), self._base_addr(vma)
 
     def _label(self, vma: Vma) -> str:
         name = vma_name(vma)

@@ -62,6 +62,12 @@ FIELDS = {
     "addr": "Address of the first byte.",
     "length": "How many bytes.",
     "hex": "The bytes, in hexadecimal.",
+    "place": "What the address is called: libc.so.6:main_arena+0x10, heap+0x1a0; empty if nothing is mapped there.",
+    "sections": "The symbols and mappings that the bytes lie in: where each begins.",
+    "text": "The bytes as UTF-8, others as backslash escapes.",
+    "words": "The bytes as little-endian numbers of eight bytes.",
+    "value": "The number.",
+    "value_place": "The place that the number is the address of; empty if it is none.",
     "errors": "How many errors were found.",
     # Times.
     "duration_ns": "How long it took.",

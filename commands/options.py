@@ -241,6 +241,15 @@ process_option = click.option(
 )
 
 
+sysroot_option = click.option(
+    "--sysroot",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=Path("/"),
+    metavar="DIR",
+    help="Directory that stands for the root of the process's host: its executable and libraries are looked for there.",
+)
+
+
 def vma_options(function: Callable[..., int]) -> Callable[..., int]:
     """Which mappings are meant; the command gets a `selection`."""
 

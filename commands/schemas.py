@@ -12,6 +12,8 @@ import typing
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis.places import Section
+from analysis.words import Word
 from commands.fieldnames import FIELDS
 from dumper import events
 from dumper.checks import Check
@@ -82,7 +84,10 @@ RESULTS: dict[str, tuple[Fields, Fields]] = {
         {},
     ),
     "inspect": ({"checkpoint": str, "round": int, "manifest": OBJECT}, {}),
-    "read": ({"addr": int, "length": int, "hex": str, "round": int}, {}),
+    "read": (
+        {"addr": int, "place": str, "length": int, "hex": str, "round": int},
+        {"sections": list[Section], "text": str, "words": list[Word]},
+    ),
     "verify": (
         {"rounds": int, "files": int, "stored_bytes": int, "pages_data": int, "errors": int, "checkpoint": str},
         {},

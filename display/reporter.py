@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,12 @@ class Reporter:
         """A line of the result for people, as an image may have it: nothing of it drives the terminal."""
         if not self.as_json:
             self.out.print(printable(text), highlight=False, markup=False)
+
+    def plain(self, lines: Iterable[str]) -> None:
+        """Many lines of the result for people, as they are to be printed, without style."""
+        out = sys.stdout if self._out_is_free else sys.stderr
+        out.writelines(f"{printable(line)}\n" for line in lines)
+        out.flush()
 
     def result(self, fields: dict[str, object], text: str, exit_code: int = 0) -> None:
         """The last event, or its text."""

@@ -399,10 +399,16 @@ def test_read_where_there_is_nothing(tmp_path: Path, checkpoint: Path) -> None:
         assert content["length"] == 4096
         assert len(str(content["hex"])) == 2 * 4096
         assert str(content["hex"]).count("0") < 4096
-        done = refused(1, "read", checkpoint, hex(clean), 16)
+        (tmp_path / "elsewhere").mkdir()
+        elsewhere = ("--sysroot", tmp_path / "elsewhere")
+        done = refused(1, "read", checkpoint, hex(clean), 16, *elsewhere)
         assert f"{clean:#x}" in done.stderr, str(done)
         assert "private-file" in done.stderr, "where to find it"
-        refused(1, "read", checkpoint, hex(dirty), 2 * 4096)
+        assert "--sysroot" in done.stderr, "how to have it read"
+        refused(1, "read", checkpoint, hex(dirty), 2 * 4096, *elsewhere)
+        both = predump("read", checkpoint, hex(dirty), 2 * 4096, "--json")
+        assert bytes.fromhex(str(both.result["hex"]))[4096:] == (tmp_path / "private-file").read_bytes()[4096:8192]
+        assert [event["subject"] for event in both.events if event["type"] == "notice"] == ["file"], str(both)
         for addr, length in ((0, 8), (0x1000, 4096), (1 << 60, 1), ((1 << 64) - 1, 1), (1 << 70, 8)):
             done = refused(1, "read", checkpoint, hex(addr), length)
             assert "internal error" not in done.stderr, str(done)
