@@ -18,12 +18,13 @@ from formats.buildid import build_id
 from formats.chain import MemoryView
 from formats.closing import Closing
 from formats.errors import AddressAbsent
-from formats.manifest import Manifest, Vma
+from formats.manifest import Manifest, MappedFile, Vma
 
 ROOT = Path("/")
 _DELETED = " (deleted)"
 _MAX_PATH = 4096
 _MAX_OFFSET = 1 << 62
+_SECOND_NS = 10**9
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -79,6 +80,7 @@ class MappedFiles:
         for vma in view.vmas:
             if is_file(vma):
                 self._mapped.setdefault(_key(vma), []).append(vma)
+        self._recorded = {(one.path, one.device, one.inode): one for one in view.process.mapped_files}
         self._build_ids: dict[tuple[str, str, int], str] = {}
 
     def open(self, vma: Vma) -> FoundFile | None:
@@ -120,13 +122,15 @@ class MappedFiles:
     def build_id(self, vma: Vma) -> str:
         """The build id of the file that was mapped, "" if nothing tells; raises ImageCorrupt, StorageError.
 
-        The pages of the file that are in the image tell, or for the executable the manifest.
+        The manifest tells, or the pages of the file that are in the image.
         """
         key = _key(vma)
         found = self._build_ids.get(key)
         if found is None:
             process = self._view.process
-            found = process.exe_build_id if vma.path == process.exe else ""
+            recorded = self._recorded.get(key)
+            found = recorded.build_id if recorded else ""
+            found = found or (process.exe_build_id if vma.path == process.exe else "")
             found = found or build_id(partial(self._mapped_bytes, key))
             self._build_ids[key] = found
         return found
@@ -135,6 +139,9 @@ class MappedFiles:
         expected = self.build_id(vma)
         if expected:
             return Sameness.SAME if identity == expected else Sameness.OTHER
+        recorded = self._recorded.get(_key(vma))
+        if recorded and recorded.mtime_ns:
+            return _by_size_and_time(recorded, status)
         is_same_inode = (_device_text(status.st_dev), status.st_ino) == (vma.device, vma.inode)
         if is_same_inode and self._manifest.host.boot_id == _boot_id() != "":
             # The time of change cannot be set: nothing was written to it since.
@@ -158,6 +165,15 @@ class MappedFiles:
 def is_file(vma: Vma) -> bool:
     """Whether it is a mapping of a file that has, or had, a name."""
     return vma.inode != 0 and vma.path.startswith("/") and vma.kind == "file"
+
+
+def _by_size_and_time(recorded: MappedFile, status: os.stat_result) -> Sameness:
+    if recorded.size_bytes != status.st_size:
+        return Sameness.OTHER
+    # Archives of some formats have whole seconds.
+    archived_ns = recorded.mtime_ns // _SECOND_NS * _SECOND_NS
+    is_as_it_was = status.st_mtime_ns in {recorded.mtime_ns, archived_ns}
+    return Sameness.SAME if is_as_it_was else Sameness.UNKNOWN
 
 
 def _key(vma: Vma) -> tuple[str, str, int]:

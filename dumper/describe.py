@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from dumper.kernel.runs import RunList
+from dumper.mappedfiles import still_of
 from dumper.memory_map import Vma
 from dumper.objects import SharedObject
 from dumper.output import ImageOutput
@@ -23,7 +24,7 @@ from dumper.target import Target, gone, read_live_stat
 from dumper.tree import Base, Member
 from dumper.unseen import UnseenWriter
 from formats.buildid import build_id
-from formats.manifest import Gap, Host, Missing, PageRange, Process
+from formats.manifest import Gap, Host, MappedFile, Missing, PageRange, Process
 from formats.processstate import ProcessState, Zombie
 from formats.threadstate import Thread
 
@@ -113,6 +114,7 @@ class ProcessPart:
     notes: dict[int, str] = field(default_factory=dict)
     flags: dict[int, str] = field(default_factory=dict)
     guards: list[PageRange] = field(default_factory=list)
+    mapped_files: list[MappedFile] = field(default_factory=list)
     state: ProcessState | None = None
     missing: list[Missing] = field(default_factory=list)
     unseen_writers: list[str] = field(default_factory=list)
@@ -136,6 +138,7 @@ class ProcessPart:
             threads=self.threads,
             unreadable=self.gaps(),
             guards=self.guards,
+            mapped_files=still_of(self.mapped_files, self.vmas),
             missing=self.missing,
             unseen_writers=self.unseen_writers,
             state=self.state,

@@ -109,6 +109,21 @@ class Vma:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MappedFile:
+    """What is known of a file that is mapped, by `path`, `device` and `inode` as its VMAs have them.
+
+    `size_bytes` and `mtime_ns` (st_mtim) are 0, and `build_id` is "", where they could not be told.
+    """
+
+    path: str
+    device: str
+    inode: int
+    size_bytes: int = 0
+    mtime_ns: int = 0
+    build_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PageRange:
     """Pages `[start_addr, end_addr)`."""
 
@@ -187,9 +202,10 @@ class Process:
     """A process of the round. `start_time_ticks` is field 22 of /proc/PID/stat.
 
     `exe` is the path of its executable, `exe_build_id` hex digits or "". The page counts are
-    totals of this round. `guards` are ranges made inaccessible by MADV_GUARD_INSTALL. `state` comes with a
-    dump only. A `zombie` has neither memory nor threads nor state. `unseen_writers` says what may have
-    written to pages of it after a round copied them (DMA): only a dump is sure to be right then.
+    totals of this round. `guards` are ranges made inaccessible by MADV_GUARD_INSTALL. `mapped_files` has
+    most files of its VMAs. `state` comes with a dump only. A `zombie` has neither memory nor threads nor state.
+    `unseen_writers` says what may have written to pages of it after a round copied them (DMA): only a dump is sure to
+    be right then.
     """
 
     pid: int
@@ -203,6 +219,7 @@ class Process:
     threads: list[Thread]
     unreadable: list[Gap]
     guards: list[PageRange] = field(default_factory=list)
+    mapped_files: list[MappedFile] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
     unseen_writers: list[str] = field(default_factory=list)
     state: ProcessState | None = None
