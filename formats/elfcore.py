@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntFlag
 from functools import cache
@@ -22,17 +21,13 @@ from formats.chain import MemoryView
 from formats.coreloads import Load, loads
 from formats.elf import EHDR, IDENT_64_LITTLE, PHDR, SHDR, SegmentType
 from formats.errors import StorageError, UsageError
+from formats.exporting import Progress, is_torn
 from formats.files import Buffer, write_at
 from formats.images import Images
 from formats.layout import PAGE_BYTES
-from formats.manifest import RoundKind
 from formats.pagecopy import PageCopier
 from formats.wholefile import whole_file
 
-Progress = Callable[[int, int], None]
-"""Called with bytes of page content written, and to be written."""
-
-_MACHINE = "x86_64"
 _MAX_MEMORY_BYTES = 1 << 62  # with headers and notes still an offset in a file: loff_t
 _PROGRESS_STEP_BYTES = 16 << 20
 _HEADERS_BUFFER_BYTES = 64 << 10
@@ -85,7 +80,7 @@ def write_core(
     The file has another name until it is complete. Raises UsageError, also for a pre-dump round or a file in the way
     without the option that permits it; ParentMissing, ImageCorrupt, ImageVersionUnsupported, StorageError.
     """
-    torn = _is_torn(images, number, options)
+    torn = is_torn(images, number, permitted=options.torn)
     with MemoryView(images, number, pid) as view:
         if view.process.zombie:
             raise UsageError(f"Process {view.process.pid} had ended: it has no memory.", pid=view.process.pid)
@@ -221,19 +216,3 @@ def _flags(perms: str) -> int:
     """p_flags of permissions such as "rw-p"; a core may have hundreds of thousands of segments."""
     letters = {"r": SegmentFlag.R, "w": SegmentFlag.W, "x": SegmentFlag.X}
     return sum(flag for letter, flag in letters.items() if letter in perms)
-
-
-def _is_torn(images: Images, number: int | None, options: CoreOptions) -> bool:
-    """Whether the round is a pre-dump round; raises UsageError if that, or its machine, is not acceptable."""
-    info = images.round(number)
-    if info.manifest.host.machine != _MACHINE:
-        raise UsageError(f"Round {info.number} of {images.path} is of a machine of type {info.manifest.host.machine}.")
-    torn = info.manifest.kind is RoundKind.PRE_DUMP
-    if torn and not options.torn:
-        raise UsageError(
-            f"Round {info.number} of {images.path} is a pre-dump round: its pages are of different moments, and "
-            "it has no registers.",
-            hint="Name a dump round with --round N, or add --torn to have a core without registers.",
-            round=info.number,
-        )
-    return torn

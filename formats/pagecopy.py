@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from formats.chain import MemoryView
 from formats.closing import Closing
 from formats.images import Frames
 from formats.layout import PAGE_BYTES
@@ -50,17 +50,27 @@ class _Store:
         self.pieces.append(_Piece(content_offset, n_bytes, offset))
 
 
+class FrameSource(Protocol):
+    """Whose segments are copied: a MemoryView, or what else knows where their bytes are."""
+
+    def open_frames(self, segment: Segment) -> Frames:
+        """The file that the pages of a DATA segment are in; whoever opens it closes it.
+
+        Raises ImageCorrupt, StorageError.
+        """
+
+
 class PageCopier(Closing):
     """Hands the bytes of DATA segments of one process to `write`; a context manager, for one thread.
 
     It holds a few frames per thread in memory, and the seek table of each pages file.
     """
 
-    def __init__(self, view: MemoryView, write: Callable[[memoryview, int], None], threads: int) -> None:
-        """`view` is whose segments they are, and stays open.
+    def __init__(self, source: FrameSource, write: Callable[[memoryview, int], None], threads: int) -> None:
+        """`source` is whose segments they are, and stays open.
 
         `write(content, offset)`, with whole pages, is called by so many threads; what it raises, `finish` does."""
-        self._view = view
+        self._source = source
         self._write = write
         self._stores: dict[tuple[int, int | None], _Store] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="predump-copy")
@@ -115,7 +125,7 @@ class PageCopier(Closing):
         if store is None:
             if segment.object is not None:
                 self._bound_objects()
-            store = self._stores[key] = _Store(self._view.open_frames(segment))
+            store = self._stores[key] = _Store(self._source.open_frames(segment))
         return store
 
     def _bound_objects(self) -> None:

@@ -64,20 +64,41 @@ def _layout(size_bytes: int) -> dict[Feature, _Place]:
     return _INTEL if size_bytes in _INTEL_SIZES_BYTES or size_bytes >= _TILES_BYTES else _AVX
 
 
-def for_debuggers(xstate: bytes) -> bytes:
-    """NT_X86_XSTATE of any processor in Intel's layout, b"" if it is none; what no debugger shows is left out."""
+class Components(NamedTuple):
+    """What is known of an extended state: masks as in XCR0 and XSTATE_BV, and the bytes of components by their bit.
+
+    Those of the legacy region, X87 and SSE, are in the masks only.
+    """
+
+    enabled: int
+    used: int
+    content: dict[Feature, bytes]
+
+
+def components(xstate: bytes) -> Components | None:
+    """The parts of NT_X86_XSTATE of any processor that debuggers show, None if it is none."""
     if len(xstate) < _HEADER_END:
-        return b""
+        return None
     source = _layout(len(xstate))
     (enabled,) = _WORD.unpack_from(xstate, _XCR0_OFFSET)
     (used,) = _WORD.unpack_from(xstate, _XSTATE_BV_OFFSET)
-    kept = Feature.X87 | Feature.SSE
-    result = bytearray(xstate[:_HEADER_END])
-    for feature, (to_offset, n_bytes) in _INTEL.items():
+    content = {}
+    for feature, (_, n_bytes) in _INTEL.items():
         place = source.get(feature)
         if enabled & feature and place is not None and place.offset + n_bytes <= len(xstate):
-            kept |= feature
-            result += bytes(to_offset - len(result)) + xstate[place.offset : place.offset + n_bytes]
-    _WORD.pack_into(result, _XCR0_OFFSET, enabled & kept)
-    _WORD.pack_into(result, _XSTATE_BV_OFFSET, used & kept)
+            content[feature] = xstate[place.offset : place.offset + n_bytes]
+    kept = sum(content, Feature.X87 | Feature.SSE)
+    return Components(enabled & kept, used & kept, content)
+
+
+def for_debuggers(xstate: bytes) -> bytes:
+    """NT_X86_XSTATE of any processor in Intel's layout, b"" if it is none; what no debugger shows is left out."""
+    known = components(xstate)
+    if known is None:
+        return b""
+    result = bytearray(xstate[:_HEADER_END])
+    for feature, content in known.content.items():
+        result += bytes(_INTEL[feature].offset - len(result)) + content
+    _WORD.pack_into(result, _XCR0_OFFSET, known.enabled)
+    _WORD.pack_into(result, _XSTATE_BV_OFFSET, known.used)
     return bytes(result)

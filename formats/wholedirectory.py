@@ -1,0 +1,47 @@
+"""A directory for users that appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from formats.errors import StorageError, UsageError
+from formats.files import create_directory, sync_directory
+
+
+@contextmanager
+def whole_directory(path: Path) -> Iterator[Path]:
+    """A new directory of mode 0700 that becomes `path` when the block ends well; what is in it is durable by then.
+
+    Nothing may be there but an empty directory, which it replaces: files that somebody has put together are not for
+    us to remove. Raises UsageError if something is in the way, StorageError.
+    """
+    _refuse_in_the_way(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    create_directory(temporary)
+    try:
+        yield temporary
+        sync_directory(temporary)
+        try:
+            temporary.rename(path)  # rename(2) takes the place of an empty directory, and of no other
+        except OSError as error:
+            _refuse_in_the_way(path)
+            raise StorageError.from_os_error("create", path, error) from error
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_directory(path.absolute().parent)
+
+
+def _refuse_in_the_way(path: Path) -> None:
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise UsageError(f"{path} exists and is no directory.", hint="Name a new directory.", path=str(path))
+    try:
+        in_the_way = path.is_dir() and any(path.iterdir())
+    except OSError as error:
+        raise StorageError.from_os_error("read", path, error) from error
+    if in_the_way:
+        raise UsageError(f"{path} exists and is not empty.", hint="Name a new directory.", path=str(path))
