@@ -10,10 +10,11 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import json
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
@@ -29,6 +30,10 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 _INT_MIN = -(1 << 63)
 _INT_MAX = (1 << 64) - 1
+_PLAIN = frozenset({int, str, bool, float, types.NoneType})
+"""Types whose values are JSON as they are."""
+_ABSENT = object()
+_BATCH = 256  # items of a list that become text at once
 
 _Decoder = Callable[[object], object]
 
@@ -48,7 +53,17 @@ class _MismatchError(Exception):
 
 def encode_record(record: DataclassInstance) -> dict[str, Json]:
     """The JSON object for a dataclass, keys in the order of its fields."""
-    return {field.name: _encode(getattr(record, field.name)) for field in dataclasses.fields(record)}
+    return {name: _encode(getattr(record, name)) for name in _names(type(record))}
+
+
+def record_text(record: DataclassInstance) -> Iterator[str]:
+    """The JSON text of `encode_record` in pieces, none of which grows with the length of a list in it."""
+    opening = "{"
+    for name in _names(type(record)):
+        yield f'{opening}"{name}": '
+        yield from _text(getattr(record, name))
+        opening = ", "
+    yield "}"
 
 
 def decode_record(record_type: type[Record], value: object, name: str) -> Record:
@@ -67,12 +82,51 @@ def decode_record(record_type: type[Record], value: object, name: str) -> Record
     return record
 
 
+def _text(value: object) -> Iterator[str]:
+    if not _is_long(value):
+        yield json.dumps(_encode(value))
+    elif isinstance(value, list):
+        yield from _list_text(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from record_text(value)
+
+
+def _list_text(items: list[object]) -> Iterator[str]:
+    opening = "["
+    for start in range(0, len(items), _BATCH):
+        batch = items[start : start + _BATCH]
+        if not any(map(_is_long, batch)):
+            yield opening + json.dumps([_encode(item) for item in batch])[1:-1]
+            opening = ", "
+            continue
+        for item in batch:
+            yield opening
+            yield from _text(item)
+            opening = ", "
+    yield "]"
+
+
+def _is_long(value: object) -> bool:
+    """Whether a list in it, at whatever depth of records, has more items than one piece of text takes."""
+    if isinstance(value, list):
+        return len(value) > _BATCH or any(map(_is_long, value))
+    if value.__class__ in _PLAIN or not dataclasses.is_dataclass(value):
+        return False
+    return any(_is_long(getattr(value, name)) for name in _names(value.__class__))
+
+
+@cache
+def _names(record_type: type[DataclassInstance]) -> tuple[str, ...]:
+    """The names of a dataclass's fields, in their order."""
+    return tuple(field.name for field in dataclasses.fields(record_type))
+
+
 def _encode(value: object) -> Json:
+    if value.__class__ in _PLAIN:
+        return typing.cast(Json, value)
     match value:
         case StrEnum():
             return value.value
-        case None | bool() | int() | float() | str():
-            return value
         case bytes():
             return base64.b64encode(value).decode("ascii")
         case list():
@@ -206,7 +260,7 @@ def _enum_decoder(enum_type: type[StrEnum]) -> _Decoder:
 def _dataclass_decoder(record_type: type[DataclassInstance]) -> _Decoder:
     hints = typing.get_type_hints(record_type)
     fields = dataclasses.fields(record_type)
-    decoders = {field.name: _decoder(hints[field.name]) for field in fields}
+    decoders = [(field.name, hints[field.name], _decoder(hints[field.name])) for field in fields]
     required = {
         field.name
         for field in fields
@@ -217,10 +271,15 @@ def _dataclass_decoder(record_type: type[DataclassInstance]) -> _Decoder:
         if not isinstance(value, dict):
             raise _MismatchError("is not an object")
         values: dict[str, object] = {}
-        for name, decoder in decoders.items():
+        for name, hint, decoder in decoders:
+            item = value.get(name, _ABSENT)
+            # A manifest has a million values, and most need no decoder: its call would be what they cost.
+            if item.__class__ is hint and (hint is str or (hint is int and _INT_MIN <= item <= _INT_MAX)):
+                values[name] = item
+                continue
             try:
-                if name in value:
-                    values[name] = decoder(value[name])
+                if item is not _ABSENT:
+                    values[name] = decoder(item)
                 elif name in required:
                     raise _MismatchError("is missing")
             except _MismatchError as mismatch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formats.errors import ImageCorrupt
-from formats.records import decode_record, encode_record
+from formats.records import decode_record, encode_record, record_text
 
 
 class Colour(StrEnum):
@@ -61,6 +61,27 @@ def sample_object() -> dict[str, object]:
 def test_records_survive_json(record: Outer) -> None:
     value = json.loads(json.dumps(encode_record(record)))
     assert decode_record(Outer, value, "f") == record
+
+
+@given(OUTERS)
+def test_the_text_of_a_record_is_that_of_its_object(record: Outer) -> None:
+    assert "".join(record_text(record)) == json.dumps(encode_record(record))
+
+
+@dataclass(frozen=True)
+class Nested:
+    outers: list[Outer]
+    last: Outer | None = None
+
+
+@pytest.mark.parametrize("n", [0, 1, 255, 256, 257, 1000])
+def test_the_text_of_long_lists_comes_in_short_pieces(n: int) -> None:
+    long = replace(SAMPLE, items=[Inner(number, b"x") for number in range(n)], later=["t"] * n)
+    for record in (long, Nested([SAMPLE] * n, long), Nested([SAMPLE, long, SAMPLE])):
+        pieces = list(record_text(record))
+        text = json.dumps(encode_record(record))
+        assert "".join(pieces) == text
+        assert n < 1000 or max(map(len, pieces)) < len(text) / 3
 
 
 @given(
