@@ -19,6 +19,9 @@ from formats.errors import ImageCorrupt
 from formats.files import Buffer, close_quietly, open_regular, read_exactly
 from formats.manifest import FileEntry
 
+_HASHED_BYTES = 1 << 20
+_OTHER_TABLE = "its seek table is not the one its manifest names"
+
 
 class _Decompressors(threading.local):
     """One decompressor per thread, because a decompressor is not thread-safe."""
@@ -113,6 +116,14 @@ class FrameReader(Closing):
         """First byte and end of a frame's content, counted over the content of the whole file."""
         return self._content_offsets[index], self._content_offsets[index + 1]
 
+    def stored_before(self, content_offset_bytes: int) -> int:
+        """How many bytes of the file hold the content ahead of this byte; a frame counts in part as it is cut there."""
+        index = min(self.index_of(content_offset_bytes), self.frame_count - 1)
+        if index < 0:
+            return 0
+        (start, end), (stored_start, stored_end) = self.frame_content_range(index), self.stored_range(index)
+        return stored_start + (stored_end - stored_start) * (content_offset_bytes - start) // (end - start)
+
     def index_of(self, content_offset_bytes: int) -> int:
         """Index of the frame that holds this byte of the content; it must be inside."""
         return bisect_right(self._content_offsets, content_offset_bytes) - 1
@@ -175,46 +186,24 @@ class FrameReader(Closing):
         return read_exactly(self._fd, end_bytes - start_bytes, start_bytes, self.path)
 
     def _load_seek_table(self, entry: FileEntry | None) -> None:
-        if entry is not None and entry.stored_bytes != self.stored_bytes:
-            raise self._corrupt(f"it has {self.stored_bytes} bytes, not the {entry.stored_bytes} of its manifest")
-        words, frames_bytes = self._read_table(entry)
+        table_start, frame_count = _find_seek_table(self._fd, self.stored_bytes, self.path, entry)
+        words = self._read_words(table_start, frame_count, entry)
         self._load_entries(words)
-        if self._stored_offsets[-1] != frames_bytes:
+        if self._stored_offsets[-1] != table_start:
             raise self._corrupt("its frames do not add up to the size of the file")
 
-    def _read_table(self, entry: FileEntry | None) -> tuple[array[int], int]:
-        """The numbers of the seek table's entries, and where the table begins."""
-        frame_count = self._read_frame_count()
-        entries_bytes = frame_count * layout.SEEK_TABLE_ENTRY.size
-        table_bytes = layout.SEEK_TABLE_HEADER.size + entries_bytes + layout.SEEK_TABLE_FOOTER.size
-        if table_bytes > self.stored_bytes:
-            raise self._corrupt("its seek table is larger than the file")
-        frames_bytes = self.stored_bytes - table_bytes
-        table = read_exactly(self._fd, table_bytes, frames_bytes, self.path)
+    def _read_words(self, table_start: int, frame_count: int, entry: FileEntry | None) -> array[int]:
+        """The numbers of the seek table's entries."""
+        table = read_exactly(self._fd, self.stored_bytes - table_start, table_start, self.path)
         if entry is not None and hashlib.sha256(table).hexdigest() != entry.seek_table_sha256:
-            raise self._corrupt("its seek table is not the one its manifest names")
+            raise self._corrupt(_OTHER_TABLE)
         magic, body_bytes = layout.SEEK_TABLE_HEADER.unpack_from(table)
-        if magic != layout.SEEK_TABLE_SKIPPABLE_MAGIC or body_bytes != table_bytes - layout.SEEK_TABLE_HEADER.size:
+        if magic != layout.SEEK_TABLE_SKIPPABLE_MAGIC or body_bytes != len(table) - layout.SEEK_TABLE_HEADER.size:
             raise self._corrupt("its seek table has a bad header")
         words = array("I")
+        entries_bytes = frame_count * layout.SEEK_TABLE_ENTRY.size
         words.frombytes(memoryview(table)[layout.SEEK_TABLE_HEADER.size :][:entries_bytes])
-        return words, frames_bytes
-
-    def _read_frame_count(self) -> int:
-        footer_offset_bytes = self.stored_bytes - layout.SEEK_TABLE_FOOTER.size
-        if footer_offset_bytes < layout.SEEK_TABLE_HEADER.size:
-            raise self._corrupt("it is too short to hold a seek table")
-        frame_count: int
-        descriptor: int
-        magic: int
-        frame_count, descriptor, magic = layout.SEEK_TABLE_FOOTER.unpack(
-            read_exactly(self._fd, layout.SEEK_TABLE_FOOTER.size, footer_offset_bytes, self.path)
-        )
-        if magic != layout.SEEK_TABLE_MAGIC:
-            raise self._corrupt("it does not end in a seek table")
-        if descriptor != layout.SEEK_TABLE_CHECKSUMS or frame_count > layout.MAX_FRAMES:
-            raise self._corrupt("its seek table has a bad footer")
-        return frame_count
+        return words
 
     def _load_entries(self, words: array[int]) -> None:
         if sys.byteorder == "big":
@@ -227,11 +216,55 @@ class FrameReader(Closing):
             or max(stored) > layout.max_stored_bytes(self._max_frame_bytes)
             or min(contents) == 0
             or max(contents) > self._max_frame_bytes
-            or any(n_bytes % self._content_unit_bytes for n_bytes in contents)
+            or any(n_bytes % self._content_unit_bytes for n_bytes in set(contents))
         ):
             raise self._corrupt("its seek table has a frame of an impossible size")
         self._stored_offsets = array("Q", accumulate(stored, initial=0))
         self._content_offsets = array("Q", accumulate(contents, initial=0))
 
     def _corrupt(self, problem: str) -> ImageCorrupt:
-        return ImageCorrupt(f"{self.path} is damaged: {problem}.", path=str(self.path))
+        return _damaged(self.path, problem)
+
+
+def check_seek_table(path: Path, entry: FileEntry) -> None:
+    """See to it that a file has the size and the seek table that the manifest names, in little memory.
+
+    What the table says is not looked at, nor is any frame. Raises ImageCorrupt, StorageError.
+    """
+    fd, stored_bytes = open_regular(path)
+    try:
+        start_bytes, _ = _find_seek_table(fd, stored_bytes, path, entry)
+        digest = hashlib.sha256()
+        for offset_bytes in range(start_bytes, stored_bytes, _HASHED_BYTES):
+            digest.update(read_exactly(fd, min(_HASHED_BYTES, stored_bytes - offset_bytes), offset_bytes, path))
+    finally:
+        close_quietly(fd)
+    if digest.hexdigest() != entry.seek_table_sha256:
+        raise _damaged(path, _OTHER_TABLE)
+
+
+def _find_seek_table(fd: int, stored_bytes: int, path: Path, entry: FileEntry | None) -> tuple[int, int]:
+    """Where the seek table of a file begins, and how many frames it is about."""
+    if entry is not None and entry.stored_bytes != stored_bytes:
+        raise _damaged(path, f"it has {stored_bytes} bytes, not the {entry.stored_bytes} of its manifest")
+    footer_offset_bytes = stored_bytes - layout.SEEK_TABLE_FOOTER.size
+    if footer_offset_bytes < layout.SEEK_TABLE_HEADER.size:
+        raise _damaged(path, "it is too short to hold a seek table")
+    frame_count: int
+    descriptor: int
+    magic: int
+    frame_count, descriptor, magic = layout.SEEK_TABLE_FOOTER.unpack(
+        read_exactly(fd, layout.SEEK_TABLE_FOOTER.size, footer_offset_bytes, path)
+    )
+    if magic != layout.SEEK_TABLE_MAGIC:
+        raise _damaged(path, "it does not end in a seek table")
+    if descriptor != layout.SEEK_TABLE_CHECKSUMS or frame_count > layout.MAX_FRAMES:
+        raise _damaged(path, "its seek table has a bad footer")
+    start_bytes = footer_offset_bytes - frame_count * layout.SEEK_TABLE_ENTRY.size - layout.SEEK_TABLE_HEADER.size
+    if start_bytes < 0:
+        raise _damaged(path, "its seek table is larger than the file")
+    return start_bytes, frame_count
+
+
+def _damaged(path: Path, problem: str) -> ImageCorrupt:
+    return ImageCorrupt(f"{path} is damaged: {problem}.", path=str(path))

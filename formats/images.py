@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from formats.errors import PredumpError
 from formats.manifest import Manifest, Process
+from formats.outline import ManifestOutline
 from formats.pagemap import Piece
 
 
@@ -22,6 +24,13 @@ class Frames(Protocol):
 
         Raises ImageCorrupt if the file has less.
         """
+
+    @property
+    def content_bytes(self) -> int:
+        """Bytes of the content of all frames."""
+
+    def stored_before(self, content_offset_bytes: int) -> int:
+        """How many bytes of the file hold the content ahead of this byte; a frame counts in part as it is cut there."""
 
     def read_frame(self, index: int) -> bytes:
         """The content of a frame; raises ImageCorrupt, StorageError. The GIL is released while it is read."""
@@ -81,6 +90,28 @@ class Round(Protocol):
         """The pages that this round has of one of its memory objects."""
 
 
+class Outline(Protocol):
+    """A round as far as those need it who look at many: what it says of itself, in full or in outline."""
+
+    @property
+    def number(self) -> int:
+        """From 1 on."""
+
+    @property
+    def path(self) -> Path:
+        """The directory of its files."""
+
+    @property
+    def manifest(self) -> Manifest | ManifestOutline:
+        """What it says of itself."""
+
+    def is_known_as(self, sha256: str) -> bool:
+        """Whether it is the round that another one names so as its parent."""
+
+    def file_problems(self) -> Iterator[PredumpError]:
+        """What is wrong with its files, as far as it can be told without reading them."""
+
+
 class Images(Protocol):
     """Rounds in order: `numbers` ascend, `selected` is the one that its user named, or the last."""
 
@@ -99,6 +130,9 @@ class Images(Protocol):
     @property
     def rounds(self) -> Iterator[Round]:
         """All rounds, ascending; raises the error of the first damaged one."""
+
+    def outline(self, number: int) -> Outline:
+        """As much of a round as `formats.outline` has; raises ImageCorrupt, ImageVersionUnsupported, StorageError."""
 
     def round(self, number: int | None = None) -> Round:
         """A round by its number, or the selected one.

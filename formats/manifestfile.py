@@ -21,6 +21,7 @@ from formats.errors import ImageCorrupt, ImageVersionUnsupported, StorageError
 from formats.files import open_regular, read_exactly
 from formats.layout import MANIFEST_MAX_BYTES, MANIFEST_MAX_OBJECTS, MANIFEST_MAX_VALUES, SCHEMA_VERSION
 from formats.manifest import Manifest
+from formats.outline import ManifestOutline
 from formats.records import decode_record, encode_record
 
 _SCHEMA_PREFIX = re.compile(rb'\{"predump":\{"schema":([0-9]{1,9})[,}]')
@@ -85,6 +86,20 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
         return _decode(value, str(path)), sha256
 
 
+def read_outline(path: Path) -> tuple[ManifestOutline, str]:
+    """Read a part of a manifest file, checked as a whole, in less time; returns it with the digest of `read_manifest`.
+
+    Raises ImageCorrupt, ImageVersionUnsupported, StorageError.
+    """
+    with _no_collections():
+        value, sha256 = _read(path)
+        outline = decode_record(ManifestOutline, value, str(path))
+        problem = manifestrules.find_problem_of_outline(outline)
+        if problem:
+            raise ImageCorrupt(f"{path} is damaged: {problem}.", path=str(path))
+        return outline, sha256
+
+
 def _read(path: Path) -> tuple[object, str]:
     """The parsed BODY, of whose text nothing is held any more, and the digest of the whole file."""
     fd, size_bytes = open_regular(path)
@@ -147,8 +162,10 @@ def _excess(size_bytes: int) -> str:
 
 def _excess_of_parts(data: bytes, body_offset: int) -> str:
     """The same of its BODY: each value takes many times the memory of its text."""
+    if len(data) < MANIFEST_MAX_OBJECTS:
+        return ""  # counting takes a third of the time of reading a manifest of usual size
     n_objects = data.count(b"{", body_offset)
-    n_values = data.count(b",", body_offset) + data.count(b"[", body_offset)
+    n_values = data.count(b",", body_offset) + data.count(b"[", body_offset) if len(data) > MANIFEST_MAX_VALUES else 0
     if n_objects > MANIFEST_MAX_OBJECTS or n_values > MANIFEST_MAX_VALUES:
         return f"{n_objects} objects with {n_values} values are too many for a manifest"
     return ""

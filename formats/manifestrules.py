@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,8 @@ from formats.manifest import OBJECT_KINDS, SYSV_PREFIX, RoundKind
 from formats.staterules import has_twice
 
 if TYPE_CHECKING:
-    from formats.manifest import Gap, Manifest, PageRange, Process, Stats, Vma
+    from formats.manifest import FileEntry, Gap, Manifest, PageRange, Process, Stats, Vma
+    from formats.outline import ManifestOutline, VmaOutline
 
 KNOWN_FEATURES: frozenset[str] = frozenset()
 """Incompatible features that this version reads; schema 2 has none so far."""
@@ -47,6 +48,17 @@ def find_problem(manifest: Manifest) -> str | None:
         _problems_of_objects(manifest),
         chain.from_iterable(_problems_of_process(process, object_ids) for process in manifest.processes),
         staterules.problems_of_state(manifest, object_ids),
+    )
+    return next(problems, None)
+
+
+def find_problem_of_outline(outline: ManifestOutline) -> str | None:
+    """The same of a manifest in outline: whatever else the round says is not looked at."""
+    problems = chain(
+        _problems_of_entries(outline.files),
+        chain.from_iterable(
+            _problems_of_order(process.vmas, f"process {process.pid}") for process in outline.processes
+        ),
     )
     return next(problems, None)
 
@@ -77,14 +89,18 @@ def _problems_of_round(manifest: Manifest) -> Iterator[str]:
         yield f"its root process {manifest.root_pid} is not in it"
 
 
-def _problems_of_files(manifest: Manifest) -> Iterator[str]:
-    for entry in manifest.files:
+def _problems_of_entries(entries: Sequence[FileEntry]) -> Iterator[str]:
+    for entry in entries:
         if not IMAGE_NAME.fullmatch(entry.name):
             yield f"{entry.name[:80]!r} is not the name of an image file"
         if entry.stored_bytes < 0:
             yield f"{entry.name} has a negative size"
         if not (_SHA256.fullmatch(entry.sha256) and _SHA256.fullmatch(entry.seek_table_sha256)):
             yield f"a sha256 of {entry.name} is not 64 hex digits"
+
+
+def _problems_of_files(manifest: Manifest) -> Iterator[str]:
+    yield from _problems_of_entries(manifest.files)
     names = {entry.name for entry in manifest.files}
     if len(names) != len(manifest.files):
         yield "it has a file twice"
@@ -132,16 +148,21 @@ def _problems_of_process(process: Process, object_ids: set[int]) -> Iterator[str
     if process.zombie and (process.vmas or process.threads or process.state):
         yield f"{where} is a zombie, but has memory, threads or state"
     yield from _problems_of_counts(process, where)
-    previous_end_addr = 0
+    yield from _problems_of_order(process.vmas, where)
     for vma in process.vmas:
-        if vma.start_addr < previous_end_addr:
-            yield f"{where}: the VMA at {vma.start_addr:#x} is out of order"
         yield from _problems_of_vma(vma, f"{where}: the VMA at {vma.start_addr:#x}", object_ids)
-        previous_end_addr = vma.end_addr
     yield from _problems_of_ranges(process.unreadable, f"{where}: the gap")
     yield from _problems_of_ranges(process.guards, f"{where}: the guard")
     if has_twice(thread.tid for thread in process.threads):
         yield f"{where}: it has a thread twice"
+
+
+def _problems_of_order(vmas: Sequence[Vma] | Sequence[VmaOutline], where: str) -> Iterator[str]:
+    previous_end_addr = 0
+    for vma in vmas:
+        if not previous_end_addr <= vma.start_addr < vma.end_addr:
+            yield f"{where}: the VMA at {vma.start_addr:#x} is out of order"
+        previous_end_addr = vma.end_addr
 
 
 def _problems_of_vma(vma: Vma, where: str, object_ids: set[int]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from formats.errors import (
 from formats.layout import MANIFEST_NAME, RunKind
 from formats.manifest import Manifest
 from formats.manifestfile import encode_manifest, read_manifest
+from formats.outline import ManifestOutline
 from tests.format.images import ImageRound, addr_of, page_of, round_path, write_chain, write_round
 
 FULL = ImageRound({0: page_of(1), 1: page_of(2)})
@@ -161,6 +162,32 @@ def test_the_manifests_of_a_long_chain_are_not_all_held(tmp_path: Path) -> None:
         assert view.read(addr_of(0), 2) == page_of(3)[:2]
         assert sum(1 for _ in checkpoint.rounds) == 10
         assert manifests() <= before + 3
+
+
+def test_a_round_in_outline_is_a_part_of_the_round(checkpoint_path: Path) -> None:
+    checkpoint = Checkpoint.open(checkpoint_path)
+    outlines = [checkpoint.outline(number) for number in (1, 2, 3)]
+    for outline, info in zip(outlines, checkpoint.rounds, strict=True):
+        assert (outline.number, outline.path, outline.sha256) == (info.number, info.path, info.sha256)
+        assert isinstance(outline.manifest, ManifestOutline)
+        for name in ("checkpoint_id", "round", "kind", "parent", "full", "full_reason", "stats", "files"):
+            assert getattr(outline.manifest, name) == getattr(info.manifest, name)
+        (process,), (whole,) = outline.manifest.processes, info.manifest.processes
+        assert (process.pid, process.start_time_ticks) == (whole.pid, whole.start_time_ticks)
+        assert [(vma.start_addr, vma.end_addr, vma.pages_data, vma.pages_zero) for vma in process.vmas] == [
+            (vma.start_addr, vma.end_addr, vma.pages_data, vma.pages_zero) for vma in whole.vmas
+        ]
+    assert checkpoint.outline(3).manifest is checkpoint.round(3).manifest  # not read again
+
+
+def test_an_outline_is_checked_as_a_whole(checkpoint_path: Path) -> None:
+    path = checkpoint_path / "0003" / MANIFEST_NAME
+    path.write_bytes(path.read_bytes().replace(b'"tool_version"', b'"tool_virsion"'))
+    with pytest.raises(ImageCorrupt, match="checksum"):
+        Checkpoint.open(checkpoint_path).outline(3)
+    (checkpoint_path / "0002").rename(checkpoint_path / "0004")
+    with pytest.raises(ImageCorrupt, match="that of round 2"):
+        Checkpoint.open(checkpoint_path).outline(4)
 
 
 def test_a_damaged_last_round_is_not_passed_over(checkpoint_path: Path) -> None:
