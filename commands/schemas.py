@@ -12,6 +12,7 @@ import typing
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis.corefiles import FilesOfCore
 from analysis.places import Section
 from analysis.words import Word
 from commands.fieldnames import FIELDS
@@ -92,7 +93,10 @@ RESULTS: dict[str, tuple[Fields, Fields]] = {
         {"rounds": int, "files": int, "stored_bytes": int, "pages_data": int, "errors": int, "checkpoint": str},
         {},
     ),
-    "export": ({**_fields(CoreReport), "checkpoint": str, "round": int, "duration_ns": int}, {}),
+    "export": (
+        {"form": str, "checkpoint": str, "round": int, "duration_ns": int},
+        {**_fields(CoreReport), **_fields(FilesOfCore), "gdb": list[str]},
+    ),
     "flatten": ({"checkpoint": str, "dropped": int, "duration_ns": int}, FIGURES),
     "send": ({"rounds": int, "stored_bytes": int, "checkpoint": str}, {"to": str}),
     "receive": ({"rounds": int, "stored_bytes": int, "checkpoint": str}, {}),

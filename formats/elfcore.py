@@ -18,18 +18,20 @@ from pathlib import Path
 from formats import elfnotes
 from formats.auxv import auxv_of
 from formats.chain import MemoryView
-from formats.coreloads import Load, loads
+from formats.coreloads import FilePages, Load, NoFilePages, Piece, loads
 from formats.elf import EHDR, IDENT_64_LITTLE, PHDR, SHDR, SegmentType
 from formats.errors import StorageError, UsageError
 from formats.exporting import Progress, is_torn
 from formats.files import Buffer, write_at
 from formats.images import Images
 from formats.layout import PAGE_BYTES
+from formats.manifest import Vma
 from formats.pagecopy import PageCopier
 from formats.wholefile import whole_file
 
 _MAX_MEMORY_BYTES = 1 << 62  # with headers and notes still an offset in a file: loff_t
 _PROGRESS_STEP_BYTES = 16 << 20
+_FILE_CHUNK_BYTES = 1 << 20
 _HEADERS_BUFFER_BYTES = 64 << 10
 
 
@@ -52,12 +54,16 @@ _NOTE_ALIGN_BYTES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoreReport:
-    """What was written: `bytes` is the size of the file, holes included, `data_bytes` what of it was copied."""
+    """What was written: `bytes` is the size of the file, holes included, `data_bytes` what of it was copied.
+
+    `file_bytes` of those are from mapped files, not from the image.
+    """
 
     pid: int
     path: str
     bytes: int
     data_bytes: int
+    file_bytes: int
     segments: int
     threads: int
     torn: bool
@@ -73,10 +79,17 @@ class CoreOptions:
 
 
 def write_core(
-    images: Images, number: int | None, pid: int | None, path: Path, options: CoreOptions, progress: Progress
+    images: Images,
+    number: int | None,
+    pid: int | None,
+    path: Path,
+    options: CoreOptions,
+    progress: Progress,
+    files: FilePages | None = None,
 ) -> CoreReport:
     """Write a core of process `pid` (the root process) as of round `number` (the selected one) to `path`.
 
+    `files` gives pages of that process's files that the image does not have.
     The file has another name until it is complete. Raises UsageError, also for a pre-dump round or a file in the way
     without the option that permits it; ParentMissing, ImageCorrupt, ImageVersionUnsupported, StorageError.
     """
@@ -85,7 +98,7 @@ def write_core(
         if view.process.zombie:
             raise UsageError(f"Process {view.process.pid} had ended: it has no memory.", pid=view.process.pid)
         with whole_file(path, force=options.force) as file:
-            core = _Core(view, file, torn, progress)
+            core = _Core(view, file, torn, progress, files or NoFilePages())
             with PageCopier(view, core.put, options.threads) as copier:
                 core.write(copier)
     return core.report(path)
@@ -94,8 +107,11 @@ def write_core(
 class _Core:
     """The core of one process, written into an empty file."""
 
-    def __init__(self, view: MemoryView, file: tuple[int, Path], torn: bool, progress: Progress) -> None:
+    def __init__(
+        self, view: MemoryView, file: tuple[int, Path], torn: bool, progress: Progress, files: FilePages
+    ) -> None:
         self._view = view
+        self._files = files
         self._fd, self._path = file
         self._torn = torn
         self._progress = progress
@@ -103,17 +119,19 @@ class _Core:
         self._segments = 0
         self._total_data_bytes = 0
         self._data_bytes = 0
+        self._file_bytes = 0
         self._reported_bytes = 0
         self._end = 0
 
     def write(self, copier: PageCopier) -> None:
         """Write all of it; raises ImageCorrupt, StorageError."""
         total_bytes = 0
-        for load in loads(self._view):
+        for load in loads(self._view, self._files):
             self._segments += 1
             for piece in load.pieces:
-                total_bytes += piece.end_addr - piece.start_addr if piece.in_file else 0
-                self._total_data_bytes += piece.end_addr - piece.start_addr if piece.data else 0
+                piece_bytes = piece.end_addr - piece.start_addr
+                total_bytes += piece_bytes if piece.in_file else 0
+                self._total_data_bytes += piece_bytes if piece.data or piece.from_file else 0
         if total_bytes > _MAX_MEMORY_BYTES:
             raise StorageError.from_os_error("write", self._path, OSError(errno.EFBIG, os.strerror(errno.EFBIG)))
         n_headers = self._segments + 1
@@ -143,6 +161,7 @@ class _Core:
             path=str(path.absolute()),
             bytes=self._end,
             data_bytes=self._data_bytes,
+            file_bytes=self._file_bytes,
             segments=self._segments,
             threads=threads,
             torn=self._torn,
@@ -157,7 +176,7 @@ class _Core:
 
     def _write_loads(self, headers_offset: int, copier: PageCopier) -> None:
         headers = bytearray()
-        for load in loads(self._view):
+        for load in loads(self._view, self._files):
             headers += self._write_load(load, copier)
             if len(headers) >= _HEADERS_BUFFER_BYTES:
                 self.put(headers, headers_offset)
@@ -173,14 +192,26 @@ class _Core:
             end_addr = piece.end_addr
             if piece.data is not None:
                 copier.copy(piece.data, offset + piece.start_addr - start_addr)
-                self._data_bytes += end_addr - piece.start_addr
-                if self._data_bytes - self._reported_bytes >= _PROGRESS_STEP_BYTES:
-                    self._report_progress(self._data_bytes)
+                self._count(end_addr - piece.start_addr)
+            elif piece.from_file:
+                self._copy_from_file(load.vma, piece, offset + piece.start_addr - start_addr)
         memory_bytes = end_addr - start_addr
         file_bytes = memory_bytes if load.in_file else 0
         self._end += file_bytes
         flags = _flags(load.vma.perms)
         return PHDR.pack(SegmentType.LOAD, flags, offset, start_addr, 0, file_bytes, memory_bytes, PAGE_BYTES)
+
+    def _copy_from_file(self, vma: Vma, piece: Piece, offset: int) -> None:
+        for addr in range(piece.start_addr, piece.end_addr, _FILE_CHUNK_BYTES):
+            end_addr = min(addr + _FILE_CHUNK_BYTES, piece.end_addr)
+            self.put(self._files.read(vma, addr, end_addr), offset + addr - piece.start_addr)
+            self._file_bytes += end_addr - addr
+            self._count(end_addr - addr)
+
+    def _count(self, n_bytes: int) -> None:
+        self._data_bytes += n_bytes
+        if self._data_bytes - self._reported_bytes >= _PROGRESS_STEP_BYTES:
+            self._report_progress(self._data_bytes)
 
     def _report_progress(self, done_bytes: int) -> None:
         self._reported_bytes = done_bytes
