@@ -11,7 +11,7 @@ from types import FrameType
 
 import click
 
-from commands import export, flatten, inspect, keys, live, observe, read, receive, run, send, verify
+from commands import export, flatten, inspect, keys, live, observe, read, receive, run, search, send, verify
 from display.reporter import Reporter
 from formats.errors import PredumpError
 
@@ -110,6 +110,7 @@ _COMMANDS: dict[str, Callable[..., int]] = {
     "observe": observe.observe,
     "inspect": inspect.inspect,
     "read": read.read,
+    "search": search.search,
     "verify": verify.verify,
     "export": export.export,
     "flatten": flatten.flatten,

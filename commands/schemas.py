@@ -14,6 +14,7 @@ from pathlib import Path
 
 from analysis.corefiles import FilesOfCore
 from analysis.places import Section
+from analysis.search import Mapped
 from analysis.words import Word
 from commands.fieldnames import FIELDS
 from dumper import events
@@ -69,6 +70,14 @@ EVENTS: dict[str, tuple[str, Fields, Fields]] = {
     ),
     "check": ("One thing that was tried on this host.", _fields(Check), {}),
     "finding": ("One thing that is wrong with an image; exit code 0 for a warning.", _fields(Finding), {}),
+    "match": (
+        "A match of a search.",
+        {
+            **{"pid": int, "addr": int, "place": str, "length": int, "hex": str, "before_hex": str, "after_hex": str},
+            **{"encoding": str, "repeats": int, "found_in": list[int], "elsewhere": list[Mapped]},
+        },
+        {"start_addr": int, "end_addr": int, "perms": str, "path": str, "value_place": str},
+    ),
     "listening": ("A receiver waits for its sender.", {"address": str, "port": int}, {}),
     "round-inspect": ("A round of the checkpoint.", {"round": int, "kind": str, **_fields(Stats)}, {}),
     "round-send": ("A round has been sent.", SENT, {}),
@@ -88,6 +97,13 @@ RESULTS: dict[str, tuple[Fields, Fields]] = {
     "read": (
         {"addr": int, "place": str, "length": int, "hex": str, "round": int},
         {"sections": list[Section], "text": str, "words": list[Word]},
+    ),
+    "search": (
+        {
+            **{"checkpoint": str, "matches": int, "complete": bool, "processes": int, "searched_rounds": list[int]},
+            **{"searched_bytes": int, "zero_bytes": int, "duration_ns": int},
+        },
+        {},
     ),
     "verify": (
         {"rounds": int, "files": int, "stored_bytes": int, "pages_data": int, "errors": int, "checkpoint": str},

@@ -1,0 +1,224 @@
+"""The memory of a process in one round or in all of them, cut so that each part is of one kind in each round.
+
+    round 1 (full)   |  data   |  data   |  zero   |  data   |
+    round 2          | parent  |  data   | parent  | (hole)  |
+    columns           1: {1,2}  1: {1}    0: {1,2}  1: {1}
+                                2: {2}
+
+What several rounds have in common is in one part of its column, with a bit for each of these rounds.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from formats import runs
+from formats.areas import Area
+from formats.chain import MemoryView
+from formats.closing import Closing
+from formats.errors import ImageCorrupt
+from formats.images import Frames, Images, PageSource
+from formats.layout import PAGE_BYTES, RunKind
+from formats.manifest import Process
+from formats.pagemap import Piece
+from formats.segments import Segment, SegmentKind
+from formats.sources import ObjectSources
+
+Choice = Callable[[int, Process], Iterable[Area]]
+"""Which areas of a process in a round are looked at, ascending."""
+
+
+class Column(NamedTuple):
+    """Memory `[start_addr, end_addr)`: what it is, DATA or ZERO, and in which rounds, each a bit of a number."""
+
+    start_addr: int
+    end_addr: int
+    parts: list[tuple[Segment, int]]
+
+
+def columns_of(view: MemoryView, number: int, choose: Choice) -> Iterator[Column]:
+    """Of one round, which `view` shows, ascending; its bit is 1. What is not known is left out.
+
+    Raises ImageCorrupt, StorageError.
+    """
+    for area in choose(number, view.process):
+        for segment in view.segments(area.start_addr, area.end_addr):
+            if segment.kind is not SegmentKind.ABSENT:
+                yield Column(segment.start_addr, segment.end_addr, [(segment, 1)])
+            elif area.zeros and area.object is None:
+                yield Column(segment.start_addr, segment.end_addr, [(_zeros(segment), 1)])
+
+
+def _zeros(hole: Segment) -> Segment:
+    return Segment(hole.start_addr, hole.end_addr, SegmentKind.ZERO, hole.round, 0)
+
+
+@dataclass(slots=True)
+class _Level:
+    """What one round has of the process; `parent` is the position of the level that PARENT runs lead to."""
+
+    number: int
+    parent: int | None
+    source: PageSource
+    areas: list[Area]
+    objects: ObjectSources | None
+
+
+class _Version(NamedTuple):
+    """What a page is, as long as nothing changes: of the `page_index` that goes with an address, only the first."""
+
+    kind: SegmentKind
+    round: int
+    page_index: int = 0
+    object: int | None = None
+
+
+_Behind = tuple[int, _Version | None]
+"""Up to where what is behind a page is the same, and what that is, None if it is not known."""
+
+
+class AllRounds(Closing):
+    """One process in all rounds; a context manager, not for use by two threads at once.
+
+    `numbers` are the rounds in the order of their bits, the first having the lowest.
+    """
+
+    def __init__(self, images: Images, process: Process, choose: Choice) -> None:
+        """`process` is it in any of the rounds. Raises ParentMissing, ImageCorrupt, StorageError and the like."""
+        self.numbers = list(images.numbers)
+        self._pid = process.pid
+        self._levels: list[_Level] = []
+        shared: dict[Area, Area] = {}  # most mappings are the same in all rounds
+        for number in self.numbers:
+            lineage = images.lineage(number)
+            info = next(lineage)
+            parent = next(lineage, None)
+            same = info.process(process.pid)
+            areas: list[Area] = []
+            if same is not None and same.start_time_ticks == process.start_time_ticks:
+                areas = [shared.setdefault(area, area) for area in choose(number, same)]
+            objects = ObjectSources(info) if any(area.object is not None for area in areas) else None
+            position = None if parent is None else self.numbers.index(parent.number)
+            self._levels.append(_Level(number, position, info.pages_of(process), areas, objects))
+
+    def close(self) -> None:
+        """Close all files; reading is over. May be called again."""
+        for level in self._levels:
+            level.source.close()
+            if level.objects is not None:
+                level.objects.close()
+
+    def open_frames(self, segment: Segment) -> Frames:
+        """The file that the pages of a DATA segment are in, as MemoryView.open_frames."""
+        level = self._levels[self.numbers.index(segment.round)]
+        if segment.object is not None and level.objects is not None:
+            return level.objects.open_frames(segment.object)
+        return level.source.open_frames()
+
+    def columns(self) -> Iterator[Column]:
+        """All that is known in any round, ascending; raises ImageCorrupt, StorageError."""
+        chosen = [[(area.start_addr, area.end_addr) for area in level.areas] for level in self._levels]
+        for start_addr, end_addr in runs.merge(heapq.merge(*chosen)):
+            yield from self._sweep(start_addr, end_addr)
+
+    def _sweep(self, start_addr: int, end_addr: int) -> Iterator[Column]:
+        levels = self._levels
+        pieces = [level.source.pieces(start_addr, end_addr) for level in levels]
+        covers = [_cover(level.areas, start_addr, end_addr) for level in levels]
+        piece: list[Piece] = [(start_addr, start_addr, None)] * len(levels)
+        cover: list[tuple[int, Area | None]] = [(start_addr, None)] * len(levels)
+        position = start_addr
+        while position < end_addr:
+            for index in range(len(levels)):
+                if piece[index][1] <= position:
+                    piece[index] = next(pieces[index])
+                if cover[index][0] <= position:
+                    cover[index] = next(covers[index])
+            stop = min(*(one[1] for one in piece), *(one[0] for one in cover))
+            stop, versions = self._versions(position, stop, piece, cover)
+            if versions:
+                parts = [
+                    (Segment(position, stop, version.kind, version.round, version.page_index, version.object), bits)
+                    for version, bits in versions.items()
+                ]
+                yield Column(position, stop, parts)
+            position = stop
+
+    def _versions(
+        self, addr: int, stop: int, piece: list[Piece], cover: list[tuple[int, Area | None]]
+    ) -> tuple[int, dict[_Version, int]]:
+        """What the pages from `addr` on are, with the bits of the rounds where they are that; and up to where."""
+        found: dict[_Version, int] = {}
+        own: list[_Version | None] = []
+        for index, level in enumerate(self._levels):
+            run = piece[index][2]
+            version: _Version | None = None
+            if run is None:
+                pass
+            elif run.kind is RunKind.PARENT:
+                version = None if level.parent is None else own[level.parent]
+                if version is None:
+                    raise self._unreachable(addr, level)
+            elif run.kind is RunKind.DATA:
+                page_index = run.page_index + (addr - run.start_addr) // PAGE_BYTES
+                version = _Version(SegmentKind.DATA, level.number, page_index)
+            else:
+                version = _ZERO
+            own.append(version)
+            area = cover[index][1]
+            if area is None:
+                continue
+            if version is None:
+                stop, version = _behind(level, area, addr, stop)
+            if version is not None:
+                found[version] = found.get(version, 0) | 1 << index
+        return stop, found
+
+    def _unreachable(self, addr: int, level: _Level) -> ImageCorrupt:
+        return ImageCorrupt(
+            f"Page {addr:#x} of process {self._pid} in round {level.number} refers to its parent round, which does not "
+            "have it.",
+            addr=addr,
+            round=level.number,
+        )
+
+
+_ZERO = _Version(SegmentKind.ZERO, 0)
+
+
+def _cover(areas: list[Area], start_addr: int, end_addr: int) -> Iterator[tuple[int, Area | None]]:
+    """The range cut at areas: where each part ends, and the area that it is in."""
+    position = start_addr
+    for index in range(bisect_right(areas, start_addr, key=lambda area: area.end_addr), len(areas)):
+        area = areas[index]
+        if area.start_addr >= end_addr:
+            break
+        if position < area.start_addr:
+            yield area.start_addr, None
+        position = min(area.end_addr, end_addr)
+        yield position, area
+    if position < end_addr:
+        yield end_addr, None
+
+
+def _behind(level: _Level, area: Area, addr: int, stop: int) -> _Behind:
+    """What pages are that the process itself does not have, from `addr` on up to `stop` at most."""
+    if area.object is None or level.objects is None:
+        return stop, _ZERO if area.zeros else None
+    offset = addr - area.shift
+    piece = next(level.objects.segments(area.object, offset, stop - area.shift))
+    stop = piece.end_addr + area.shift
+    if piece.kind is SegmentKind.DATA:
+        return stop, _Version(SegmentKind.DATA, level.number, piece.page_index, area.object)
+    if piece.kind is SegmentKind.ZERO:
+        return stop, _ZERO
+    zeros = next(level.objects.zeros(area.object, offset, piece.end_addr), None)
+    if zeros is None or not area.zeros:
+        return stop, None
+    if zeros[0] > offset:
+        return zeros[0] + area.shift, None
+    return zeros[1] + area.shift, _ZERO
