@@ -11,7 +11,7 @@ from types import FrameType
 
 import click
 
-from commands import export, flatten, inspect, keys, live, observe, read, receive, run, search, send, verify
+from commands import diff, export, flatten, inspect, keys, live, observe, read, receive, run, search, send, verify
 from display.reporter import Reporter
 from formats.errors import PredumpError
 
@@ -111,6 +111,7 @@ _COMMANDS: dict[str, Callable[..., int]] = {
     "inspect": inspect.inspect,
     "read": read.read,
     "search": search.search,
+    "diff": diff.diff,
     "verify": verify.verify,
     "export": export.export,
     "flatten": flatten.flatten,

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.corefiles import FilesOfCore
+from analysis.diff import PageCounts
 from analysis.places import Section
 from analysis.search import Mapped
 from analysis.words import Word
+from commands.diffevents import MappingPlace
 from commands.fieldnames import FIELDS
 from dumper import events
 from dumper.checks import Check
@@ -49,6 +51,7 @@ def _fields(kind: type) -> Fields:
 
 DUMP: Fields = {**_fields(events.RoundFinished), "hooks_failed": list[str]}
 FIGURES = _fields(FlattenReport)
+PAGES = _fields(PageCounts)
 EVENTS: dict[str, tuple[str, Fields, Fields]] = {
     **{
         str(kind.__dataclass_fields__["type"].default): (str(kind.__doc__), _fields(kind), {})
@@ -80,6 +83,26 @@ EVENTS: dict[str, tuple[str, Fields, Fields]] = {
     ),
     "listening": ("A receiver waits for its sender.", {"address": str, "port": int}, {}),
     "round-inspect": ("A round of the checkpoint.", {"round": int, "kind": str, **_fields(Stats)}, {}),
+    "process-diff": (
+        "A process in the two rounds that are compared.",
+        {"pid": int, "to_pid": int | None, "name": str, "change": str, **PAGES, "pages_left": int, "pages_unread": int},
+        {},
+    ),
+    "mapping-diff": (
+        "A mapping that is not the same, or has pages that are not.",
+        {"pid": int, "change": str, **_fields(MappingPlace), "kind": str, **PAGES, "was": MappingPlace | None},
+        {},
+    ),
+    "bytes-diff": (
+        "Bytes that are not the same: a range of them, or all those in a symbol.",
+        {"pid": int, "addr": int, "length": int, "place": str, "ranges": int, "before": str, "after": str},
+        {},
+    ),
+    "state-diff": (
+        "A field of the state that is not the same.",
+        {"pid": int, "subject": str, "name": str, "field": str, "before": object, "after": object},
+        {},
+    ),
     "round-send": ("A round has been sent.", SENT, {}),
     "round-receive": ("A round was received and is on disk.", SENT, {}),
 }
@@ -102,6 +125,18 @@ RESULTS: dict[str, tuple[Fields, Fields]] = {
         {
             **{"checkpoint": str, "matches": int, "complete": bool, "processes": int, "searched_rounds": list[int]},
             **{"searched_bytes": int, "zero_bytes": int, "duration_ns": int},
+        },
+        {},
+    ),
+    "diff": (
+        {
+            "checkpoint": str,
+            "round": int,
+            "to_checkpoint": str,
+            "to_round": int,
+            "processes": int,
+            "processes_changed": int,
+            **PAGES,
         },
         {},
     ),
@@ -170,6 +205,8 @@ def _of_type(hint: object) -> Schema:
     plain = {int: "integer", float: "number", bool: "boolean", str: "string", types.NoneType: "null"}
     if hint is OBJECT:
         return {"type": "object"}
+    if hint is object:
+        return {}
     if isinstance(hint, type) and issubclass(hint, enum.StrEnum):
         return {"enum": [member.value for member in hint]}
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):

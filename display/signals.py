@@ -43,7 +43,8 @@ def _when(remaining: str, interval: str) -> str:
     return (f"in {remaining}" if remaining else "disarmed") + (f", every {interval}" if interval else "")
 
 
-def _posix_timer(timer: PosixTimer) -> tuple[str, str]:
+def posix_timer_text(timer: PosixTimer) -> tuple[str, str]:
+    """Which one it is, and what it does when."""
     interval = duration_text(timer.interval_ns) if timer.interval_ns else ""
     remaining = duration_text(timer.remaining_ns) if timer.remaining_ns else ""
     if timer.notify == _SIGEV_NONE:
@@ -55,7 +56,8 @@ def _posix_timer(timer: PosixTimer) -> tuple[str, str]:
     return f"timer {timer.id}", f"{clock_name(timer.clock)}, {action}, {_when(remaining, interval)}{overruns}"
 
 
-def _interval_timer(timer: IntervalTimer) -> tuple[str, str]:
+def interval_timer_text(timer: IntervalTimer) -> tuple[str, str]:
+    """Which one it is, and when it fires."""
     interval = duration_text(timer.interval_us * 1000) if timer.interval_us else ""
     remaining = duration_text(timer.remaining_us * 1000) if timer.remaining_us else ""
     return interval_timer_name(timer.which), _when(remaining, interval)
@@ -76,5 +78,5 @@ def timers_block(process: Process, whose: str) -> RenderableType | None:
     if process.state is None:
         return None
     interval_timers = [t for t in process.state.interval_timers if t.remaining_us or t.interval_us]
-    lines = [*map(_interval_timer, interval_timers), *map(_posix_timer, process.state.posix_timers)]
+    lines = [*map(interval_timer_text, interval_timers), *map(posix_timer_text, process.state.posix_timers)]
     return block(f"Timers{whose}", _clipped(lines))

@@ -79,7 +79,8 @@ def seccomp_text(thread: Thread) -> str:
     return f"seccomp, {counted(len(thread.seccomp_filters), 'filter')}"
 
 
-def _call_text(call: SystemCall | None) -> str:
+def call_text(call: SystemCall | None) -> str:
+    """A system call that a thread was in, and how it goes on; "-" for none."""
     return f"{system_call_name(call.number)}, {_RESTARTS[call.restart]}" if call else "-"
 
 
@@ -118,7 +119,7 @@ def threads_table(process: Process, whose: str, columns: int) -> RenderableType 
 
     def row(thread: Thread) -> tuple[str, ...]:
         values = (f"{thread.registers[name]:#x}" if name in thread.registers else "-" for name in pointers)
-        state = (*values, _call_text(thread.system_call), "; ".join(_notes(thread, cpus))) if has_state else ()
+        state = (*values, call_text(thread.system_call), "; ".join(_notes(thread, cpus))) if has_state else ()
         return str(thread.tid), clip(thread.name, NAME_MAX), *state
 
     state_columns = (*map(Column, pointers), Column("system call", wraps=True), Column("state", wraps=True))

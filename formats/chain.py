@@ -108,7 +108,7 @@ class MemoryView(Closing):
             while addr < segment.end_addr:
                 n_pages = min(step_pages, (segment.end_addr - addr) // PAGE_BYTES)
                 if segment.kind is SegmentKind.DATA:
-                    content = self._read_pages(segment, page_index, n_pages)
+                    content = self.read_pages(segment, page_index, n_pages)
                 else:
                     content = bytes(n_pages * PAGE_BYTES)
                 yield addr, addr + n_pages * PAGE_BYTES, content
@@ -144,6 +144,15 @@ class MemoryView(Closing):
             for start, end, chunk in self.chunks(first_page_addr, last_page_end_addr)
         )
         return content[addr - first_page_addr : end_addr - first_page_addr]
+
+    def read_pages(self, segment: Segment, page_index: int, n_pages: int) -> bytes:
+        """Pages of a DATA segment of this view, by their position in its pages file.
+
+        Raises ImageCorrupt, StorageError.
+        """
+        if segment.object is not None:
+            return self._objects.read(segment.object, page_index, n_pages)
+        return self._own.read(segment.round, page_index, n_pages)
 
     def vmas_in(self, start_addr: int, end_addr: int) -> Iterator[Vma]:
         """The VMAs that overlap `[start_addr, end_addr)`, ascending."""
@@ -188,11 +197,6 @@ class MemoryView(Closing):
             position = zero_end_addr
         if position < end_addr:
             yield Segment(position, end_addr, SegmentKind.ABSENT, round_number, 0)
-
-    def _read_pages(self, segment: Segment, page_index: int, n_pages: int) -> bytes:
-        if segment.object is not None:
-            return self._objects.read(segment.object, page_index, n_pages)
-        return self._own.read(segment.round, page_index, n_pages)
 
     def _check_mapped(self, start_addr: int, end_addr: int) -> None:
         mapped = ((vma.start_addr, vma.end_addr) for vma in self.vmas_in(start_addr, end_addr))

@@ -53,7 +53,7 @@ class _MismatchError(Exception):
 
 def encode_record(record: DataclassInstance) -> dict[str, Json]:
     """The JSON object for a dataclass, keys in the order of its fields."""
-    return {name: _encode(getattr(record, name)) for name in _names(type(record))}
+    return {name: encode_value(getattr(record, name)) for name in _names(type(record))}
 
 
 def record_text(record: DataclassInstance) -> Iterator[str]:
@@ -84,7 +84,7 @@ def decode_record(record_type: type[Record], value: object, name: str) -> Record
 
 def _text(value: object) -> Iterator[str]:
     if not _is_long(value):
-        yield json.dumps(_encode(value))
+        yield json.dumps(encode_value(value))
     elif isinstance(value, list):
         yield from _list_text(value)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -96,7 +96,7 @@ def _list_text(items: list[object]) -> Iterator[str]:
     for start in range(0, len(items), _BATCH):
         batch = items[start : start + _BATCH]
         if not any(map(_is_long, batch)):
-            yield opening + json.dumps([_encode(item) for item in batch])[1:-1]
+            yield opening + json.dumps([encode_value(item) for item in batch])[1:-1]
             opening = ", "
             continue
         for item in batch:
@@ -121,7 +121,8 @@ def _names(record_type: type[DataclassInstance]) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(record_type))
 
 
-def _encode(value: object) -> Json:
+def encode_value(value: object) -> Json:
+    """The JSON value for a field of a record; bytes become base64."""
     if value.__class__ in _PLAIN:
         return typing.cast(Json, value)
     match value:
@@ -130,9 +131,9 @@ def _encode(value: object) -> Json:
         case bytes():
             return base64.b64encode(value).decode("ascii")
         case list():
-            return [_encode(item) for item in value]
+            return [encode_value(item) for item in value]
         case dict():
-            return {key: _encode(item) for key, item in value.items()}
+            return {key: encode_value(item) for key, item in value.items()}
         case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return encode_record(value)
     raise TypeError(f"no JSON form for {type(value).__name__}")

@@ -14,6 +14,7 @@ from formats.chain import AddressAbsent, Checkpoint, MemoryView, Segment, Segmen
 from formats.errors import ImageCorrupt, UsageError
 from formats.layout import PAGE_BYTES, RunKind
 from formats.manifest import Gap
+from tests.format.histories import N_PAGES, Memory, histories
 from tests.format.images import (
     PID,
     ZERO_PAGE,
@@ -24,39 +25,6 @@ from tests.format.images import (
     vma_of,
     write_chain,
 )
-
-N_PAGES = 24
-
-Memory = dict[int, bytes]
-
-
-@st.composite
-def histories(draw: st.DrawFn) -> tuple[list[ImageRound], list[Memory]]:
-    """Rounds as a dumper would write them, and the memory each of them stands for."""
-    images: list[ImageRound] = []
-    memories: list[Memory] = []
-    memory: Memory = {}
-    seed = 0
-    for number in range(draw(st.integers(1, 5))):
-        changes = draw(st.dictionaries(st.integers(0, N_PAGES - 1), st.sampled_from(["data", "zero", "drop"])))
-        dumped_again = draw(st.sets(st.integers(0, N_PAGES - 1)))
-        earlier = memory
-        memory = dict(memory)
-        pages: dict[int, PageState] = {}
-        for page, change in changes.items():
-            if change == "drop":
-                memory.pop(page, None)
-                continue
-            seed += 1
-            memory[page] = page_of(seed) if change == "data" else ZERO_PAGE
-        for page, content in memory.items():
-            if number and page not in changes and page not in dumped_again and page in earlier:
-                pages[page] = RunKind.PARENT
-            else:
-                pages[page] = RunKind.ZERO if content == ZERO_PAGE else content
-        images.append(ImageRound(pages, vmas=(vma_of(0, N_PAGES),)))
-        memories.append(memory)
-    return images, memories
 
 
 @settings(max_examples=50)
