@@ -20,6 +20,7 @@ from commands.options import (
 )
 from display.reporter import Reporter
 from display.units import bytes_text, counted
+from formats.errors import UsageError
 
 if TYPE_CHECKING:
     from formats.images import Images
@@ -38,6 +39,7 @@ class Wish:
     threads: int
     sysroot: Path
     complete: bool
+    flat: bool
 
 
 Progress = Callable[[int, int], None]
@@ -78,17 +80,41 @@ def _core(reporter: Reporter, wish: Wish, progress: Progress) -> Done:
     return asdict(report) | asdict(of_files) | {"gdb": gdb}, f"{text}\n{shlex.join(gdb)}"
 
 
-FORMS: dict[str, Callable[[Reporter, Wish, Progress], Done]] = {"core": _core}
+def _criu(_reporter: Reporter, wish: Wish, progress: Progress) -> Done:
+    from display.missing import missing_lines
+    from formats.criu.export import CriuOptions, write_criu
+
+    if wish.pid is not None:
+        raise UsageError("CRIU's images are of all processes of a round.", hint="Leave --pid away.")
+    if wish.force:
+        raise UsageError("A directory is not replaced.", hint="Leave --force away, and name a new directory.")
+    options = CriuOptions(flat=wish.flat, torn=wish.torn, threads=wish.threads)
+    report = write_criu(wish.images, wish.number, wish.output, options, progress)
+    text = (
+        f"{report.images}: {counted(report.processes, 'process', 'processes')}, {counted(report.threads, 'thread')}, "
+        f"{bytes_text(report.data_bytes)} of pages"
+    )
+    if report.rounds > 1:
+        text += f" in {report.rounds} directories"
+    if report.torn:
+        text += "; it is torn: its pages are of different moments, and it has no registers"
+    return asdict(report), "\n".join([f"{text}.", *missing_lines("Left out", report.left_out)])
+
+
+FORMS: dict[str, Callable[[Reporter, Wish, Progress], Done]] = {"core": _core, "criu": _criu}
 
 
 @path_argument
-@click.option("--to", "form", type=click.Choice(list(FORMS)), required=True, help="What to write: an ELF core.")
-@click.option("-o", "--output", type=IMAGE_PATH, required=True, metavar="OUT", help="The file to write.")
+@click.option(
+    "--to", "form", type=click.Choice(list(FORMS)), required=True, help="What to write: an ELF core, or CRIU's images."
+)
+@click.option("-o", "--output", type=IMAGE_PATH, required=True, metavar="OUT", help="The file or directory to write.")
 @round_option
 @process_option
 @sysroot_option
 @click.option("--complete", is_flag=True, help="core: with all pages of files that can be found.")
-@click.option("--torn", is_flag=True, help="core: also of a pre-dump round: torn pages, no registers.")
+@click.option("--flat", is_flag=True, help="criu: one directory, instead of one for each round.")
+@click.option("--torn", is_flag=True, help="Also of a pre-dump round: torn pages, no registers.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @threads_option("Threads that decompress.")
 @quiet_option
@@ -101,12 +127,13 @@ def export(
     pid: int | None,
     sysroot: Path,
     complete: bool,
+    flat: bool,
     torn: bool,
     force: bool,
     threads: int,
     quiet: bool,
 ) -> int:
-    """Write a process as of a round for other tools: an ELF core that gdb opens.
+    """Write a round for other tools: an ELF core that gdb opens, or CRIU's image files.
 
     \b
     What the core lacks are unchanged pages of files, which gdb reads from the
@@ -116,13 +143,17 @@ def export(
       predump export /var/tmp/ck --to core -o /var/tmp/core --sysroot /var/tmp/root
     With all pages of the files in the core itself:
       predump export /var/tmp/ck --to core -o /var/tmp/core --complete
+    CRIU's images are of all processes. Each round is a directory with a link to
+    the one before, or --flat makes one of all. What has no place there is named.
+      predump export /var/tmp/ck --to criu --flat -o /var/tmp/images
+      crit x /var/tmp/images ps
     """
     from display.bytesbar import BytesBar
     from formats.opening import open_images
 
     start_ns = monotonic_ns()
     images = open_images(path)
-    wish = Wish(images, output, number, pid, torn, force, threads, sysroot, complete)
+    wish = Wish(images, output, number, pid, torn, force, threads, sysroot, complete, flat)
     with BytesBar(reporter.errors, "exporting", quiet=quiet or reporter.as_json) as progress:
         fields, text = FORMS[form](reporter, wish, progress)
     fields |= {

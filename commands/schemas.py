@@ -24,6 +24,7 @@ from dumper.checks import Check
 from dumper.observe import Observation
 from dumper.projection import Projection
 from formats.check import Finding
+from formats.criu.export import CriuReport
 from formats.elfcore import CoreReport
 from formats.flatten import FlattenReport
 from formats.manifest import Stats
@@ -146,7 +147,7 @@ RESULTS: dict[str, tuple[Fields, Fields]] = {
     ),
     "export": (
         {"form": str, "checkpoint": str, "round": int, "duration_ns": int},
-        {**_fields(CoreReport), **_fields(FilesOfCore), "gdb": list[str]},
+        {**_fields(CoreReport), **_fields(FilesOfCore), "gdb": list[str], **_fields(CriuReport)},
     ),
     "flatten": ({"checkpoint": str, "dropped": int, "duration_ns": int}, FIGURES),
     "send": ({"rounds": int, "stored_bytes": int, "checkpoint": str}, {"to": str}),

@@ -14,6 +14,7 @@ _NUMBER = re.compile(r"0x[0-9a-f]+(?:-0x[0-9a-f]+)?|[0-9]+")
 _NAMED = 3  # of those alike, so many are named
 _KINDS_IN_SUMMARY = 3
 _SUMMARY_WHAT_MAX = 60
+_LINES_MAX = 40
 _WHAT_MAX = 200  # characters of what is compared: the rest is an image's wish to be slow
 
 
@@ -69,6 +70,15 @@ def missing_summary(missing: Sequence[Missing]) -> str:
     if len(groups) > len(parts):
         parts.append(counted(len(groups) - len(parts), "other kind of thing", "other kinds of things"))
     return f"not captured: {'; '.join(parts)} (predump inspect says why)"
+
+
+def missing_lines(title: str, missing: Sequence[Missing]) -> list[str]:
+    """The same in full after a line with a title, for the end of a command; nothing if that is nothing."""
+    groups = _groups(missing)
+    lines = [f"  {clip(group.text(), _WHAT_MAX)}: {clip(group.reason, _WHAT_MAX)}" for group in groups[:_LINES_MAX]]
+    if len(groups) > len(lines):
+        lines.append(f"  ... and {len(groups) - len(lines):,} more: --json has them all")
+    return [f"{title}:", *lines] if lines else []
 
 
 def missing_table(manifest: Manifest) -> RenderableType | None:

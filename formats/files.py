@@ -174,6 +174,32 @@ def sync_and_close(fd: int, path: Path) -> None:
         raise StorageError.from_os_error("write", path, error) from error
 
 
+def close_written(fd: int, path: Path) -> None:
+    """Close a written file that `sync_file_system` makes durable; raises StorageError."""
+    try:
+        os.close(fd)
+    except OSError as error:
+        raise StorageError.from_os_error("write", path, error) from error
+
+
+def sync_file_system(path: Path) -> None:
+    """Make all durable that was written to the file system of a directory: for many files one wait, syncfs(2).
+
+    Raises StorageError.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StorageError.from_os_error("open", path, error) from error
+    try:
+        if libc.syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise StorageError.from_os_error("write", path, OSError(number, os.strerror(number)))
+    finally:
+        close_quietly(fd)
+
+
 def sync_directory(path: Path) -> None:
     """Make the names inside a directory durable; raises StorageError."""
     try:

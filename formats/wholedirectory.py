@@ -9,22 +9,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from formats.errors import StorageError, UsageError
-from formats.files import create_directory, sync_directory
+from formats.files import create_directory, sync_directory, sync_file_system
 
 
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
-    """A new directory of mode 0700 that becomes `path` when the block ends well; what is in it is durable by then.
+    """A new directory of mode 0700 that becomes `path` when the block ends well.
 
-    Nothing may be there but an empty directory, which it replaces: files that somebody has put together are not for
-    us to remove. Raises UsageError if something is in the way, StorageError.
+    All that was written to its file system is durable by then: files in it need no fsync(2) of their own. Nothing may
+    be there but an empty directory, which it replaces: files that somebody has put together are not for us to remove.
+    Raises UsageError if something is in the way, StorageError.
     """
     _refuse_in_the_way(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     create_directory(temporary)
     try:
         yield temporary
-        sync_directory(temporary)
+        sync_file_system(temporary)
         try:
             temporary.rename(path)  # rename(2) takes the place of an empty directory, and of no other
         except OSError as error:

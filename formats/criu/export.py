@@ -9,30 +9,186 @@ or, flattened, all of it in OUT itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
-from google.protobuf.message import Message
-
-from formats.auxv import stored_auxv
-from formats.criu.files import FileTable
-from formats.criu.framing import Magic, write_messages
-from formats.criu.leftout import left_out_of_process, left_out_of_round
-from formats.criu.memory import is_shared_memory, left_out_of_memory, memory_of, private_pages, shared_id
-from formats.criu.pagefiles import PageFiles, Pages, pages_of_chain, pages_of_round, pages_of_segment
-from formats.criu.processes import Ids, SeccompTable, inventory, stats, time_namespace, tree_entries
-from formats.criu.threads import core_of_thread, core_of_zombie
-from formats.criu.values import PageFlags
-from formats.errors import ImageCorrupt, StorageError
-from formats.files import create_directory, sync_directory
-from formats.images import Frames, Images, PageSource, Round
+from formats.criu.memory import mapped_shared, shared_id
+from formats.criu.pagefiles import PageFiles
+from formats.criu.pages import OwnPages, PagesOfChain, PagesOfRound, PrivatePages, SharedPages
+from formats.criu.state import write_state
+from formats.errors import StorageError
+from formats.exporting import Progress, is_torn
+from formats.files import create_directory
+from formats.images import Images, PageSource, Round
 from formats.layout import ADDR_LIMIT, PAGE_BYTES, round_name
-from formats.lineage import PageLineage
 from formats.manifest import Manifest, Missing, Process
-from formats.segments import Segment
 from formats.sources import ObjectSources
-from formats.torn import check_round
 from formats.wholedirectory import whole_directory
+
+_PARENT = "parent"
+_PROGRESS_STEP_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class CriuOptions:
+    """`flat`: one directory for all; `torn` permits a pre-dump round; `threads` decompress."""
+
+    flat: bool = False
+    torn: bool = False
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CriuReport:
+    """What was written: `images` is the directory to name to CRIU's tools, `rounds` how many have a directory.
+
+    `left_out` is what the round has and the images do not.
+    """
+
+    path: str
+    images: str
+    rounds: int
+    processes: int
+    threads: int
+    data_bytes: int
+    torn: bool
+    left_out: list[Missing]
+
+
+def write_criu(images: Images, number: int | None, path: Path, options: CriuOptions, progress: Progress) -> CriuReport:
+    """Write round `number` (the selected one) with all of its processes into a new directory `path`.
+
+    The directory has another name until it is complete. Raises UsageError, also for a pre-dump round without the
+    option that permits it and for a directory that is there; ParentMissing, ImageCorrupt, ImageVersionUnsupported,
+    StorageError.
+    """
+    torn = is_torn(images, number, permitted=options.torn)
+    number = images.round(number).number
+    lineage = _lineage(images, number)
+    with whole_directory(path) as directory:
+        counter = _Counter(lineage, progress, flat=options.flat)
+        export = _Export(images, lineage, options.threads, counter.add)
+        left_out = export.write_flat(directory) if options.flat else export.write_chain(directory)
+        counter.finish()
+    manifest = images.round(number).manifest
+    return CriuReport(
+        path=str(path.absolute()),
+        images=str(path.absolute() if options.flat else path.absolute() / round_name(number)),
+        rounds=1 if options.flat else len(lineage),
+        processes=len(manifest.processes),
+        threads=sum(len(process.threads) for process in manifest.processes),
+        data_bytes=counter.done_bytes,
+        torn=torn,
+        left_out=left_out,
+    )
+
+
+class _Level(NamedTuple):
+    """A round of a lineage: how many pages of the processes have bytes in it, and in it or below."""
+
+    number: int
+    pages_data: int
+    pages_all: int
+
+
+def _lineage(images: Images, number: int) -> list[_Level]:
+    """The round, the one it builds on, and so on."""
+    levels = []
+    for info in images.lineage(number):
+        stats = info.manifest.stats
+        levels.append(_Level(info.number, stats.pages_data, stats.pages_data + stats.pages_parent))
+    return levels
+
+
+class _Counter:
+    """Counts the bytes of pages that are copied, and tells of them now and then."""
+
+    def __init__(self, lineage: list[_Level], progress: Progress, *, flat: bool) -> None:
+        self.done_bytes = 0
+        self._told_bytes = 0
+        # A round may hold pages of processes that ended, and refer to zeros: this is the most that it can be.
+        self._total_bytes = PAGE_BYTES * (lineage[0].pages_all if flat else sum(item.pages_data for item in lineage))
+        self._progress = progress
+
+    def add(self, n_bytes: int) -> None:
+        """So many more."""
+        self.done_bytes += n_bytes
+        if self.done_bytes - self._told_bytes >= _PROGRESS_STEP_BYTES:
+            self._told_bytes = self.done_bytes
+            self._progress(self.done_bytes, max(self.done_bytes, self._total_bytes))
+
+    def finish(self) -> None:
+        """That is all."""
+        self._progress(self.done_bytes, self.done_bytes)
+
+
+class _Export:
+    """Writes a round and those it builds on."""
+
+    def __init__(self, images: Images, lineage: list[_Level], threads: int, on_copied: Callable[[int], None]) -> None:
+        self._images = images
+        self._lineage = lineage
+        self._threads = threads
+        self._on_copied = on_copied
+
+    def write_flat(self, directory: Path) -> list[Missing]:
+        """All in one directory. Returns what is left out; raises ImageCorrupt, StorageError."""
+        info = self._images.round(self._lineage[0].number)
+        levels: dict[int, list[PageSource]] = {process.pid: [] for process in _alive(info.manifest)}
+        for level in self._images.lineage(info.number):  # once for all: its manifests are large
+            for process in _alive(info.manifest):
+                levels[process.pid].append(level.pages_of(process))
+        return self._write_round(info, directory, lambda process: PagesOfChain(process.pid, levels.pop(process.pid)))
+
+    def write_chain(self, directory: Path) -> list[Missing]:
+        """Each round in a directory of its own. Returns what is left out; raises ImageCorrupt, StorageError."""
+        numbers = [level.number for level in self._lineage]
+        places = [directory / round_name(number) for number in numbers]
+        for place in places:
+            create_directory(place)
+        for child, parent in pairwise(places):
+            _link(child / _PARENT, Path("..", parent.name))
+        info = self._images.round(numbers[0])
+        left_out = self._write_round(info, places[0], lambda process: PagesOfRound(info.pages_of(process)))
+        processes = list(_alive(info.manifest))
+        for number, place in zip(numbers[1:], places[1:], strict=True):
+            self._write_earlier(self._images.round(number), processes, place)
+        return left_out
+
+    def _write_round(self, info: Round, directory: Path, own_pages: Callable[[Process], OwnPages]) -> list[Missing]:
+        """All of a round. Returns what is left out."""
+        left_out = write_state(info, directory)
+        objects = {item.id: item for item in info.manifest.objects}
+        files = PageFiles(directory, self._threads, self._on_copied)
+        with ObjectSources(info) as sources:
+            for process in _alive(info.manifest):
+                with own_pages(process) as own:
+                    pages = PrivatePages(process, objects, own, sources)
+                    files.write(str(process.pid), pages, pages)
+            for number in sorted(mapped_shared(info.manifest)):
+                shared = SharedPages(objects[number], sources)
+                files.write(f"shmem-{shared_id(number)}", shared, shared)
+        return left_out
+
+    def _write_earlier(self, info: Round, processes: list[Process], directory: Path) -> None:
+        """The pages that a round has of processes of a later one."""
+        files = PageFiles(directory, self._threads, self._on_copied)
+        for process in processes:
+            before = info.process(process.pid)
+            if before is not None and before.start_time_ticks == process.start_time_ticks:
+                with PagesOfRound(info.pages_of(process)) as own:
+                    files.write(str(process.pid), own.pages(0, ADDR_LIMIT), own)
+
+
+def _alive(manifest: Manifest) -> Iterator[Process]:
+    return (process for process in manifest.processes if process.zombie is None)
+
+
+def _link(path: Path, target: Path) -> None:
+    try:
+        path.symlink_to(target)
+    except OSError as error:
+        raise StorageError.from_os_error("create", path, error) from error

@@ -40,14 +40,15 @@ class FileTable:
         self.messages: list[OpenFile] = []
         """What goes into files.img."""
 
-    def path(self, path: str, *, flags: int = 0, build_id: bytes = b"") -> int:
-        """The id of a path as it is opened with `flags`; a path has the build id that it was first named with."""
+    def path(self, path: str, *, flags: int = 0, size_bytes: int = 0, build_id: str = "") -> int:
+        """The id of a path as it is opened with `flags`; what tells the file from others is noted the first time."""
         number = self._ids_of_paths.get((path, flags))
         if number is None:
             number = self._ids_of_paths[path, flags] = len(self.messages) + 1
             regular = RegularFile(id=number, flags=flags, offset=0, owner=_owner(None), path=os.fsencode(path))
-            padded = build_id + bytes(-len(build_id) % _WORD_BYTES)
-            regular.build_id.extend(memoryview(padded).cast("I"))
+            if size_bytes:
+                regular.size_bytes = size_bytes
+            regular.build_id.extend(_words(bytes.fromhex(build_id)))
             self.messages.append(OpenFile(kind=FileKind.REGULAR, id=number, regular=regular))
         return number
 
@@ -138,3 +139,7 @@ def _owner(opened: OpenFileRecord | None) -> FileOwner:
     signal = opened.owner_signal if opened else 0
     kind = (_OWNER_PROCESS if owner > 0 else _OWNER_GROUP) if owner else 0
     return FileOwner(uid=0, effective_uid=0, signal=signal, kind=kind, pid=abs(owner))
+
+
+def _words(content: bytes) -> list[int]:
+    return list(memoryview(content + bytes(-len(content) % _WORD_BYTES)).cast("I"))

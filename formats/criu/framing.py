@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError, Message
 
 from formats.closing import Closing
 from formats.errors import ImageCorrupt
-from formats.files import close_quietly, create_file, open_regular, read_exactly, sync_and_close, write_all
+from formats.files import close_quietly, close_written, create_file, open_regular, read_exactly, write_all
 
 MAX_MESSAGE_BYTES = 8 << 20
 """More than the largest message of a process with 65530 mappings; parsed, one takes up to a hundred times its size."""
@@ -126,15 +126,17 @@ def read_message(path: Path, magic: Magic, kind: type[M]) -> M:
         return reader.read(kind)
 
 
-def write_messages(path: Path, magic: Magic, messages: Iterable[Message]) -> None:
-    """Create a file of mode 0600 with them, durable. Raises StorageError, also if it exists."""
+def write_messages(path: Path, magic: Magic, messages: Iterable[Message | bytes]) -> None:
+    """Create a file of mode 0600 with them; bytes go as they are. Raises StorageError, also if it exists."""
     fd = create_file(path)
     try:
         pending: list[bytes] = [header(magic)]
         pending_bytes = 0
         for message in messages:
-            content = message.SerializeToString()
-            pending += (_U32.pack(len(content)), content)
+            content = message if isinstance(message, bytes) else message.SerializeToString()
+            if not isinstance(message, bytes):
+                pending.append(_U32.pack(len(content)))
+            pending.append(content)
             pending_bytes += len(content)
             if pending_bytes >= _BLOCK_BYTES:
                 write_all(fd, pending, path)
@@ -143,4 +145,4 @@ def write_messages(path: Path, magic: Magic, messages: Iterable[Message]) -> Non
     except BaseException:
         close_quietly(fd)
         raise
-    sync_and_close(fd, path)
+    close_written(fd, path)

@@ -10,7 +10,8 @@ from formats.threadstate import Restart, Scheduling, Thread
 
 _NO_PLACE = "CRIU's images do not have it"
 _NOT_WRITTEN = "predump does not write CRIU's image for it"
-_WRITTEN_PRCTL = {"dumpable", "securebits", "child_subreaper"}
+_WRITTEN_PRCTL = {"dumpable", "securebits", "child_subreaper", "xcomp_perm"}
+"""Or of use only with what is named elsewhere: XSTATE components beyond those that everybody may use."""
 _USUAL_PRCTL = {"tsc": 1, "mce_kill": 2, "cpuid": 1}  # others are 0: PR_GET_TSC, PR_MCE_KILL_GET, ARCH_GET_CPUID
 _SIGCHLD = 17
 _SCHED_DEADLINE = 6

@@ -11,7 +11,7 @@ from formats.criu.files import FileTable
 from formats.criu.images_pb2 import Memory
 from formats.criu.images_pb2 import Vma as VmaMessage
 from formats.criu.values import VmaStatus
-from formats.manifest import ANONYMOUS_VMA_KINDS, MemoryObject, Missing, Process, Vma
+from formats.manifest import ANONYMOUS_VMA_KINDS, Manifest, MemoryObject, Missing, Process, Vma
 from formats.processstate import MemoryLayout
 
 _AUXV_ENTRY = struct.Struct("<QQ")
@@ -63,18 +63,20 @@ def shared_id(object_id: int) -> int:
     return object_id + 1
 
 
-def memory_of(process: Process, auxv: bytes, objects: dict[int, MemoryObject], table: FileTable) -> Memory:
+def memory_of(process: Process, objects: dict[int, MemoryObject], table: FileTable) -> Memory:
     """The mappings of a process; the files that are mapped are added to `table`.
 
     Raises ValueError for values that the messages have no room for.
     """
     state = process.state
     layout = (state.layout if state else None) or _NO_LAYOUT
+    auxv = state.auxv if state else b""
+    files = _MappedFiles(process, table)
     memory = Memory(
         **asdict(layout),
-        exe_file=table.path(process.exe, build_id=bytes.fromhex(process.exe_build_id)),
+        exe_file=files.id_of(process.exe),
         auxv=[value for entry in _AUXV_ENTRY.iter_unpack(auxv) if entry[0] for value in entry],
-        vmas=[_vma_message(vma, objects, table) for vma in process.vmas],
+        vmas=[_vma_message(vma, objects, files) for vma in process.vmas],
     )
     if state is not None:
         memory.dumpable = state.prctl.get("dumpable", 1)
@@ -87,9 +89,29 @@ def is_private_anonymous(vma: Vma, objects: dict[int, MemoryObject]) -> bool:
     return bool(_status(vma, objects) & VmaStatus.ANON_PRIVATE)
 
 
-def is_shared_memory(vma: Vma, objects: dict[int, MemoryObject]) -> bool:
-    """Whether its bytes are in a pagemap of its object."""
-    return vma.object is not None and bool(_status(vma, objects) & VmaStatus.ANON_SHARED)
+def mapped_shared(manifest: Manifest) -> set[int]:
+    """Ids of the memory objects of a round whose bytes are in pagemaps of their own."""
+    objects = {item.id: item for item in manifest.objects}
+    return {
+        vma.object
+        for process in manifest.processes
+        for vma in process.vmas
+        if vma.object is not None and _status(vma, objects) & VmaStatus.ANON_SHARED
+    }
+
+
+class _MappedFiles:
+    """The files that a process has mapped, each with what tells it from others."""
+
+    def __init__(self, process: Process, table: FileTable) -> None:
+        self._known = {item.path: (item.size_bytes, item.build_id) for item in process.mapped_files}
+        self._known.setdefault(process.exe, (0, process.exe_build_id))
+        self._table = table
+
+    def id_of(self, path: str, flags: int = 0) -> int:
+        """In files.img."""
+        size_bytes, build_id = self._known.get(path, (0, ""))
+        return self._table.path(path, flags=flags, size_bytes=size_bytes, build_id=build_id)
 
 
 def _status(vma: Vma, objects: dict[int, MemoryObject]) -> VmaStatus:
@@ -104,7 +126,7 @@ def _status(vma: Vma, objects: dict[int, MemoryObject]) -> VmaStatus:
     return VmaStatus.REGULAR | VmaStatus.ANON_PRIVATE | heap
 
 
-def _vma_message(vma: Vma, objects: dict[int, MemoryObject], table: FileTable) -> VmaMessage:
+def _vma_message(vma: Vma, objects: dict[int, MemoryObject], files: _MappedFiles) -> VmaMessage:
     status = _status(vma, objects)
     letters = vma.flags.split()
     flags = _Map.SHARED if vma.is_shared else _Map.PRIVATE
@@ -126,7 +148,7 @@ def _vma_message(vma: Vma, objects: dict[int, MemoryObject], table: FileTable) -
     if status & (VmaStatus.FILE_SHARED | VmaStatus.FILE_PRIVATE):
         message.open_flags = _O_RDWR if vma.is_shared and "mw" in letters else 0
         message.offset_bytes = vma.offset_bytes
-        message.shared_id = table.path(vma.path, flags=message.open_flags)
+        message.shared_id = files.id_of(vma.path, message.open_flags)
         return message
     message.flags |= _Map.ANONYMOUS
     if status & VmaStatus.ANON_SHARED and vma.object is not None:

@@ -19,7 +19,7 @@ from formats.criu.framing import Magic, write_messages
 from formats.criu.images_pb2 import PagemapEntry, PagemapHead
 from formats.criu.values import PageFlags
 from formats.errors import StorageError
-from formats.files import close_quietly, create_file, sync_and_close, write_at
+from formats.files import Buffer, close_quietly, close_written, create_file, write_at
 from formats.layout import PAGE_BYTES
 from formats.pagecopy import FrameSource, PageCopier
 from formats.segments import Segment
@@ -56,7 +56,9 @@ class PageFiles:
         path = self._directory / f"pages-{self._pairs}.img"
         fd = create_file(path)
         try:
-            with PageCopier(source, lambda content, offset: write_at(fd, content, offset, path), self._threads) as copier:
+            with PageCopier(
+                source, lambda content, offset: write_at(fd, content, offset, path), self._threads
+            ) as copier:
                 messages = _Messages(self._pairs, pages, copier, self._on_copied)
                 write_messages(self._directory / f"pagemap-{owner}.img", Magic.PAGEMAP, messages)
                 copier.finish()
@@ -67,7 +69,11 @@ class PageFiles:
         except BaseException:
             close_quietly(fd)
             raise
-        sync_and_close(fd, path)
+        close_written(fd, path)
+
+
+def _put(fd: int, path: Path, content: Buffer, offset: int) -> None:
+    write_at(fd, content, offset, path)
 
 
 class _Messages:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 from formats.closing import Closing
 from formats.criu.memory import is_private_anonymous
@@ -18,12 +19,18 @@ from formats.sources import ObjectSources
 
 
 class OwnPages(Protocol):
-    """A process's own pages, with all that is in no round as NO_PAGES."""
+    """A process's own pages, with all that is in no round as NO_PAGES; a context manager."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
 
     def pages(self, start_addr: int, end_addr: int) -> Iterator[Pages]:
         """All of the page range in order; raises ImageCorrupt, StorageError."""
 
-    def open_frames(self, segment: Segment) -> Frames:
+    def open_frames(self, segment: Segment, /) -> Frames:
         """Where the bytes of a segment of them are; raises ImageCorrupt, StorageError."""
 
 
@@ -48,7 +55,7 @@ class PagesOfRound(Closing):
                 data = Segment(start, end, SegmentKind.DATA, self._source.round, run.page_index)
                 yield Pages(start, end, PageFlags.PRESENT, data)
 
-    def open_frames(self, segment: Segment) -> Frames:
+    def open_frames(self, _segment: Segment, /) -> Frames:
         return self._source.open_frames()
 
 

@@ -1,7 +1,8 @@
-"""The tree of processes in CRIU's words: pstree.img, ids-PID.img, inventory.img, seccomp.img, timens-0.img, stats-dump."""
+"""What CRIU's images say of all processes together: pstree, ids, inventory, seccomp, timens, stats-dump."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 from formats.criu.images_pb2 import (
@@ -11,8 +12,8 @@ from formats.criu.images_pb2 import (
     SeccompFilters,
     SharedIds,
     Stats,
-    Timespec,
     TimeNamespace,
+    Timespec,
     TreeEntry,
 )
 from formats.manifest import Manifest, Process
@@ -42,20 +43,18 @@ def tree_entries(processes: list[Process], root_pid: int) -> Iterator[TreeEntry]
     have no room for.
     """
     by_pid = {process.pid: process for process in processes}
-    children: dict[int, list[int]] = {pid: [] for pid in by_pid}
-    for process in processes:
-        if process.pid != root_pid:
-            children[process.ppid if process.ppid in by_pid else root_pid].append(process.pid)
-    left = dict(by_pid)
-    queue = [root_pid]
-    while left:
-        # What no path leads to from the root is a circle, and no round of ours has one.
-        pid = queue.pop(0) if queue else next(iter(left))
-        process = left.pop(pid, None)
-        if process is None:
-            continue
-        yield _tree_entry(process, 0 if pid == root_pid else process.ppid if process.ppid in by_pid else root_pid)
-        queue += children[pid]
+    parents = {pid: process.ppid if process.ppid in by_pid else root_pid for pid, process in by_pid.items()}
+    parents[root_pid] = 0
+    children: dict[int, list[int]] = {}
+    for pid, ppid in parents.items():
+        children.setdefault(ppid, []).append(pid)
+    queue = deque([root_pid])
+    while queue:
+        pid = queue.popleft()
+        yield _tree_entry(by_pid.pop(pid), parents[pid])
+        queue += children.get(pid, ())
+    # What no path leads to from the root is a circle; no round of predump's has one.
+    yield from (_tree_entry(process, root_pid) for process in by_pid.values())
 
 
 def _tree_entry(process: Process, ppid: int) -> TreeEntry:
@@ -97,7 +96,7 @@ class Ids:
 
 
 def inventory(root_ids: SharedIds) -> Inventory:
-    """Of a dump. It lacks what CRIU asks for of a directory that it would continue: nothing tracks the target for it."""
+    """Of a dump. It lacks what CRIU asks for before it continues one: nothing tracks the target for it."""
     return Inventory(
         image_version=_IMAGE_VERSION,
         descriptors_per_id=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from typing import Literal
 
 from formats import xstate
 from formats.criu.images_pb2 import (
@@ -132,7 +133,7 @@ def _interval_timer(timer: IntervalTimerRecord | None) -> IntervalTimer:
 def _limits(state: ProcessState) -> list[Limit]:
     """By number from 0 on, up to the first that is not known: their place in the list says which they are."""
     by_resource = {limit.resource: limit for limit in state.limits}
-    limits = []
+    limits: list[Limit] = []
     while (limit := by_resource.get(len(limits))) is not None:
         limits.append(Limit(soft=limit.soft, hard=limit.hard))
     return limits
@@ -264,9 +265,8 @@ def _floating_point(thread: Thread) -> FloatingPoint:
 
 
 def _extended_state(known: xstate.Components) -> ExtendedState:
-    def words(feature: Feature, code: str) -> list[int]:
-        content = known.content.get(feature, b"")
-        return list(memoryview(content).cast(code))
+    def words(feature: Feature, code: Literal["I", "Q"]) -> list[int]:
+        return list(memoryview(known.content.get(feature, b"")).cast(code))
 
     return ExtendedState(
         xstate_bv=known.used,

@@ -1,0 +1,341 @@
+"""Rounds as CRIU's image files: crit reads them, and the memory in them is the round's, chained or in one directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+
+from formats.checkpoint import Checkpoint
+from formats.criu.export import CriuOptions, CriuReport, write_criu
+from formats.errors import ImageCorrupt, UsageError
+from formats.layout import PAGE_BYTES, RunKind
+from formats.manifest import Manifest, PageRange
+from formats.openfiles import Eventfd, OpenFile, OpenFileKind, Pipe
+from formats.processstate import Descriptor, FileLock, Limit, MemoryLayout, Namespace
+from formats.roundwriter import RoundWriter
+from formats.threadstate import PendingSignal, Rseq, Scheduling, SignalStack, Thread
+from tests.criuimages import PARENT, PRESENT, Memory, Pages
+from tests.format import samples
+from tests.format.images import (
+    PID,
+    ZERO_PAGE,
+    ImageObject,
+    ImageRound,
+    addr_of,
+    fill_round,
+    object_vma,
+    page_of,
+    tree_manifest,
+    vma_of,
+    write_chain,
+    write_pages,
+)
+from tests.format.test_memory_objects import Memory as ExpectedMemory
+from tests.format.test_memory_objects import Tree, trees
+from tests.format.test_memory_view import N_PAGES, histories
+from tests.format.test_memory_view import Memory as PagesHeld
+from tests.states import plain_credentials, plain_state, zombie_of
+
+LAZY = 2
+CHILD = PID + 1
+NAMES_OF_CRIU = {"rbp": "bp", "rbx": "bx", "rax": "ax", "rcx": "cx", "rdx": "dx", "rsi": "si", "rdi": "di"} | {
+    "orig_rax": "orig_ax",
+    "rip": "ip",
+    "eflags": "flags",
+    "rsp": "sp",
+}
+NAMES_OF_BOTH = (
+    "r8",
+    "r9",
+    "r10",
+    "r11",
+    "r12",
+    "r13",
+    "r14",
+    "r15",
+    "cs",
+    "ss",
+    "ds",
+    "es",
+    "fs",
+    "gs",
+    "fs_base",
+    "gs_base",
+)
+REGISTERS = {name: number for number, name in enumerate((*NAMES_OF_CRIU, *NAMES_OF_BOTH), start=1)} | {
+    "orig_rax": (1 << 64) - 1
+}
+"""Of a thread that was in no system call."""
+
+
+def export(checkpoint: Path, path: Path, options: CriuOptions | None = None, number: int | None = None) -> CriuReport:
+    told: list[tuple[int, int]] = []
+    report = write_criu(
+        Checkpoint.open(checkpoint),
+        number,
+        path,
+        options or CriuOptions(),
+        lambda done, total: told.append((done, total)),
+    )
+    assert all(done <= total for done, total in told)
+    assert told[-1] == (report.data_bytes, report.data_bytes)
+    return report
+
+
+def assert_holds(directory: Path, pid: int, memory: Mapping[int, bytes | None], *, own: frozenset[int]) -> None:
+    """The pages of a process, by their number; of what nobody can know the images have nothing.
+
+    `own` are pages that the process has itself: in shared memory no real process has any.
+    """
+    held = Memory(directory, pid)
+    for vma in held.vmas:
+        for addr in range(vma.start_addr, vma.end_addr, PAGE_BYTES):
+            page = (addr - addr_of(0)) // PAGE_BYTES
+            if vma.flags & 1 and page in own:
+                continue
+            found = held.page(vma, addr)
+            assert found == memory[page] or (memory[page] is None and found == ZERO_PAGE), page
+
+
+@settings(max_examples=10)
+@given(history=histories())
+def test_memory_is_the_rounds(
+    tmp_path_factory: pytest.TempPathFactory, history: tuple[list[ImageRound], list[PagesHeld]]
+) -> None:
+    images, memories = history
+    directory = tmp_path_factory.mktemp("export")
+    checkpoint = write_chain(directory / "checkpoint", *images)
+    for number, held in enumerate(memories, start=1):
+        memory = {page: held.get(page, ZERO_PAGE) for page in range(N_PAGES)}
+        for flat in (False, True):
+            options = CriuOptions(flat=flat, torn=True, threads=2)
+            report = export(checkpoint, directory / f"{number}-{flat}", options, number)
+            assert_holds(Path(report.images), PID, memory, own=frozenset())
+            if flat:
+                entries = Pages(Path(report.images), str(PID)).entries
+                assert not any(flags & PARENT for _, _, flags in entries)
+
+
+@settings(max_examples=15)
+@given(tree=trees())
+def test_memory_of_all_processes_and_objects(tmp_path_factory: pytest.TempPathFactory, tree: Tree) -> None:
+    directory = tmp_path_factory.mktemp("export")
+    checkpoint = tree.write(directory / "checkpoint")
+    for flat in (False, True):
+        report = export(checkpoint, directory / str(flat), CriuOptions(flat=flat, threads=2))
+        for pid, memory in tree.memories.items():
+            assert_holds(Path(report.images), pid, expected(memory), own=frozenset(tree.images[pid].pages))
+
+
+def expected(memory: ExpectedMemory) -> dict[int, bytes | None]:
+    return dict(memory)
+
+
+def three_rounds(checkpoint: Path) -> Path:
+    """Of anonymous memory and a private mapping of a file, with a page of zeros of each kind."""
+    vmas = (vma_of(0, 8), vma_of(8, 16, "file", "/lib/x"))
+    first = ImageRound({0: page_of(1), 1: page_of(2), 2: RunKind.ZERO, 8: page_of(3), 9: RunKind.ZERO}, vmas)
+    parent = RunKind.PARENT
+    second = ImageRound({0: page_of(4), 1: parent, 2: parent, 8: parent, 9: parent}, vmas)
+    third = ImageRound({0: parent, 1: parent, 2: parent, 3: page_of(5), 8: parent, 9: parent}, vmas)
+    return write_chain(checkpoint, first, second, third)
+
+
+def test_each_round_is_a_directory_that_leads_to_the_one_before(tmp_path: Path) -> None:
+    report = export(three_rounds(tmp_path / "checkpoint"), tmp_path / "out", CriuOptions(torn=True))
+    assert (report.images, report.rounds) == (str(tmp_path / "out/0003"), 3)
+    assert report.data_bytes == 5 * PAGE_BYTES
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0001", "0002", "0003"]
+    assert str((tmp_path / "out/0003/parent").readlink()) == "../0002"
+    assert str((tmp_path / "out/0002/parent").readlink()) == "../0001"
+    assert sorted(path.name for path in (tmp_path / "out/0001").iterdir()) == [f"pagemap-{PID}.img", "pages-1.img"]
+    entries = {number: Pages(tmp_path / "out" / number, str(PID)).entries for number in ("0001", "0002", "0003")}
+    assert entries == {
+        "0001": [(addr_of(0), 3, PRESENT), (addr_of(8), 2, PRESENT)],
+        "0002": [(addr_of(0), 1, PRESENT), (addr_of(1), 2, PARENT), (addr_of(8), 2, PARENT)],
+        "0003": [(addr_of(0), 3, PARENT), (addr_of(3), 1, PRESENT | LAZY), (addr_of(8), 2, PARENT)],
+    }
+
+
+def test_a_flat_directory_has_zeros_only_where_they_hide_a_file(tmp_path: Path) -> None:
+    report = export(three_rounds(tmp_path / "checkpoint"), tmp_path / "out", CriuOptions(flat=True, torn=True))
+    assert (report.images, report.rounds) == (str(tmp_path / "out"), 1)
+    assert Pages(tmp_path / "out", str(PID)).entries == [
+        (addr_of(0), 2, PRESENT | LAZY),
+        (addr_of(3), 1, PRESENT | LAZY),
+        (addr_of(8), 2, PRESENT),
+    ]
+
+
+def test_everything_is_for_its_owner(tmp_path: Path) -> None:
+    report = export(three_rounds(tmp_path / "checkpoint"), tmp_path / "out", CriuOptions(torn=True))
+    assert Path(report.images).is_dir()
+    for path in (tmp_path / "out", *(tmp_path / "out").rglob("*")):
+        if not path.is_symlink():
+            assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600)
+
+
+def test_a_pid_that_was_used_again_has_no_pages_of_the_process_before(tmp_path: Path) -> None:
+    first = ImageRound({0: page_of(1)}, start_time_ticks=1)
+    second = ImageRound({0: page_of(2)}, start_time_ticks=2)
+    checkpoint = write_chain(tmp_path / "checkpoint", first, second)
+    export(checkpoint, tmp_path / "out", CriuOptions(torn=True))
+    assert list((tmp_path / "out/0001").iterdir()) == []
+
+
+def test_a_pre_dump_round_needs_to_be_asked_for(tmp_path: Path) -> None:
+    checkpoint = three_rounds(tmp_path / "checkpoint")
+    with pytest.raises(UsageError, match="pre-dump round"):
+        export(checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    report = export(checkpoint, tmp_path / "out", CriuOptions(torn=True))
+    assert report.torn
+    assert report.left_out[0].what == "registers and all other state"
+
+
+def test_nothing_is_left_of_an_export_that_failed(tmp_path: Path) -> None:
+    checkpoint = three_rounds(tmp_path / "checkpoint")
+    pages = checkpoint / f"0001/pages-{PID}.zst"
+    pages.write_bytes(pages.read_bytes()[:-1] + b"\0")
+    with pytest.raises(ImageCorrupt):
+        export(checkpoint, tmp_path / "out", CriuOptions(torn=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+# --- state --------------------------------------------------------------------------------------
+
+
+def thread_of(tid: int, **changes: object) -> Thread:
+    thread = Thread(
+        tid=tid,
+        name=f"t{tid}",
+        registers=REGISTERS,
+        fpregs=bytes(range(256)) * 2,
+        signal_mask=1 << 63,
+        pending=[PendingSignal(number=34, siginfo=b"s" * 128)],
+        signal_stack=SignalStack(addr=4096, size_bytes=8192, flags=0),
+        robust_list_addr=77,
+        robust_list_bytes=24,
+        clear_child_tid_addr=88,
+        parent_death_signal=9,
+        rseq=Rseq(addr=96, size_bytes=32, signature=5, flags=0, section_addr=99),
+        scheduling=Scheduling(
+            policy=1,
+            flags=0,
+            nice=-3,
+            priority=7,
+            runtime_ns=0,
+            deadline_ns=0,
+            period_ns=0,
+            cpus=[],
+            io_priority=0,
+            timer_slack_ns=50_000,
+        ),
+    )
+    return replace(thread, **changes)
+
+
+def open_file(number: int, kind: OpenFileKind, path: str, **changes: object) -> OpenFile:
+    record = OpenFile(
+        id=number,
+        kind=kind,
+        path=path,
+        deleted=False,
+        flags=0o100002,
+        offset=0,
+        device="00:0e",
+        inode=number,
+        mode=0o100644,
+        size_bytes=0,
+        mount_id=1,
+    )
+    return replace(record, **changes)
+
+
+LAYOUT = MemoryLayout(
+    start_code_addr=1,
+    end_code_addr=2,
+    start_data_addr=3,
+    end_data_addr=4,
+    start_stack_addr=5,
+    start_brk_addr=6,
+    brk_addr=7,
+    arg_start_addr=8,
+    arg_end_addr=9,
+    env_start_addr=10,
+    env_end_addr=11,
+)
+STATE = replace(
+    samples.STATE,
+    layout=LAYOUT,
+    auxv=b"".join(n.to_bytes(8, "little") for n in (33, 4096, 6, 100, 0, 0)),
+    limits=[Limit(resource=0, soft=1, hard=2), Limit(resource=1, soft=3, hard=(1 << 64) - 1)],
+    seccomp_filters=[b"12345678", b"abcdefgh"],
+    cwd="/tmp",
+    umask=0o27,
+    descriptors=[
+        Descriptor(fd=0, open_file=0, close_on_exec=False),
+        Descriptor(fd=1, open_file=1, close_on_exec=True),
+        Descriptor(fd=2, open_file=2, close_on_exec=False),
+        Descriptor(fd=3, open_file=3, close_on_exec=False),
+        Descriptor(fd=4, open_file=4, close_on_exec=False),
+        Descriptor(fd=5, open_file=5, close_on_exec=False),
+    ],
+    locks=[FileLock(fd=0, kind="flock", mode="write", start=0, end=-1)],
+    namespaces=[Namespace(kind="pid", inode=1), Namespace(kind="net", inode=2)],
+    credentials=replace(plain_credentials(1, 2), groups=[3, 4], cap_effective=(5 << 32) + 6, cap_ambient=1),
+    prctl={"dumpable": 1, "securebits": 8, "child_subreaper": 1, "tsc": 1, "mdwe": 1},
+    monotonic_offset_ns=3,
+)
+OPEN_FILES = [
+    open_file(0, OpenFileKind.FILE, "/tmp/file", offset=12, size_bytes=17, owner=-7, owner_signal=10),
+    open_file(1, OpenFileKind.PIPE, "pipe:[99]", flags=0, inode=99),
+    open_file(2, OpenFileKind.PIPE, "pipe:[99]", flags=1, inode=99),
+    open_file(3, OpenFileKind.EVENTFD, "anon_inode:[eventfd]", eventfd=Eventfd(count=9, semaphore=False)),
+    open_file(4, OpenFileKind.SOCKET, "socket:[5]"),
+    open_file(5, OpenFileKind.FILE, "/tmp/gone", deleted=True),
+]
+
+
+def write_dump(checkpoint: Path) -> Manifest:
+    """A dump with one of each: two processes, of which the second has another network, and a zombie."""
+    images = {
+        PID: ImageRound({0: page_of(1)}, (vma_of(0, 8), object_vma(8, 12, 1, 1))),
+        CHILD: ImageRound({0: page_of(2)}, (vma_of(0, 8, "heap"), object_vma(8, 12, 1, 1, "file"))),
+    }
+    held = ImageObject(1, {2: page_of(3)}, 6 * PAGE_BYTES, "memfd")
+    manifest = tree_manifest(1, images, [held], None)
+    root, child = manifest.processes
+    child_state = replace(
+        plain_state(CHILD, process_group=CHILD, session=PID), namespaces=[Namespace(kind="net", inode=3)]
+    )
+    zombie = replace(child, pid=CHILD + 1, vmas=[], pages_data=0, zombie=zombie_of(CHILD + 1, 256), ppid=PID)
+    filters = {"seccomp_mode": 2, "seccomp_filters": [0, 1]}
+    processes = [
+        replace(
+            root,
+            threads=[thread_of(PID, **filters), thread_of(PID + 100, seccomp_mode=2, seccomp_filters=[0])],
+            state=STATE,
+            guards=[PageRange(start_addr=addr_of(4), end_addr=addr_of(5))],
+        ),
+        replace(child, threads=[thread_of(CHILD)], state=child_state, ppid=PID),
+        zombie,
+    ]
+    manifest = replace(
+        manifest,
+        processes=processes,
+        open_files=OPEN_FILES,
+        pipes=[Pipe(device="00:0e", inode=99, capacity_bytes=65536, content=b"in the pipe")],
+        clocks=samples.DUMP.clocks,
+        stats=replace(manifest.stats, frozen_ns=5_000_999, pages_present=2),
+    )
+    writer = RoundWriter(checkpoint, 1)
+    for pid, image in images.items():
+        fill_round(writer, image, pid)
+    write_pages(writer.open_object(1), held.pages, base_addr=0)
+    writer.commit(manifest)
+    return manifest
