@@ -7,11 +7,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from types import FrameType
 
 import click
 
-from commands import diff, export, flatten, inspect, keys, live, observe, read, receive, run, search, send, verify
 from display.reporter import Reporter
 from formats.errors import PredumpError
 
@@ -30,7 +30,43 @@ class Interrupted(BaseException):
     """SIGTERM or SIGHUP arrived; like KeyboardInterrupt it must not be caught on the way."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+COMMANDS = {
+    "check": "live",
+    "pre-dump": "live",
+    "dump": "live",
+    "run": "run",
+    "detach": "live",
+    "observe": "observe",
+    "inspect": "inspect",
+    "read": "read",
+    "search": "search",
+    "diff": "diff",
+    "verify": "verify",
+    "export": "export",
+    "flatten": "flatten",
+    "send": "send",
+    "receive": "receive",
+    "keys": "keys",
+}
+"""The module of `commands` with the function of each command."""
+
+
+class _Commands(click.Group):
+    """Loads a command when it is asked for: each has some modules of its own, and reading a page is to be quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        function = getattr(import_module(f"commands.{COMMANDS[cmd_name]}"), cmd_name.replace("-", "_"))
+        return _command(cmd_name, function)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="predump", prog_name="predump")
 def cli() -> None:
     """Captures memory and state of a running process with almost no pause.
@@ -44,8 +80,8 @@ def cli() -> None:
     """
 
 
-def _add(name: str, function: Callable[..., int]) -> None:
-    """Make a command of a function that returns its exit code, with the options that all commands have."""
+def _command(name: str, function: Callable[..., int]) -> click.Command:
+    """A command of a function that returns its exit code, with the options that all commands have."""
 
     @functools.wraps(function)
     def guarded(*, as_json: bool, debug: bool, **options: object) -> None:
@@ -53,11 +89,12 @@ def _add(name: str, function: Callable[..., int]) -> None:
         reporter = Reporter(name, as_json=as_json)
         context.exit(_guarded(functools.partial(function, reporter, **options), reporter, debug))
 
-    added = cli.command(name)(guarded)
-    added.params += [
+    made = click.command(name)(guarded)
+    made.params += [
         click.Option(["--json", "as_json"], is_flag=True, help="JSON Lines on stdout instead of text."),
         click.Option(["--debug"], is_flag=True, help="Show a traceback when something goes wrong."),
     ]
+    return made
 
 
 def _guarded(action: Callable[[], int], reporter: Reporter, debug: bool) -> int:
@@ -99,28 +136,6 @@ def _guarded(action: Callable[[], int], reporter: Reporter, debug: bool) -> int:
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise Interrupted
-
-
-_COMMANDS: dict[str, Callable[..., int]] = {
-    "check": live.check,
-    "pre-dump": live.pre_dump,
-    "dump": live.dump,
-    "run": run.run,
-    "detach": live.detach,
-    "observe": observe.observe,
-    "inspect": inspect.inspect,
-    "read": read.read,
-    "search": search.search,
-    "diff": diff.diff,
-    "verify": verify.verify,
-    "export": export.export,
-    "flatten": flatten.flatten,
-    "send": send.send,
-    "receive": receive.receive,
-    "keys": keys.keys,
-}
-for _name, _function in _COMMANDS.items():
-    _add(_name, _function)
 
 
 def main() -> None:

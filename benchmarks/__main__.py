@@ -12,7 +12,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from benchmarks import clones, hosts, load, measure, observed, predictions, states, streams
+from benchmarks import clones, hosts, images, load, measure, observed, predictions, states, streams
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, show
 from benchmarks.measure import Say
@@ -20,6 +20,7 @@ from tests.harness import Target
 
 QUICK_MIB = 256
 USUAL_MIB = 1024
+IMAGES_MIB = 4096
 HOST_RUNS = 10
 LOAD_RUNS = 2
 FEWER_RUNS = 3  # of what has many targets, or is large
@@ -132,6 +133,15 @@ def measure_load(bench: Bench, runs: int, *, quick: bool) -> list[Figure]:
     return load.load(bench, min(runs, LOAD_RUNS), say)
 
 
+def measure_images(bench: Bench, runs: int, *, quick: bool) -> list[Figure]:
+    """Looking into a checkpoint of many rounds."""
+    mib = QUICK_MIB if quick else IMAGES_MIB
+    reason = bench.lacks_memory_for(mib)
+    if reason:
+        return [Figure(name=f"{SIZES[mib]}: looking into images", unit="", skipped=reason)]
+    return images.images(bench, mib, SIZES[mib], runs, say)
+
+
 PARTS: Mapping[str, Callable[..., list[Figure]]] = {
     "sizes": measure_sizes,
     "states": measure_states,
@@ -139,6 +149,7 @@ PARTS: Mapping[str, Callable[..., list[Figure]]] = {
     "streams": measure_streams,
     "hosts": measure_hosts,
     "load": measure_load,
+    "images": measure_images,
 }
 
 

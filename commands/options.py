@@ -8,7 +8,6 @@ from typing import NamedTuple, TypedDict
 
 import click
 
-from analysis.selection import VmaSelection
 from display.reporter import Reporter
 
 MAX_DEFAULT_THREADS = 8
@@ -266,6 +265,8 @@ def vma_options(function: Callable[..., int]) -> Callable[..., int]:
     def wrapped(
         reporter: Reporter, *, words: tuple[str, ...], writable: bool, min_bytes: int, **options: object
     ) -> int:
+        from analysis.selection import VmaSelection
+
         return function(reporter, selection=VmaSelection(words, writable, min_bytes), **options)
 
     return wrapped

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import click
 import pytest
 from jsonschema import Draft202012Validator
 
@@ -49,7 +50,16 @@ def test_each_is_a_schema_with_words_for_everything() -> None:
 
 
 def test_every_command_has_one_for_its_result() -> None:
-    assert set(RESULTS) == set(cli.cli.commands)
+    assert set(RESULTS) == set(cli.COMMANDS)
+
+
+def test_every_command_is_there() -> None:
+    context = click.Context(cli.cli)
+    for name in cli.COMMANDS:
+        command = cli.cli.get_command(context, name)
+        assert command is not None
+        assert command.name == name
+        assert command.help, name
 
 
 def test_what_fits() -> None:
