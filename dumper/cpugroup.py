@@ -108,13 +108,15 @@ class CpuGroup:
 
         Raises OSError: EBUSY if it does not get empty in EMPTY_DEADLINE_S; no limit holds even then.
         """
-        with contextlib.suppress(*GONE_ERRORS):
+        with contextlib.suppress(*GONE_ERRORS):  # it may be just the controller that is gone, and the limit with it
             self.lift()
+        with contextlib.suppress(*GONE_ERRORS):
             self._empty()
         made = MADE_NAME.fullmatch(self.path.name)
         if made and made["enabled"]:
             with contextlib.suppress(OSError):  # somebody else uses it by now
-                (self.home / "cgroup.subtree_control").write_text("-cpu")
+                if not any(MADE_NAME.fullmatch(path.name) for path in self.home.iterdir()):
+                    (self.home / "cgroup.subtree_control").write_text("-cpu")
 
     def _empty(self) -> None:
         deadline = time.monotonic() + EMPTY_DEADLINE_S
