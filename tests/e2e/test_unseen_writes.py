@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from dumper.dump import AfterDump, Dumper
 from dumper.events import Event, Notice
@@ -29,12 +30,20 @@ WRITERS = {"pread": "O_DIRECT", "aio": "asynchronous I/O", "uring": "io_uring", 
 UNTRACEABLE = 13
 BUFFER_PAGES = 128
 MEMORY_PAGES = 1024
-SLOW_BYTES_PER_S = 256 << 10  # the buffer takes two seconds
+SLOW_BYTES_PER_S = 4 << 10  # the buffer takes two minutes, if nobody lets it go on
+UNLIMITED_BYTES_PER_S = 0
+
+
+def in_turn(number: int) -> list[ParameterSet]:
+    """All methods for pytest, all but one of them as thorough ones."""
+    turn = METHODS[number % len(METHODS)]
+    return [pytest.param(one, marks=[] if one == turn else [pytest.mark.thorough]) for one in METHODS]
 
 
 @contextmanager
-def slow_reads(pid: int, path: Path) -> Iterator[None]:
-    """Reads of the process from the disk under `path` are slow, by a blkio cgroup of its own."""
+def slow_reads(pid: int, path: Path) -> Iterator[Callable[[], None]]:
+    """Reads of the process from the disk under `path` go on slowly, by a blkio cgroup of its own, until what it yields
+    is called."""
     parent = Path("/sys/fs/cgroup/blkio")
     device = path.stat().st_dev
     group = parent / f"predump-test-{pid}"
@@ -43,13 +52,17 @@ def slow_reads(pid: int, path: Path) -> Iterator[None]:
     except OSError as error:
         pytest.skip(f"no blkio cgroup here: {error}")
     try:
-        limit = f"{os.major(device)}:{os.minor(device)} {SLOW_BYTES_PER_S}"
+
+        def limit(bytes_per_s: int) -> None:
+            text = f"{os.major(device)}:{os.minor(device)} {bytes_per_s}"
+            (group / "blkio.throttle.read_bps_device").write_text(text)
+
         try:
-            (group / "blkio.throttle.read_bps_device").write_text(limit)
+            limit(SLOW_BYTES_PER_S)
         except OSError as error:
             pytest.skip(f"reads of {path} cannot be slowed: {error}")
         (group / "cgroup.procs").write_text(str(pid))
-        yield
+        yield lambda: limit(UNLIMITED_BYTES_PER_S)
     finally:
         for member in (group / "cgroup.procs").read_text().split():
             (parent / "cgroup.procs").write_text(member)
@@ -92,18 +105,19 @@ def dump(target: Target, checkpoint: Path) -> Predump:
 @pytest.mark.parametrize("target", IN_FLIGHT, indirect=True)
 def test_a_read_in_flight_during_a_round(target: Target, tmp_path: Path, checkpoint: Path, tally: Tally) -> None:
     target.command("file 5000")
-    with slow_reads(target.pid, tmp_path / "file"):
+    with slow_reads(target.pid, tmp_path / "file") as let_go_on:
         pre_dump(target, checkpoint)
         target.command("start")
         done = pre_dump(target, checkpoint)
         assert number(done.result, "pages_data") < MEMORY_PAGES, "the second round holds what changed"
+        let_go_on()
         target.command("wait")
         dump(target, checkpoint)
     assert_right(target, checkpoint, tally)
 
 
 @pytest.mark.parametrize("target", METHODS, indirect=True)
-@pytest.mark.parametrize("rounds", [1, 3])
+@pytest.mark.parametrize("rounds", [1, pytest.param(3, marks=pytest.mark.thorough)])
 def test_reads_between_rounds(target: Target, checkpoint: Path, rounds: int, tally: Tally) -> None:
     for i in range(rounds):
         pre_dump(target, checkpoint)
@@ -123,7 +137,7 @@ def notices(done: Predump) -> str:
     return " ".join(str(event["message"]) for event in done.events if event["type"] == "notice")
 
 
-@pytest.mark.parametrize("target", METHODS, indirect=True)
+@pytest.mark.parametrize("target", in_turn(0), indirect=True)
 def test_the_writers_are_named(request: pytest.FixtureRequest, target: Target, checkpoint: Path) -> None:
     writer = WRITERS[request.node.callspec.params["target"]]
     assert writer in notices(pre_dump(target, checkpoint))
@@ -138,7 +152,7 @@ def test_the_writers_are_named(request: pytest.FixtureRequest, target: Target, c
     assert bool(missing) == (writer != "O_DIRECT"), "a read that nobody waits for goes on in the freeze"
 
 
-@pytest.mark.parametrize("target", METHODS, indirect=True)
+@pytest.mark.parametrize("target", in_turn(1), indirect=True)
 @pytest.mark.parametrize("ended", [False, True])
 def test_reads_after_a_dump_that_others_build_on(target: Target, checkpoint: Path, ended: bool, tally: Tally) -> None:
     """What was right in the freeze may have changed unseen since, by a writer that has perhaps ended."""
@@ -153,7 +167,7 @@ def test_reads_after_a_dump_that_others_build_on(target: Target, checkpoint: Pat
     assert_right(target, checkpoint, tally)
 
 
-@pytest.mark.parametrize("target", METHODS, indirect=True)
+@pytest.mark.parametrize("target", in_turn(2), indirect=True)
 def test_a_full_round_without_them_ends_the_doubt(target: Target, checkpoint: Path, tally: Tally) -> None:
     pre_dump(target, checkpoint)
     target.command("file 9000")
@@ -170,7 +184,7 @@ def test_a_full_round_without_them_ends_the_doubt(target: Target, checkpoint: Pa
     assert_right(target, checkpoint, tally)
 
 
-@pytest.mark.parametrize("target", METHODS, indirect=True)
+@pytest.mark.parametrize("target", in_turn(3), indirect=True)
 def test_writers_that_came_after_the_last_round(target: Target, checkpoint: Path, tally: Tally) -> None:
     target.command("close")
     pre_dump(target, checkpoint)
@@ -188,12 +202,13 @@ def test_writers_that_came_after_the_last_round(target: Target, checkpoint: Path
 def test_a_dump_while_a_thread_waits_for_a_read(target: Target, tmp_path: Path, checkpoint: Path, tally: Tally) -> None:
     """Such a thread does not stop: what could not be stopped goes on, and the next dump is right."""
     target.command("file 13000")
-    with slow_reads(target.pid, tmp_path / "file"):
+    with slow_reads(target.pid, tmp_path / "file") as let_go_on:
         pre_dump(target, checkpoint)
         target.command("start")
         done = predump("dump", "-p", target.pid, "-D", checkpoint, check=False)
         assert done.returncode == UNTRACEABLE, str(done)
         assert "did not stop" in done.stderr, str(done)
+        let_go_on()
         target.command("wait")
     dump(target, checkpoint)
     assert_right(target, checkpoint, tally)
@@ -208,13 +223,13 @@ def test_strict_refuses_what_does_not_stop(target: Target, checkpoint: Path) -> 
     target.check()
 
 
-@pytest.mark.parametrize("target", METHODS, indirect=True)
+@pytest.mark.parametrize("target", in_turn(4), indirect=True)
 def test_run_takes_them_into_account(target: Target, checkpoint: Path, tally: Tally) -> None:
     predump("run", "-p", target.pid, "-D", checkpoint, "--max-freeze", "60s", "--leave-stopped", "--json")
     assert_right(target, checkpoint, tally)
 
 
-@pytest.mark.parametrize("target", METHODS, indirect=True)
+@pytest.mark.parametrize("target", in_turn(5), indirect=True)
 def test_writers_that_come_in_the_midst_of_a_dump(
     target: Target, checkpoint: Path, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
