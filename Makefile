@@ -19,7 +19,7 @@ $(READY): $(VENV)/.tools setup.py $(wildcard dumper/kernel/csrc/*) dumper/kernel
 	@touch $@
 
 test: $(READY) redis gdb filesystems clang network jq
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 # How long each open-ended test goes on.
 SECONDS ?= 600

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.filesystems import loop_mounted, ran, tmpfs
-from tests.harness import build_targets
+from tests.harness import alone, build_targets
 from tests.netns import hosts
 from tests.tally import Tally
 
@@ -93,17 +93,18 @@ def rng(seed: int | None) -> random.Random:
 def huge_pages() -> Iterator[None]:
     """A pool with some huge pages more; it has its size again afterwards."""
     pool = Path("/proc/sys/vm/nr_hugepages")
-    before = pool.read_text()
-    try:
-        pool.write_text(str(int(before) + HUGE_PAGES))
-    except OSError as error:
-        pytest.skip(f"{pool} cannot be written: {error}")
-    try:
-        if int(pool.read_text()) < int(before) + HUGE_PAGES:
-            pytest.skip("this machine has no room for huge pages")
-        yield
-    finally:
-        pool.write_text(before)
+    with alone("huge-pages"):
+        before = pool.read_text()
+        try:
+            pool.write_text(str(int(before) + HUGE_PAGES))
+        except OSError as error:
+            pytest.skip(f"{pool} cannot be written: {error}")
+        try:
+            if int(pool.read_text()) < int(before) + HUGE_PAGES:
+                pytest.skip("this machine has no room for huge pages")
+            yield
+        finally:
+            pool.write_text(before)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ by its own pid and reaped when its `with` block ends, whatever happened inside.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -37,9 +38,18 @@ PREDUMP_S = 120.0
 _POLL_S = 0.002
 
 
+@contextmanager
+def alone(what: str) -> Iterator[None]:
+    """The tests of one process at a time are in the block: `make test` runs them in several, on one machine."""
+    with (Path(tempfile.gettempdir()) / f"predump-tests-{what}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def build_targets() -> None:
     """Compile the target programs; what is up to date is left alone."""
-    done = subprocess.run(["make", "-s", "-C", str(TARGETS)], capture_output=True, text=True, check=False)
+    with alone("targets"):
+        done = subprocess.run(["make", "-s", "-C", str(TARGETS)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"make -C {TARGETS} failed:\n{done.stdout}{done.stderr}")
 
