@@ -164,7 +164,7 @@ class MappedFiles:
 
 def is_file(vma: Vma) -> bool:
     """Whether it is a mapping of a file that has, or had, a name."""
-    return vma.inode != 0 and vma.path.startswith("/") and vma.kind == "file"
+    return vma.path.startswith("/") and vma.kind == "file"
 
 
 def _by_size_and_time(recorded: MappedFile, status: os.stat_result) -> Sameness:

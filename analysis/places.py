@@ -110,14 +110,14 @@ class Places:
         return f"{name}@{self._base_addr(vma):x}" if name in self._ambiguous else name
 
     def _base_addr(self, vma: Vma) -> int:
-        return self._first_addr[vma.path, vma.inode] if vma.inode else vma.start_addr
+        return self._first_addr[vma.path, vma.inode] if vma.has_file else vma.start_addr
 
     @cached_property
     def _first_addr(self) -> dict[tuple[str, int], int]:
         """Where each file was mapped first."""
         found: dict[tuple[str, int], int] = {}
         for vma in self.vmas:
-            if vma.inode:
+            if vma.has_file:
                 found.setdefault((vma.path, vma.inode), vma.start_addr)
         return found
 

@@ -14,7 +14,7 @@ _KINDS: dict[str, Callable[[Vma], bool]] = {
     "heap": lambda vma: vma.kind == "heap",
     "stack": lambda vma: vma.kind == "stack",
     "anon": lambda vma: vma.kind == "anon" and not vma.is_shared,
-    "shm": lambda vma: vma.kind == "shmem" or (vma.is_shared and not vma.inode),
+    "shm": lambda vma: vma.kind == "shmem" or (vma.is_shared and not vma.has_file),
 }
 
 

@@ -46,6 +46,8 @@ class OpenFiles:
 
     def other_end(self, item: OpenFile, me: User) -> str:
         """Who has the other end of this pipe or this connected Unix socket; "" where nobody of the round has."""
+        if not item.inode:  # of CRIU's images, which do not tell
+            return ""
         if item.socket:
             end = (item.device, item.socket.peer_inode, item.flags & _O_ACCMODE)
         else:

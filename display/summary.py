@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from display.listing import CELL_MAX, ROWS_MAX, Column, block, listing, numbers
 from display.units import bytes_text, clip, counted, duration_text, pages_cell, pages_text, ratio_text
 from formats.images import Images, Round
-from formats.manifest import Manifest, Process, RoundKind, Stats
+from formats.manifest import Host, Manifest, Process, RoundKind, Stats
 
 COMMAND_COLUMNS = 300
 _COMMAND_WORDS = 100
@@ -32,6 +32,12 @@ def _who(manifest: Manifest, process: Process) -> str:
         return text
     n_threads = sum(len(item.threads) for item in manifest.processes)
     return f"{text}; root of {counted(n_processes, 'process', 'processes')} with {counted(n_threads, 'thread')}"
+
+
+def _host_text(host: Host) -> str:
+    """Its name and its system, as far as they are known: CRIU's images have the machine only."""
+    system = " ".join(part for part in ("Linux", host.kernel_release, host.machine) if part)
+    return f"{host.hostname}, {system}" if host.hostname else system
 
 
 class RoundSummary(NamedTuple):
@@ -65,12 +71,11 @@ def target_block(info: Round, rounds: Sequence[RoundSummary]) -> RenderableType 
         else "taken while it ran: pages may be torn until a dump, which also takes the state"
     )
     build_id = f" (build id {process.exe_build_id})" if process.exe_build_id else ""
-    host = manifest.host
     values = [
         ("process", _who(manifest, process)),
         ("command", clip(shlex.join(process.cmdline[:_COMMAND_WORDS]), COMMAND_COLUMNS) or "-"),
         ("executable", (clip(process.exe, COMMAND_COLUMNS) or "-") + build_id),
-        ("host", f"{host.hostname}, Linux {host.kernel_release} {host.machine}"),
+        ("host", _host_text(manifest.host)),
         ("round", f"{info.number} ({manifest.kind.value}), {time_text(manifest.created_ns)}, {how}"),
         (
             "memory",
@@ -103,7 +108,7 @@ def rounds_table(rounds: Sequence[RoundSummary]) -> RenderableType | None:
                 pages_cell(stats.pages_parent),
                 bytes_text(stats.stored_bytes),
                 ratio_text(stats.raw_bytes, stats.stored_bytes),
-                duration_text(stats.duration_ns),
+                duration_text(stats.duration_ns) if stats.duration_ns else "-",
                 duration_text(stats.frozen_ns) if stats.frozen_ns else "-",
                 notes,
             )

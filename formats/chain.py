@@ -61,7 +61,7 @@ class MemoryView(Closing):
                 round=info.number,
             )
         self.process = process
-        self._own = PageLineage(pid, [item.pages_of(process) for item in chain((info,), lineage)])
+        self._own = PageLineage(f"process {pid}", [item.pages_of(process) for item in chain((info,), lineage)])
         self._objects = ObjectSources(info)
         self._uses_objects = any(vma.object is not None for vma in process.vmas)
         self._vma_starts_addr = [vma.start_addr for vma in process.vmas]
@@ -121,7 +121,7 @@ class MemoryView(Closing):
         Raises ImageCorrupt, StorageError.
         """
         if segment.object is not None:
-            return self._objects.open_frames(segment.object)
+            return self._objects.open_frames(segment)
         return self._own.level(segment.round).open_frames()
 
     def read(self, addr: int, length: int) -> bytes:
@@ -151,7 +151,7 @@ class MemoryView(Closing):
         Raises ImageCorrupt, StorageError.
         """
         if segment.object is not None:
-            return self._objects.read(segment.object, page_index, n_pages)
+            return self._objects.read(segment, page_index, n_pages)
         return self._own.read(segment.round, page_index, n_pages)
 
     def vmas_in(self, start_addr: int, end_addr: int) -> Iterator[Vma]:

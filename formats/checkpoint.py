@@ -104,6 +104,10 @@ class RoundInfo:
             self.number, self._stored(object_pages_name(number)), self._stored(object_pagemap_name(number))
         )
 
+    def levels_of_object(self, number: int) -> list[RoundPages]:
+        """The same alone: objects have no PARENT runs."""
+        return [self.pages_of_object(number)]
+
     def _stored(self, name: str) -> StoredFile:
         return StoredFile(self.path / name, self.file(name))
 

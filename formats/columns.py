@@ -89,6 +89,7 @@ class AllRounds(Closing):
 
     def __init__(self, images: Images, process: Process, choose: Choice) -> None:
         """`process` is it in any of the rounds. Raises ParentMissing, ImageCorrupt, StorageError and the like."""
+        self._images = images
         self.numbers = list(images.numbers)
         self._pid = process.pid
         self._levels: list[_Level] = []
@@ -114,10 +115,9 @@ class AllRounds(Closing):
 
     def open_frames(self, segment: Segment) -> Frames:
         """The file that the pages of a DATA segment are in, as MemoryView.open_frames."""
-        level = self._levels[self.numbers.index(segment.round)]
-        if segment.object is not None and level.objects is not None:
-            return level.objects.open_frames(segment.object)
-        return level.source.open_frames()
+        if segment.object is not None:
+            return self._images.round(segment.round).levels_of_object(segment.object)[0].open_frames()
+        return self._levels[self.numbers.index(segment.round)].source.open_frames()
 
     def columns(self) -> Iterator[Column]:
         """All that is known in any round, ascending; raises ImageCorrupt, StorageError."""

@@ -90,7 +90,7 @@ def _notes_of_process(process: Process, auxv: bytes, *, torn: bool) -> Iterator[
     yield _note(_CORE, NoteType.PRPSINFO, _prpsinfo(process))
     if auxv:
         yield _note(_CORE, NoteType.AUXV, auxv)
-    mapped = [vma for vma in process.vmas if vma.inode]
+    mapped = [vma for vma in process.vmas if vma.has_file]
     if mapped:
         yield _note(_CORE, NoteType.FILE, _files(mapped))
     if torn:

@@ -196,7 +196,7 @@ class _Flattener(Closing):
         counts = VmaCounts(process.vmas, self._info.path / pagemap_name(process.pid))
         data_pages = zero_pages = 0
         if levels[0].pages_file.entry:
-            with PageLineage(process.pid, levels) as pages:
+            with PageLineage(f"process {process.pid}", levels) as pages:
                 segments = counts.counted(_with_content(pages.segments(0, ADDR_LIMIT)))
                 writers = self._writer.open_process(process.pid)
                 data_pages, zero_pages = self._write(

@@ -6,7 +6,7 @@ path; nobody else needs to know.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -86,8 +86,8 @@ class Round(Protocol):
     def pages_of(self, process: Process) -> PageSource:
         """The pages that this round has of a process of it or of a later round."""
 
-    def pages_of_object(self, number: int) -> PageSource:
-        """The pages that this round has of one of its memory objects."""
+    def levels_of_object(self, number: int) -> Sequence[PageSource]:
+        """The pages of one of its memory objects: in this round, and in those that PARENT runs of it lead to."""
 
 
 class Outline(Protocol):

@@ -25,9 +25,13 @@ from formats.segments import Segment, SegmentKind
 class PageLineage(Closing):
     """Its pages in a round and in those that the round builds on; not for use by two threads at once."""
 
-    def __init__(self, pid: int, levels: Sequence[PageSource]) -> None:
-        """`levels` are those of the round and of each that it builds on, in the order of Images.lineage."""
-        self._pid = pid
+    def __init__(self, owner: str, levels: Sequence[PageSource], number: int | None = None) -> None:
+        """`levels` are those of the round and of each that it builds on, in the order of Images.lineage.
+
+        `owner` is whose they are, in words; of memory object `number`, addresses are offsets.
+        """
+        self._owner = owner
+        self._object = number
         self._levels = levels
         self._level_of = {level.round: level for level in levels}
 
@@ -54,14 +58,14 @@ class PageLineage(Closing):
             if run is None:
                 if len(stack) > 1:
                     raise self._unreachable(piece_start_addr, level)
-                yield Segment(piece_start_addr, piece_end_addr, SegmentKind.ABSENT, level.round, 0)
+                yield Segment(piece_start_addr, piece_end_addr, SegmentKind.ABSENT, level.round, 0, self._object)
             elif run.kind is RunKind.PARENT:
                 if len(stack) == len(levels):
                     raise self._unreachable(piece_start_addr, level)
                 stack.append(levels[len(stack)].pieces(piece_start_addr, piece_end_addr))
             else:
                 kind = SegmentKind.DATA if run.kind is RunKind.DATA else SegmentKind.ZERO
-                yield Segment(piece_start_addr, piece_end_addr, kind, level.round, run.page_index)
+                yield Segment(piece_start_addr, piece_end_addr, kind, level.round, run.page_index, self._object)
 
     def read(self, number: int, page_index: int, n_pages: int) -> bytes:
         """Pages by their position in the pages file of round `number`; raises ImageCorrupt, StorageError."""
@@ -73,7 +77,7 @@ class PageLineage(Closing):
 
     def _unreachable(self, page_addr: int, level: PageSource) -> ImageCorrupt:
         return ImageCorrupt(
-            f"Page {page_addr:#x} of process {self._pid} refers to its parent round, but "
+            f"Page {page_addr:#x} of {self._owner} refers to its parent round, but "
             f"round {level.round}, where that leads, does not have it.",
             addr=page_addr,
             round=level.round,

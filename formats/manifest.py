@@ -103,6 +103,11 @@ class Vma:
         return self.n_pages - self.pages_data - self.pages_zero - self.pages_parent
 
     @property
+    def has_file(self) -> bool:
+        """Whether a file is behind it, of a disk or of memory; where there are no inodes (CRIU), its path tells."""
+        return self.inode != 0 or self.path.startswith("/")
+
+    @property
     def is_shared(self) -> bool:
         """Whether it was mapped MAP_SHARED."""
         return "s" in self.perms

@@ -5,9 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from formats.checkpoint import Checkpoint
+from formats.criu.names import has_images
+from formats.errors import NotACheckpoint
 from formats.images import Images
 
 
 def open_images(path: Path) -> Images:
-    """Open what is at a path for those who look into it. Raises NotACheckpoint, StorageError."""
-    return Checkpoint.open(path)
+    """Open a checkpoint of predump's, or one of CRIU's, for those who look into it.
+
+    Raises NotACheckpoint, StorageError; ImageCorrupt where directories of CRIU's refer to one another in a circle.
+    """
+    try:
+        return Checkpoint.open(path)
+    except NotACheckpoint:
+        if not has_images(path):
+            raise
+    # Here, since it takes time to load and is needed for CRIU's alone.
+    from formats.criu.reading.checkpoint import CriuCheckpoint  # noqa: PLC0415
+
+    return CriuCheckpoint(path)

@@ -9,9 +9,8 @@ from formats import runs
 from formats.closing import Closing
 from formats.errors import ImageCorrupt
 from formats.images import Frames, PageSource, Round
-from formats.layout import RunKind
+from formats.lineage import PageLineage
 from formats.manifest import SPARSE_OBJECT_KINDS, MemoryObject
-from formats.pagemap import Piece
 from formats.segments import Segment, SegmentKind
 
 _OPEN_OBJECTS = 8
@@ -28,22 +27,25 @@ class ObjectSources(Closing):
         self._info = info
         self._objects = {item.id: item for item in info.manifest.objects}
         self._gaps = {item.id: _gaps_of(item) for item in info.manifest.objects if item.unreadable}
-        self._open: dict[int, PageSource] = {}  # the one used last comes last
+        self._open: dict[int, PageLineage] = {}  # the one used last comes last
         self._in_use: Counter[int] = Counter()
 
     def close(self) -> None:
         """Close all files; reading is over. May be called again."""
-        for source in self._open.values():
-            source.close()
+        for pages in self._open.values():
+            pages.close()
 
     def segments(self, number: int, start_bytes: int, end_bytes: int) -> Iterator[Segment]:
         """The page range of object `number` by offset, in order; raises ImageCorrupt, StorageError."""
-        for start, end, run in self._pieces(number, start_bytes, end_bytes):
-            if run is None:
-                yield Segment(start, end, SegmentKind.ABSENT, self.round, 0, number)
-            else:
-                kind = SegmentKind.DATA if run.kind is RunKind.DATA else SegmentKind.ZERO
-                yield Segment(start, end, kind, self.round, run.page_index, number)
+        held_end_bytes = self._objects[number].pages_end_bytes
+        self._in_use[number] += 1
+        try:
+            for segment in self._pages(number).segments(start_bytes, end_bytes):
+                if segment.kind is not SegmentKind.ABSENT and segment.end_addr > held_end_bytes:
+                    raise self._corrupt(number, max(segment.start_addr, held_end_bytes))
+                yield segment
+        finally:
+            self._in_use[number] -= 1
 
     def zeros(self, number: int, start_bytes: int, end_bytes: int) -> Iterator[runs.Range]:
         """Which pages of a hole are known to be zeros, in order."""
@@ -64,35 +66,26 @@ class ObjectSources(Closing):
                 return f"could not be read ({gap.reason})"
         return f"is in no round: it is memory of {name} from byte {offset_bytes:#x} on"
 
-    def read(self, number: int, page_index: int, n_pages: int) -> bytes:
-        """Pages of an object by their position in its pages file; raises ImageCorrupt, StorageError."""
-        return self._source(number).read(page_index, n_pages)
+    def read(self, segment: Segment, page_index: int, n_pages: int) -> bytes:
+        """Pages of the file that a DATA segment lies in, by their position; raises ImageCorrupt, StorageError."""
+        return self._level(segment).read(page_index, n_pages)
 
-    def open_frames(self, number: int) -> Frames:
-        """The pages file of an object once more, as PageSource.open_frames; raises ImageCorrupt, StorageError."""
-        return self._source(number).open_frames()
+    def open_frames(self, segment: Segment) -> Frames:
+        """That file once more, as PageSource.open_frames; raises ImageCorrupt, StorageError."""
+        return self._level(segment).open_frames()
 
-    def _pieces(self, number: int, start_bytes: int, end_bytes: int) -> Iterator[Piece]:
-        held_end_bytes = self._objects[number].pages_end_bytes
-        self._in_use[number] += 1
-        try:
-            for piece in self._source(number).pieces(start_bytes, end_bytes):
-                run = piece[2]
-                if run is not None and run.kind is RunKind.PARENT:
-                    raise self._corrupt(number, piece[0], "refers to a parent round")
-                if run is not None and run.end_addr > held_end_bytes:
-                    raise self._corrupt(number, max(piece[0], held_end_bytes), "lies past its end")
-                yield piece
-        finally:
-            self._in_use[number] -= 1
+    def _level(self, segment: Segment) -> PageSource:
+        if segment.object is None:
+            raise ValueError("it is a segment of no object")
+        return self._pages(segment.object).level(segment.round)
 
-    def _source(self, number: int) -> PageSource:
-        source = self._open.pop(number, None)
-        if source is None:
+    def _pages(self, number: int) -> PageLineage:
+        pages = self._open.pop(number, None)
+        if pages is None:
             self._make_room()
-            source = self._info.pages_of_object(number)
-        self._open[number] = source
-        return source
+            pages = PageLineage(f"memory object {number}", self._info.levels_of_object(number), number)
+        self._open[number] = pages
+        return pages
 
     def _make_room(self) -> None:
         for number in list(self._open):
@@ -101,10 +94,10 @@ class ObjectSources(Closing):
             if not self._in_use[number]:
                 self._open.pop(number).close()
 
-    def _corrupt(self, number: int, offset_bytes: int, problem: str) -> ImageCorrupt:
+    def _corrupt(self, number: int, offset_bytes: int) -> ImageCorrupt:
         path = self._info.path
         return ImageCorrupt(
-            f"{path} is damaged: the page at offset {offset_bytes:#x} of memory object {number} {problem}.",
+            f"{path} is damaged: the page at offset {offset_bytes:#x} of memory object {number} lies past its end.",
             path=str(path),
         )
 

@@ -9,6 +9,7 @@ gdbsupport/x86-xstate.h of gdb.
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from enum import IntFlag
 from typing import NamedTuple
 
@@ -101,4 +102,21 @@ def for_debuggers(xstate: bytes) -> bytes:
         result += bytes(_INTEL[feature].offset - len(result)) + content
     _WORD.pack_into(result, _XCR0_OFFSET, known.enabled)
     _WORD.pack_into(result, _XSTATE_BV_OFFSET, known.used)
+    return bytes(result)
+
+
+def from_components(legacy: bytes, used: int, parts: Mapping[Feature, bytes]) -> bytes:
+    """NT_X86_XSTATE in Intel's layout, of the legacy region (NT_PRFPREG) and of what components hold.
+
+    `used` is XSTATE_BV. A part must have the size of its component, or none.
+    """
+    result = bytearray(legacy) + bytes(_HEADER_END - len(legacy))
+    enabled = Feature.X87 | Feature.SSE
+    for feature, place in _INTEL.items():
+        part = parts.get(feature, b"")
+        if len(part) == place.n_bytes:
+            enabled |= feature
+            result += bytes(place.offset - len(result)) + part
+    _WORD.pack_into(result, _XCR0_OFFSET, enabled)
+    _WORD.pack_into(result, _XSTATE_BV_OFFSET, used & enabled)
     return bytes(result)

@@ -594,6 +594,28 @@ class Memfd(_message.Message):
     inode: int
     def __init__(self, id: _Optional[int] = ..., flags: _Optional[int] = ..., offset: _Optional[int] = ..., owner: _Optional[_Union[FileOwner, _Mapping]] = ..., inode: _Optional[int] = ...) -> None: ...
 
+class MemfdInode(_message.Message):
+    __slots__ = ("name", "uid", "gid", "size_bytes", "shared_id", "seals", "id", "hugetlb_flags", "mode")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    GID_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHARED_ID_FIELD_NUMBER: _ClassVar[int]
+    SEALS_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    HUGETLB_FLAGS_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    name: bytes
+    uid: int
+    gid: int
+    size_bytes: int
+    shared_id: int
+    seals: int
+    id: int
+    hugetlb_flags: int
+    mode: int
+    def __init__(self, name: _Optional[bytes] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., size_bytes: _Optional[int] = ..., shared_id: _Optional[int] = ..., seals: _Optional[int] = ..., id: _Optional[int] = ..., hugetlb_flags: _Optional[int] = ..., mode: _Optional[int] = ...) -> None: ...
+
 class FileOwner(_message.Message):
     __slots__ = ("uid", "effective_uid", "signal", "kind", "pid")
     UID_FIELD_NUMBER: _ClassVar[int]

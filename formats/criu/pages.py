@@ -63,7 +63,7 @@ class PagesOfChain(Closing):
     """From whichever round has them; `levels` as PageLineage takes them."""
 
     def __init__(self, pid: int, levels: list[PageSource]) -> None:
-        self._lineage = PageLineage(pid, levels)
+        self._lineage = PageLineage(f"process {pid}", levels)
 
     def close(self) -> None:
         self._lineage.close()
@@ -102,7 +102,7 @@ class PrivatePages:
     def open_frames(self, segment: Segment) -> Frames:
         """Where the bytes of a segment of them are; raises ImageCorrupt, StorageError."""
         if segment.object is not None:
-            return self._sources.open_frames(segment.object)
+            return self._sources.open_frames(segment)
         return self._own.open_frames(segment)
 
     def _with_object(self, own: Iterator[Pages], number: int, shift: int) -> Iterator[Pages]:
@@ -130,7 +130,7 @@ class SharedPages:
     def open_frames(self, segment: Segment) -> Frames:
         """Where the bytes of a segment of them are; raises ImageCorrupt, StorageError."""
         assert segment.object is not None
-        return self._sources.open_frames(segment.object)
+        return self._sources.open_frames(segment)
 
 
 def _pages_of_segment(segment: Segment) -> Pages:

@@ -38,6 +38,10 @@ class Machine(IntEnum):
     X86_64 = 1
 
 
+MACHINE_NAMES = {2: "arm", 3: "aarch64", 4: "ppc64le", 5: "s390x", 6: "mips", 7: "loongarch64", 8: "riscv64"}
+"""What uname(2) calls the others."""
+
+
 class TaskState(IntEnum):
     """Of a process."""
 

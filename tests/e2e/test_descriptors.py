@@ -50,7 +50,7 @@ def from_checkpoint(captured: Seen, checkpoint: Path) -> Seen:
             content = bytearray(one.pages_end_bytes)
             for piece in objects.segments(one.id, 0, one.pages_end_bytes):
                 if piece.kind is SegmentKind.DATA:
-                    content[piece.start_addr : piece.end_addr] = objects.read(one.id, piece.page_index, piece.n_pages)
+                    content[piece.start_addr : piece.end_addr] = objects.read(piece, piece.page_index, piece.n_pages)
             contents[one.path] = (one.kind, bytes(content[: one.size_bytes]), one.id)
     records = DescriptorRecords(
         open_files=manifest.open_files,

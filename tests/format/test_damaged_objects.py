@@ -185,7 +185,7 @@ def test_a_zombie_needs_no_files(tmp_path: Path) -> None:
 
 
 CRAFTED: dict[str, tuple[bytes, str]] = {
-    "parent run": (RUN.pack(0, 4, RunKind.PARENT, 0), "refers to a parent round"),
+    "parent run": (RUN.pack(0, 4, RunKind.PARENT, 0), "refers to its parent round"),
     "run past the end": (RUN.pack(3 * PAGE_BYTES, 2, RunKind.ZERO, 0), "past"),
     "run at 2^56": (RUN.pack(1 << 56, 1, RunKind.ZERO, 0), "out of order"),
     "run up to 2^64": (RUN.pack((1 << 64) - PAGE_BYTES, 1, RunKind.ZERO, 0), "out of order"),

@@ -1,0 +1,1 @@
+"""CRIU's images as rounds: what those who look into images ask for."""
