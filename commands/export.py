@@ -5,10 +5,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
+from click.core import ParameterSource
 
+from analysis.selection import VmaSelection
 from commands.options import (
     IMAGE_PATH,
     path_argument,
@@ -17,10 +19,10 @@ from commands.options import (
     round_option,
     sysroot_option,
     threads_option,
+    vma_options,
 )
 from display.reporter import Reporter
 from display.units import bytes_text, counted
-from formats.errors import UsageError
 
 if TYPE_CHECKING:
     from formats.images import Images
@@ -40,6 +42,7 @@ class Wish:
     sysroot: Path
     complete: bool
     flat: bool
+    selection: VmaSelection
 
 
 Progress = Callable[[int, int], None]
@@ -84,10 +87,6 @@ def _criu(_reporter: Reporter, wish: Wish, progress: Progress) -> Done:
     from display.missing import missing_lines
     from formats.criu.export import CriuOptions, write_criu
 
-    if wish.pid is not None:
-        raise UsageError("CRIU's images are of all processes of a round.", hint="Leave --pid away.")
-    if wish.force:
-        raise UsageError("A directory is not replaced.", hint="Leave --force away, and name a new directory.")
     options = CriuOptions(flat=wish.flat, torn=wish.torn, threads=wish.threads)
     report = write_criu(wish.images, wish.number, wish.output, options, progress)
     text = (
@@ -101,21 +100,53 @@ def _criu(_reporter: Reporter, wish: Wish, progress: Progress) -> Done:
     return asdict(report), "\n".join([f"{text}.", *missing_lines("Left out", report.left_out)])
 
 
-FORMS: dict[str, Callable[[Reporter, Wish, Progress], Done]] = {"core": _core, "criu": _criu}
+def _raw(_reporter: Reporter, wish: Wish, progress: Progress) -> Done:
+    from formats.rawexport import RawOptions, write_raw
+
+    options = RawOptions(wanted=wish.selection.has, torn=wish.torn, force=wish.force, threads=wish.threads)
+    report = write_raw(wish.images, wish.number, wish.pid, wish.output, options, progress)
+    text = (
+        f"{wish.output}: {counted(report.vmas, 'mapping')} of process {report.pid}, "
+        f"{counted(report.files, 'file')} with {bytes_text(report.data_bytes)} of data; index.json says what is where."
+    )
+    return asdict(report), text
+
+
+class Form(NamedTuple):
+    """What can be written, and which of the options that some forms do not have."""
+
+    write: Callable[[Reporter, Wish, Progress], Done]
+    options: frozenset[str]
+
+
+FORMS = {
+    "core": Form(_core, frozenset({"pid", "force", "sysroot", "complete"})),
+    "criu": Form(_criu, frozenset({"flat"})),  # all processes; it replaces no directory
+    "raw": Form(_raw, frozenset({"pid", "force", "words", "writable", "min_bytes"})),
+}
+SPECIAL = frozenset[str]().union(*(form.options for form in FORMS.values()))
+
+
+def _check_options(form: str) -> None:
+    """Raises click.UsageError for an option that means nothing to a form."""
+    context = click.get_current_context()
+    for param in context.command.params:
+        is_given = context.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
+        if is_given and param.name in SPECIAL - FORMS[form].options:
+            raise click.UsageError(f"{param.opts[0]} means nothing to --to {form}")
 
 
 @path_argument
-@click.option(
-    "--to", "form", type=click.Choice(list(FORMS)), required=True, help="What to write: an ELF core, or CRIU's images."
-)
-@click.option("-o", "--output", type=IMAGE_PATH, required=True, metavar="OUT", help="The file or directory to write.")
+@click.option("--to", "form", type=click.Choice(list(FORMS)), required=True, help="What to write.")
+@click.option("-o", "--output", type=IMAGE_PATH, required=True, metavar="OUT", help="Where to write it.")
 @round_option
 @process_option
 @sysroot_option
 @click.option("--complete", is_flag=True, help="core: with all pages of files that can be found.")
 @click.option("--flat", is_flag=True, help="criu: one directory, instead of one for each round.")
+@vma_options
 @click.option("--torn", is_flag=True, help="Also of a pre-dump round: torn pages, no registers.")
-@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--force", is_flag=True, help="Replace OUT if it is of an earlier export.")
 @threads_option("Threads that decompress.")
 @quiet_option
 def export(
@@ -128,14 +159,18 @@ def export(
     sysroot: Path,
     complete: bool,
     flat: bool,
+    selection: VmaSelection,
     torn: bool,
     force: bool,
     threads: int,
     quiet: bool,
 ) -> int:
-    """Write a round for other tools: an ELF core that gdb opens, or CRIU's image files.
+    """Write a round for other tools.
 
     \b
+    core: an ELF core of a process that gdb opens.
+    criu: CRIU's image files of all processes.
+    raw: a directory with a sparse file for each mapping, and an index.
     What the core lacks are unchanged pages of files, which gdb reads from the
     executable and its libraries; how to call gdb is said at the end.
       predump export /var/tmp/ck --to core -o /var/tmp/core
@@ -147,15 +182,18 @@ def export(
     the one before, or --flat makes one of all. What has no place there is named.
       predump export /var/tmp/ck --to criu --flat -o /var/tmp/images
       crit x /var/tmp/images ps
+    The memory as plain files:
+      predump export /var/tmp/ck --to raw -o /var/tmp/raw --vma heap --vma stack
     """
     from display.bytesbar import BytesBar
     from formats.opening import open_images
 
+    _check_options(form)
     start_ns = monotonic_ns()
     images = open_images(path)
-    wish = Wish(images, output, number, pid, torn, force, threads, sysroot, complete, flat)
+    wish = Wish(images, output, number, pid, torn, force, threads, sysroot, complete, flat, selection)
     with BytesBar(reporter.errors, "exporting", quiet=quiet or reporter.as_json) as progress:
-        fields, text = FORMS[form](reporter, wish, progress)
+        fields, text = FORMS[form].write(reporter, wish, progress)
     fields |= {
         "form": form,
         "checkpoint": str(images.path.absolute()),

@@ -28,6 +28,8 @@ from formats.criu.export import CriuReport
 from formats.elfcore import CoreReport
 from formats.flatten import FlattenReport
 from formats.manifest import Stats
+from formats.rawexport import RawReport
+from formats.rawindex import RawIndex
 
 DIRECTORY = Path(__file__).parent.parent / "docs" / "schemas"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -147,7 +149,13 @@ RESULTS: dict[str, tuple[Fields, Fields]] = {
     ),
     "export": (
         {"form": str, "checkpoint": str, "round": int, "duration_ns": int},
-        {**_fields(CoreReport), **_fields(FilesOfCore), "gdb": list[str], **_fields(CriuReport)},
+        {
+            **_fields(CoreReport),
+            **_fields(FilesOfCore),
+            "gdb": list[str],
+            **_fields(CriuReport),
+            **_fields(RawReport),
+        },
     ),
     "flatten": ({"checkpoint": str, "dropped": int, "duration_ns": int}, FIGURES),
     "send": ({"rounds": int, "stored_bytes": int, "checkpoint": str}, {"to": str}),
@@ -165,6 +173,13 @@ def schemas() -> dict[str, Schema]:
     for command, (required, optional) in RESULTS.items():
         text = f"How '{command}' ended: the last line."
         found[f"result-{command}"] = _of_event(f"result-{command}", text, {**required, "exit_code": int}, optional)
+    found["raw-index"] = {
+        "$schema": DIALECT,
+        "$id": "predump/raw-index.json",
+        "title": "raw-index",
+        **_of_type(RawIndex),
+    }
+    found["raw-index"]["description"] = "The file index.json of 'export --to raw'."
     error: Fields = {"message": str, "hint": str, "exit_code": int}
     found["error"] = _of_event("error", "What went wrong, and what to do about it: the last line.", error, {})
     found["error"]["additionalProperties"] = {"type": ["string", "integer"], "description": FIELDS["error figures"]}

@@ -58,7 +58,7 @@ def exchange(first: Path, second: Path) -> None:
     if number in {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
         raise StorageError(
             f"Cannot swap {first} and {second}: this file system cannot do that in one step.",
-            hint="Flatten into a directory of its own with -o.",
+            hint="Write to a directory of its own with -o.",
             path=str(first),
             errno=number,
         )

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from tests.elfreader import Core
 from tests.harness import Event, predump
 from tests.oracle import PAGE_BYTES, Mapping, read_maps
 from tests.ownlibrary import DATA, LIBRARY, PROGRAM
+from tests.rawdirectory import assert_same_memory, read_index
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
@@ -36,7 +37,7 @@ class Dumped:
     checkpoint: Path
     home: Path
     sysroot: Path
-    memory: dict[int, bytes]
+    memory: dict[int, bytes] = field(repr=False)
 
     @contextmanager
     def moved_away(self) -> Iterator[None]:
@@ -260,3 +261,27 @@ def test_a_torn_core_takes_nothing_of_what_was_not_tracked(dumped: Dumped, tmp_p
     result = export(dumped, tmp_path / "core", "--complete", "--torn", "--round", 1)
     assert result["torn"]
     assert str(dumped.home / LIBRARY) in strings(result, "files_taken")
+
+
+def test_raw_files_have_every_byte_of_the_image_and_the_registers(dumped: Dumped, tmp_path: Path) -> None:
+    out = tmp_path / "raw"
+    done = predump("export", dumped.checkpoint, "--to", "raw", "-o", out, "--json")
+    assert done.result["form"] == "raw"
+    checkpoint = Checkpoint.open(dumped.checkpoint)
+    with MemoryView(checkpoint) as view:
+        assert_same_memory(view, out)
+    (thread,) = checkpoint.round().manifest.processes[0].threads
+    assert read_index(out)["threads"] == [{"tid": thread.tid, "name": thread.name, "registers": thread.registers}]
+
+    said = predump("export", dumped.checkpoint, "--to", "raw", "-o", out, "--force", "--vma", "stack").stdout
+    assert "1 mapping of process" in said
+    (vma,) = read_index(out)["vmas"]
+    assert vma["path"] == "[stack]"
+    with MemoryView(checkpoint) as view:
+        assert_same_memory(view, out, lambda vma: vma.kind == "stack")
+
+
+def test_options_of_one_form_are_refused_for_another(dumped: Dumped, tmp_path: Path) -> None:
+    for form, option in (("raw", "--complete"), ("core", "--writable")):
+        done = predump("export", dumped.checkpoint, "--to", form, "-o", tmp_path / "out", option, expect=2)
+        assert f"{option} means nothing to --to {form}" in done.stderr
