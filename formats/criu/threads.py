@@ -50,6 +50,9 @@ _RESTART_BLOCK = -516
 _EINTR = -4
 _SYSCALL_BYTES = 2
 
+_NATIVE, _COMPAT = 1, 2  # of registers
+_CS_32 = 0x23  # __USER32_CS of arch/x86/include/asm/segment.h
+
 
 def core_of_thread(process: Process, thread: Thread, ids: SharedIds, seccomp_filter: int | None) -> Core:
     """A thread; with that whose tid is the pid comes the process. `seccomp_filter` is the index of its newest filter.
@@ -220,7 +223,7 @@ def _words(mask: int) -> tuple[int, int]:
 def _x86_thread(thread: Thread) -> X86Thread:
     return X86Thread(
         clear_child_tid_addr=thread.clear_child_tid_addr or 0,
-        registers=Registers(**_registers(thread)),
+        registers=Registers(**_registers(thread), mode=_COMPAT if thread.registers["cs"] == _CS_32 else _NATIVE),
         floating_point=_floating_point(thread),
     )
 

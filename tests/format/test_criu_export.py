@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import shutil
+import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +14,9 @@ from hypothesis import given, settings
 
 from formats.checkpoint import Checkpoint
 from formats.criu.export import CriuOptions, CriuReport, write_criu
+from formats.criu.images_pb2 import Core, SharedIds
+from formats.criu.processes import tree_entries
+from formats.criu.threads import core_of_thread
 from formats.errors import ImageCorrupt, UsageError
 from formats.layout import PAGE_BYTES, RunKind
 from formats.manifest import Manifest, PageRange
@@ -18,7 +24,7 @@ from formats.openfiles import Eventfd, OpenFile, OpenFileKind, Pipe
 from formats.processstate import Descriptor, FileLock, Limit, MemoryLayout, Namespace
 from formats.roundwriter import RoundWriter
 from formats.threadstate import PendingSignal, Rseq, Scheduling, SignalStack, Thread
-from tests.criuimages import PARENT, PRESENT, Memory, Pages
+from tests.criuimages import PARENT, PRESENT, Memory, Pages, decode, images_of, needs_crit
 from tests.format import samples
 from tests.format.images import (
     PID,
@@ -339,3 +345,259 @@ def write_dump(checkpoint: Path) -> Manifest:
     write_pages(writer.open_object(1), held.pages, base_addr=0)
     writer.commit(manifest)
     return manifest
+
+
+@pytest.fixture
+def dumped(tmp_path: Path) -> CriuReport:
+    write_dump(tmp_path / "checkpoint")
+    return export(tmp_path / "checkpoint", tmp_path / "out", CriuOptions(flat=True))
+
+
+@needs_crit
+def test_crit_reads_every_file(dumped: CriuReport) -> None:
+    images = decode(*images_of(Path(dumped.images)))
+    assert sorted(images) == sorted(
+        [
+            "inventory.img",
+            "pstree.img",
+            "files.img",
+            "pipes-data.img",
+            "seccomp.img",
+            "timens-0.img",
+            "stats-dump",
+            "pagemap-shmem-2.img",
+            f"core-{PID}.img",
+            f"core-{PID + 100}.img",
+            f"core-{CHILD}.img",
+            f"core-{CHILD + 1}.img",
+            *(f"{kind}-{pid}.img" for kind in ("ids", "mm", "fs", "pagemap") for pid in (PID, CHILD)),
+            "fdinfo-2.img",
+            "fdinfo-3.img",
+        ]
+    )
+    assert images["pstree.img"] == [
+        {"pid": PID, "ppid": 0, "pgid": PID, "sid": PID, "threads": [PID, PID + 100]},
+        {"pid": CHILD, "ppid": PID, "pgid": CHILD, "sid": PID, "threads": [CHILD]},
+        {"pid": CHILD + 1, "ppid": PID, "pgid": CHILD + 1, "sid": CHILD + 1, "threads": [CHILD + 1]},
+    ]
+    [inventory] = images["inventory.img"]
+    ids = {pid: images[f"ids-{pid}.img"][0] for pid in (PID, CHILD)}
+    assert inventory["img_version"] == 2
+    assert inventory["fdinfo_per_id"] is inventory["ns_per_id"] is True
+    assert not {"dump_uptime", "pre_dump_mode"} & inventory.keys(), "CRIU would continue it"
+    assert inventory["root_ids"] == {**ids[PID], "vm_id": 1, "files_id": 1, "fs_id": 1, "sighand_id": 1}
+    assert ids[CHILD]["net_ns_id"] != ids[PID]["net_ns_id"]
+    assert ids[CHILD]["files_id"] == 3
+    assert images["timens-0.img"] == [
+        {"monotonic": {"tv_sec": 0, "tv_nsec": 5}, "boottime": {"tv_sec": 0, "tv_nsec": 3}}
+    ]
+    [stats] = images["stats-dump"]
+    assert stats["dump"]["frozen_time"] == 5000
+    assert images["seccomp.img"] == [
+        {
+            "seccomp_filters": [
+                {"filter": base64.b64encode(b"12345678").decode() + "\n"},
+                {"filter": base64.b64encode(b"abcdefgh").decode() + "\n", "prev": 0},
+            ]
+        }
+    ]
+
+
+@needs_crit
+def test_crit_reads_threads(dumped: CriuReport) -> None:
+    directory = Path(dumped.images)
+    images = decode(*directory.glob("core-*.img"))
+    [leader], [second] = images[f"core-{PID}.img"], images[f"core-{PID + 100}.img"]
+    [zombie] = images[f"core-{CHILD + 1}.img"]
+    assert leader["mtype"] == "X86_64"
+    info = leader["thread_info"]
+    assert info["clear_tid_addr"] == 88
+    assert info["gpregs"] == {
+        **{NAMES_OF_CRIU.get(name, name): value for name, value in REGISTERS.items()},
+        "mode": "NATIVE",
+    }
+    fpregs = bytes(range(256)) * 2
+    assert info["fpregs"]["cwd"] == int.from_bytes(fpregs[0:2], "little")
+    assert info["fpregs"]["rdp"] == int.from_bytes(fpregs[16:24], "little")
+    assert info["fpregs"]["mxcsr_mask"] == int.from_bytes(fpregs[28:32], "little")
+    assert struct.pack("<32I", *info["fpregs"]["st_space"]) == fpregs[32:160]
+    assert struct.pack("<64I", *info["fpregs"]["xmm_space"]) == fpregs[160:416]
+    assert "xsave" not in info["fpregs"]
+    process = leader["tc"]
+    assert (process["task_state"], process["exit_code"], process["comm"]) == (1, 0, f"t{PID}")
+    assert process["blk_sigset"] == 1 << 63
+    assert process["timers"]["real"] == {"isec": 0, "iusec": 0, "vsec": 0, "vusec": 5}
+    assert process["timers"]["posix"][0]["it_id"] == 5
+    assert process["rlimits"]["rlimits"] == [{"cur": 1, "max": 2}, {"cur": 3, "max": (1 << 64) - 1}]
+    assert len(process["sigactions"]) == 62
+    assert [place for place, item in enumerate(process["sigactions"]) if item["sigaction"]] == [13]  # 15 without 9
+    assert process["child_subreaper"] is True
+    assert len(process["signals_s"]["signals"]) == 1
+    thread = leader["thread_core"]
+    assert (thread["futex_rla"], thread["futex_rla_len"], thread["pdeath_sig"]) == (77, 24, 9)
+    assert (thread["sched_nice"], thread["sched_policy"], thread["sched_prio"]) == (-3, 1, 7)
+    assert thread["sas"] == {"ss_sp": 4096, "ss_size": 8192, "ss_flags": 0}
+    assert thread["rseq_entry"] == {
+        "rseq_abi_pointer": 96,
+        "rseq_abi_size": 32,
+        "signature": 5,
+        "rseq_cs_pointer": 99,
+    }
+    assert (thread["seccomp_mode"], thread["seccomp_filter"]) == ("filter", 1)
+    assert thread["creds"] == {
+        **dict.fromkeys(("uid", "euid", "suid", "fsuid"), 1),
+        **dict.fromkeys(("gid", "egid", "sgid", "fsgid"), 2),
+        "groups": [3, 4],
+        **{name: [0, 0] for name in ("cap_inh", "cap_prm", "cap_bnd")},
+        "cap_eff": [6, 5],
+        "secbits": 8,
+    }
+    assert "tc" not in second
+    assert "ids" not in second
+    assert second["thread_core"]["seccomp_filter"] == 0
+    assert (zombie["tc"]["task_state"], zombie["tc"]["exit_code"]) == (2, 256)
+    assert "thread_info" not in zombie
+
+
+@needs_crit
+def test_crit_reads_the_address_space_and_the_files(dumped: CriuReport) -> None:
+    images = decode(*images_of(Path(dumped.images)))
+    files = {item["id"]: item for item in images["files.img"]}
+    [memory], [child] = images[f"mm-{PID}.img"], images[f"mm-{CHILD}.img"]
+    names = "start_code end_code start_data end_data start_stack start_brk brk arg_start arg_end env_start env_end"
+    assert [memory[f"mm_{name}"] for name in names.split()] == list(range(1, 12))
+    assert memory["mm_saved_auxv"] == [33, 4096, 6, 100]
+    assert memory["dumpable"] == 1
+    exe = files[memory["exe_file_id"]]["reg"]
+    assert (exe["name"], exe["build_id"]) == ("/bin/target", [0x12AB])
+    anonymous, shared = memory["vmas"]
+    assert (anonymous["start"], anonymous["end"], anonymous["prot"]) == (addr_of(0), addr_of(8), 3)
+    assert (anonymous["flags"], anonymous["status"]) == (0x22, 0x201)
+    assert (shared["flags"], shared["status"], shared["shmid"], shared["pgoff"]) == (0x21, 0x101, 2, PAGE_BYTES)
+    heap, private = child["vmas"]
+    assert heap["status"] == 0x221
+    assert private["status"] == 0x201, "what a memfd had is written as memory of the process's own"
+    by_fd = {item["fd"]: item for item in images["fdinfo-2.img"]}
+    assert {fd: item["type"] for fd, item in by_fd.items()} == {0: "REG", 1: "PIPE", 2: "PIPE", 3: "EVENTFD"}
+    assert [item["flags"] for item in by_fd.values()] == [0, 1, 0, 0]
+    regular = files[by_fd[0]["id"]]["reg"]
+    assert (regular["name"], regular["pos"], regular["size"], regular["mode"]) == ("/tmp/file", 12, 17, 0o100644)
+    assert (regular["fown"]["pid"], regular["fown"]["pid_type"], regular["fown"]["signum"]) == (7, 2, 10)
+    ends = [files[by_fd[fd]["id"]]["pipe"] for fd in (1, 2)]
+    assert [end["flags"] for end in ends] == [0, 1]
+    assert len({end["pipe_id"] for end in ends}) == 1
+    assert files[by_fd[3]["id"]]["efd"]["counter"] == 9
+    [content] = images["pipes-data.img"]
+    assert base64.b64decode(content["extra"]) == b"in the pipe"
+    assert (content["pipe_id"], content["size"]) == (ends[0]["pipe_id"], 65536)
+    [directories] = images[f"fs-{PID}.img"]
+    assert [files[directories[name]]["reg"]["name"] for name in ("cwd_id", "root_id")] == ["/tmp", "/"]
+    assert directories["umask"] == 0o27
+    assert images["fdinfo-3.img"] == []
+
+
+def test_memory_of_a_dump_with_one_of_each(dumped: CriuReport) -> None:
+    directory = Path(dumped.images)
+    third = {page: page_of(3) if page == 9 else ZERO_PAGE for page in range(8, 12)}
+    for pid, seed in ((PID, 1), (CHILD, 2)):
+        memory = {page: page_of(seed) if page == 0 else ZERO_PAGE for page in range(8)} | third
+        assert_holds(directory, pid, memory, own=frozenset())
+
+
+def test_what_has_no_place_is_named(dumped: CriuReport) -> None:
+    assert [(item.what, item.reason[:20]) for item in dumped.left_out] == [
+        ("cgroups", "predump does not wri"),
+        (f"prctl mdwe of process {PID}", "CRIU's images do not"),
+        (f"ambient capabilities of process {PID}", "predump does not wri"),
+        (f"guard pages {addr_of(4):#x}-{addr_of(5):#x} of process {PID}", "written as plain mem"),
+        (f"file of mapping {addr_of(8):#x}-{addr_of(12):#x} of process {PID}", "/object/1 is written"),
+        (f"descriptor 4 (socket) of process {PID}", "predump does not wri"),
+        (f"descriptor 5 (file) of process {PID}", "the file has no name"),
+        (f"flock lock of descriptor 0 of process {PID}", "predump does not wri"),
+        (f"net namespace of its own of process {CHILD}", "predump does not wri"),
+        (f"boundaries of code, data, heap and stack of process {CHILD}", "the round does not h"),
+        (f"file of mapping {addr_of(8):#x}-{addr_of(12):#x} of process {CHILD}", "/object/1 is written"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("result", "before", "after"),
+    [
+        (-512, 7, (7, 98)),  # ERESTARTSYS: the call is made once more
+        (-514, 7, (7, 98)),
+        (-516, 7, (-4 % (1 << 64), 100)),  # ERESTART_RESTARTBLOCK: EINTR
+        (-512, -1, (-512 % (1 << 64), 100)),  # in no system call
+        (-11, 7, (-11 % (1 << 64), 100)),
+        (5, 7, (5, 100)),
+    ],
+)
+def test_an_interrupted_system_call_goes_on(result: int, before: int, after: tuple[int, int]) -> None:
+    registers = REGISTERS | {"rax": result % (1 << 64), "orig_rax": before % (1 << 64), "rip": 100}
+    assert restored_at(thread_of(PID, registers=registers)) == after
+
+
+def test_a_section_that_was_interrupted_is_given_up() -> None:
+    rseq = Rseq(addr=96, size_bytes=32, signature=5, flags=0, section_addr=99, abort_addr=123)
+    thread = thread_of(PID, rseq=rseq)
+    assert restored_at(thread)[1] == 123
+    core = core_of(thread)
+    assert core.thread.rseq.addr == 96
+    assert not core.thread.rseq.HasField("section_addr")
+
+
+def core_of(thread: Thread) -> Core:
+    process = replace(samples.DUMP_PROCESS, threads=[thread], state=STATE)
+    return core_of_thread(process, thread, SharedIds(memory=1, descriptors=1, directories=1, dispositions=1), None)
+
+
+def restored_at(thread: Thread) -> tuple[int, int]:
+    registers = core_of(thread).x86.registers
+    return registers.rax, registers.rip
+
+
+def test_vector_registers_are_those_of_the_state() -> None:
+    """In the layout of Intel's processors: AVX, AVX-512 and protection keys."""
+    xstate = bytearray(2696)
+    struct.pack_into("<Q", xstate, 464, 0x2E7)
+    struct.pack_into("<Q", xstate, 512, 0x2E7)
+    places = {"ymm_high": (576, 256), "opmask": (1088, 64), "zmm_high": (1152, 512), "zmm_16": (1664, 1024)} | {
+        "pkru": (2688, 8)
+    }
+    for seed, (start, n_bytes) in enumerate(places.values(), start=1):
+        xstate[start : start + n_bytes] = bytes([seed]) * n_bytes
+    xsave = core_of(thread_of(PID, xstate=bytes(xstate))).x86.floating_point.xsave
+    assert xsave.xstate_bv == 0x2E7
+    for seed, (name, (_, n_bytes)) in enumerate(places.items(), start=1):
+        values = getattr(xsave, name)
+        code = "I" if name in {"ymm_high", "pkru"} else "Q"
+        assert struct.pack(f"<{len(values)}{code}", *values) == bytes([seed]) * n_bytes
+    assert not xsave.bound_registers
+
+
+@pytest.mark.parametrize(
+    "changes", [{"umask": -1}, {"oom_score_adj": 1 << 40}, {"cwd": "\ud800"}, {"personality": 1 << 32}]
+)
+def test_values_that_no_kernel_tells_are_damage(tmp_path: Path, changes: dict[str, object]) -> None:
+    manifest = write_dump(tmp_path / "checkpoint")
+    root = manifest.processes[0]
+    assert root.state is not None
+    damaged = replace(
+        manifest, processes=[replace(root, state=replace(root.state, **changes)), *manifest.processes[1:]]
+    )
+    shutil.rmtree(tmp_path / "checkpoint")
+    writer = RoundWriter(tmp_path / "checkpoint", 1)
+    writer.commit(replace(damaged, files=[]))
+    with pytest.raises(ImageCorrupt, match="a value that cannot be"):
+        export(tmp_path / "checkpoint", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_circle_of_parents_is_written_below_the_root(tmp_path: Path) -> None:
+    manifest = write_dump(tmp_path / "checkpoint")
+    root, child, zombie = manifest.processes
+    circle = [root, replace(child, ppid=zombie.pid), replace(zombie, ppid=child.pid)]
+    assert [(entry.pid, entry.ppid) for entry in tree_entries(circle, PID)] == [
+        (PID, 0),
+        (CHILD, PID),
+        (CHILD + 1, PID),
+    ]
