@@ -16,7 +16,7 @@ from analysis.diffprocesses import ProcessPair
 from analysis.diffvmas import is_same_process
 from formats.manifest import Manifest, Process
 from formats.openfiles import OpenFile, Pipe
-from formats.processstate import IntervalTimer, Limit, PosixTimer, ProcessState, Zombie
+from formats.processstate import Disposition, IntervalTimer, Limit, PosixTimer, ProcessState, Zombie
 from formats.threadstate import PendingSignal, SystemCall
 
 Key = TypeVar("Key")
@@ -95,7 +95,7 @@ def state_changes(rounds: tuple[Manifest, Manifest], pair: ProcessPair) -> Itera
     descriptors = _descriptors(rounds[0], old), _descriptors(rounds[1], new)
     for fd, was, became in _in_both(*descriptors):
         yield from _descriptor_changes(str(fd), was, became)
-    yield from _keyed(Subject.SIGNAL, *({str(item.number): item for item in s.dispositions} for s in (old, new)))
+    yield from _keyed(Subject.SIGNAL, _dispositions(old), _dispositions(new))
     yield from _timer_changes(_timers(old), _timers(new))
     yield from _keyed(Subject.LIMIT, *({str(item.resource): item for item in s.limits} for s in (old, new)))
     yield from _keyed(Subject.VARIABLE, _variables(old.environment), _variables(new.environment))
@@ -152,9 +152,15 @@ def _descriptors(manifest: Manifest, state: ProcessState) -> dict[int, OpenDescr
     return found
 
 
+def _dispositions(state: ProcessState) -> dict[str, Disposition]:
+    """Those that are not the default."""
+    return {str(item.number): item for item in state.dispositions if item.handler_addr}
+
+
 def _timers(state: ProcessState) -> dict[str, Timer]:
     posix: dict[str, Timer] = {f"timer {timer.id}": timer for timer in state.posix_timers}
-    return posix | {f"interval timer {timer.which}": timer for timer in state.interval_timers}
+    running = [timer for timer in state.interval_timers if timer.remaining_us or timer.interval_us]
+    return posix | {f"interval timer {timer.which}": timer for timer in running}
 
 
 def _timer_changes(before: Mapping[str, Timer], after: Mapping[str, Timer]) -> Iterator[StateChange]:

@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 
 from analysis.diff import MappingDiff, PageCounts, ProcessDiff, RoundDiff, is_news
 from analysis.diffbytes import ByteRange
+from analysis.diffvmas import DELETED
 from display.diffstate import change_rows
 from display.listing import Cell, Column, apart, block, line, listing, numbers
 from display.summary import time_text
@@ -105,7 +106,7 @@ def _mappings_table(mappings: Sequence[MappingDiff], rows_max: int) -> Renderabl
         vma, counts = item.pair.vma, item.counts
         figures = [counts.pages_changed, counts.pages_added, counts.pages_gone]
         figures += [counts.pages_unknown] if has_unknown else []
-        what = tail((vma.path or vma.kind)[-_PATH_MAX:], _PATH_MAX)
+        what = tail((vma.path.removesuffix(DELETED) or vma.kind)[-_PATH_MAX:], _PATH_MAX)
         notes = ", ".join(_notes(item))
         what = f"{what} ({notes})" if notes else what
         return f"{vma.start_addr:012x}", vma.perms, pages_cell(vma.n_pages), *map(_figure, figures), what
@@ -129,7 +130,9 @@ def _notes(item: MappingDiff) -> Iterator[str]:
         yield from _moves(item.pair.shift, before, after) if not item.pair.split else [f"part of {before.start_addr:x}"]
         if before.perms != after.perms:
             yield f"was {before.perms}"
-        if before.path != after.path:
+        if after.path == before.path + DELETED:
+            yield "deleted meanwhile"
+        elif before.path != after.path:
             yield f"was {tail(before.path[-_PATH_MAX:], _PATH_MAX) or 'without a name'}"
 
 
