@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from formats.errors import ImageCorrupt, NotACheckpoint, ParentMissing, PredumpError, UsageError
+from formats.criu.names import has_images
+from formats.errors import ImageCorrupt, NotACheckpoint, OtherImages, ParentMissing, PredumpError, UsageError
 from formats.framereader import check_seek_table
 from formats.layout import (
     MANIFEST_NAME,
@@ -131,12 +132,18 @@ class Checkpoint:
     def open(path: Path) -> Checkpoint:
         """Open a checkpoint by its directory or by the directory of one of its rounds.
 
-        Raises NotACheckpoint, StorageError.
+        Raises NotACheckpoint, or OtherImages, which is one; StorageError.
         """
         name = path.absolute().name
         names_round = ROUND_NAME.fullmatch(name) is not None and is_committed(path)
         directory = path.absolute().parent if names_round else path
         numbers = [int(item.name) for item in list_round_paths(directory) if is_committed(item)]
+        if not numbers and has_images(directory):
+            raise OtherImages(
+                f"{path} has images of CRIU's; this is for checkpoints of predump's own.",
+                hint="'predump inspect', 'read', 'search', 'diff' and 'export --to core' look into CRIU's, too.",
+                path=str(path),
+            )
         if not numbers:
             problem = "has no committed round" if directory.is_dir() else "is not a directory"
             raise NotACheckpoint(

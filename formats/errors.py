@@ -33,6 +33,12 @@ class NotACheckpoint(PredumpError):
     """The path is no checkpoint: not a directory, or without a committed round."""
 
 
+class OtherImages(NotACheckpoint):
+    """The path is no checkpoint of predump's, but images of CRIU's, which some commands read, too."""
+
+    exit_code: ClassVar[int] = 2
+
+
 class AddressAbsent(PredumpError):
     """The image has no bytes for an address; `fields["addr"]` is the first such address."""
 

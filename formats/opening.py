@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from formats.checkpoint import Checkpoint
-from formats.criu.names import has_images
-from formats.errors import NotACheckpoint
+from formats.errors import OtherImages
 from formats.images import Images
 
 
@@ -17,10 +16,8 @@ def open_images(path: Path) -> Images:
     """
     try:
         return Checkpoint.open(path)
-    except NotACheckpoint:
-        if not has_images(path):
-            raise
-    # Here, since it takes time to load and is needed for CRIU's alone.
-    from formats.criu.reading.checkpoint import CriuCheckpoint  # noqa: PLC0415
+    except OtherImages:
+        # Here, since it takes time to load and is needed for CRIU's alone.
+        from formats.criu.reading.checkpoint import CriuCheckpoint  # noqa: PLC0415
 
-    return CriuCheckpoint(path)
+        return CriuCheckpoint(path)

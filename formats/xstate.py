@@ -95,28 +95,20 @@ def components(xstate: bytes) -> Components | None:
 def for_debuggers(xstate: bytes) -> bytes:
     """NT_X86_XSTATE of any processor in Intel's layout, b"" if it is none; what no debugger shows is left out."""
     known = components(xstate)
-    if known is None:
-        return b""
-    result = bytearray(xstate[:_HEADER_END])
-    for feature, content in known.content.items():
-        result += bytes(_INTEL[feature].offset - len(result)) + content
-    _WORD.pack_into(result, _XCR0_OFFSET, known.enabled)
-    _WORD.pack_into(result, _XSTATE_BV_OFFSET, known.used)
-    return bytes(result)
+    return assembled(xstate[:_HEADER_END], known.used, known.content) if known else b""
 
 
-def from_components(legacy: bytes, used: int, parts: Mapping[Feature, bytes]) -> bytes:
-    """NT_X86_XSTATE in Intel's layout, of the legacy region (NT_PRFPREG) and of what components hold.
+def assembled(legacy: bytes, used: int, content: Mapping[Feature, bytes]) -> bytes:
+    """NT_X86_XSTATE in Intel's layout, of the legacy region (as in NT_PRFPREG) and the bytes of components.
 
-    `used` is XSTATE_BV. A part must have the size of its component, or none.
+    `used` is as in XSTATE_BV. Components that have not the size of their kind are left out.
     """
-    result = bytearray(legacy) + bytes(_HEADER_END - len(legacy))
+    result = bytearray(legacy.ljust(_HEADER_END, b"\0"))
     enabled = Feature.X87 | Feature.SSE
     for feature, place in _INTEL.items():
-        part = parts.get(feature, b"")
-        if len(part) == place.n_bytes:
+        if len(content.get(feature, b"")) == place.n_bytes:
             enabled |= feature
-            result += bytes(place.offset - len(result)) + part
+            result += bytes(place.offset - len(result)) + content[feature]
     _WORD.pack_into(result, _XCR0_OFFSET, enabled)
     _WORD.pack_into(result, _XSTATE_BV_OFFSET, used & enabled)
     return bytes(result)

@@ -10,7 +10,7 @@ from formats.criu.images_pb2 import Credentials as CredentialsMessage
 from formats.criu.images_pb2 import PendingSignal as PendingSignalMessage
 from formats.criu.reading.text import decoded
 from formats.threadstate import Credentials, PendingSignal, Rseq, SignalStack, Thread
-from formats.xstate import Feature, from_components
+from formats.xstate import Feature, assembled
 
 _FXSAVE = struct.Struct("<HHHHQQII32I64I24I")
 """struct user_fpregs_struct: cwd, swd, ftw, fop, rip, rdp, mxcsr, mxcr_mask, st_space, xmm_space, padding."""
@@ -128,7 +128,7 @@ def _extended(state: FloatingPoint, legacy: bytes) -> bytes:
         Feature.ZMM_16: _packed("Q", xsave.zmm_16),
         Feature.PKRU: _packed("I", xsave.pkru),
     }
-    return from_components(legacy, xsave.xstate_bv, parts)
+    return assembled(legacy, xsave.xstate_bv, parts)
 
 
 def _packed(code: str, words: Sequence[int]) -> bytes:
