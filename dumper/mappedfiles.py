@@ -11,9 +11,9 @@ from pathlib import Path
 
 from dumper.filesystems import device_name
 from dumper.memory_map import Vma, VmaKind
-from dumper.proc import GONE_ERRORS
 from dumper.proc.maps import DELETED, Mapping, MapsParser, read_maps
 from dumper.target import Target
+from dumper.tracking import AddressSpace
 from formats.buildid import build_id
 from formats.manifest import MappedFile
 
@@ -23,21 +23,32 @@ Key = tuple[str, str, int]
 """Path, device and inode."""
 
 
-def mapped_files(target: Target, vmas: Iterable[Vma]) -> list[MappedFile]:
-    """Size, time of the last write and build id of each file, as far as can be told; `vmas` have just been read."""
-    by_file: dict[Key, list[Mapping]] = {}
-    for vma in vmas:
-        if vma.kind is VmaKind.FILE and (_key(vma.mapping) in by_file or len(by_file) < MAX_FILES):
-            by_file.setdefault(_key(vma.mapping), []).append(vma.mapping)
-    if not by_file:
-        return []
-    found = [_record(target, mappings) for mappings in by_file.values()]
-    # Something else may have been mapped in their place meanwhile.
-    try:
-        still_mapped = set(MapsParser().parse(read_maps(target.tid)))
-    except GONE_ERRORS:
-        return []
-    return [one for one in found if still_mapped.issuperset(by_file[one.path, one.device, one.inode])]
+class FileRecords:
+    """The files of one process as long as it has the same memory."""
+
+    def __init__(self, target: Target, space: AddressSpace) -> None:
+        self._target = target
+        self._space = space
+        self._known: dict[Key, MappedFile] = {}
+
+    def look(self, vmas: Iterable[Vma], *, afresh: bool) -> list[MappedFile]:
+        """Size, time of the last write and build id of each file, as far as can be told.
+
+        `vmas` are those that the address space read last. What was told of a file before is told again unless it is
+        looked at `afresh`. Raises TargetGone, TrackingLostError.
+        """
+        by_file: dict[Key, list[Mapping]] = {}
+        for vma in vmas:
+            if vma.kind is VmaKind.FILE and (_key(vma.mapping) in by_file or len(by_file) < MAX_FILES):
+                by_file.setdefault(_key(vma.mapping), []).append(vma.mapping)
+        found = {key: one for key, one in self._known.items() if key in by_file and not afresh}
+        new = {key: _record(self._target, maps) for key, maps in by_file.items() if key not in found}
+        if new and self._space.has_changed():
+            # Something else may have been mapped in their place meanwhile.
+            still_mapped = set(MapsParser().parse(read_maps(self._target.tid)))
+            new = {key: one for key, one in new.items() if still_mapped.issuperset(by_file[key])}
+        self._known = found | new
+        return list(self._known.values())
 
 
 def still_of(files: Iterable[MappedFile], vmas: Iterable[Vma]) -> list[MappedFile]:

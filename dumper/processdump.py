@@ -16,7 +16,6 @@ from dumper.kernel.probes import PAGE_IS_GUARD
 from dumper.kernel.ptrace import InjectionSite, StopError
 from dumper.kernel.recheck import Recheck
 from dumper.kernel.state import leave_vdso
-from dumper.mappedfiles import mapped_files
 from dumper.memory_map import VmaKind, is_object, spans_while_frozen, spans_while_running
 from dumper.objects import MappedFiles, ObjectSet, SharedObject
 from dumper.output import ImageOutput
@@ -76,7 +75,7 @@ class ProcessDump(Closing):
         self.look()
         self.unseen_writers = member.unseen_writers()
         self.identity = describe.identify(member.target)
-        self._mapped_files = [] if stands_still else mapped_files(member.target, self.vmas)
+        self._mapped_files = [] if stands_still else member.files.look(self.vmas, afresh=True)
         self._guards_are_flagged = shows_guards()  # tried here, since that is nothing for the freeze
         self._flags = VmFlags(member.target.tid, stands_still=stands_still)
         self.cloning = Cloning(member.target, self._flags)

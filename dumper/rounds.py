@@ -19,7 +19,6 @@ from dumper.hotpages import Deferral, LeftOut
 from dumper.kernel.pages import SpanTable
 from dumper.kernel.runs import RunKind, RunList
 from dumper.limits import Limits
-from dumper.mappedfiles import mapped_files
 from dumper.memory_map import is_object, spans_while_running
 from dumper.output import ImageOutput, RoundOutput
 from dumper.pipeline import PagePipeline
@@ -287,7 +286,7 @@ class PreDumper:
         notes = {vma.mapping.start_addr: describe.LATER_NOTE for vma in vmas if is_object(vma)}
         threads = describe.named_threads(member.target)
         part = ProcessPart(member, describe.identify(member.target), image_output, vmas, threads, notes=notes)
-        part.mapped_files = mapped_files(member.target, vmas)
+        part.mapped_files = member.files.look(vmas, afresh=False)
         runs = RunList(1 << 16)
         member.scanner.start(SpanTable(spans_while_running(vmas)), RunList(1), _known(member.base))
         unseen: list[UnseenWriter] = []

@@ -17,6 +17,7 @@ from dumper.kernel.pages import Scanner
 from dumper.kernel.ptrace import children
 from dumper.kernel.runs import RunKind, RunList
 from dumper.lease import Key
+from dumper.mappedfiles import FileRecords
 from dumper.proc import GONE_ERRORS
 from dumper.proc.stat import read_stat
 from dumper.proc.status import read_status
@@ -96,6 +97,7 @@ class Member(Closing):
 
     def _look_at_memory(self) -> None:
         self.space = AddressSpace(self.target)
+        self.files = FileRecords(self.target, self.space)
         self.scanner = Scanner(self.target.pagemap_fd)
         self.running = Source(self.target.tid, self.target.mem_fd, FileMaps())
 
