@@ -18,7 +18,7 @@ $(READY): $(VENV)/.tools setup.py $(wildcard dumper/kernel/csrc/*) dumper/kernel
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-test: $(READY) redis gdb filesystems clang network jq
+test: $(READY) redis gdb filesystems clang network jq browser
 	$(BIN)/python -m pytest -n auto
 
 # How long each open-ended test goes on.
@@ -56,7 +56,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks
 
 # Real targets for the tests. Where they cannot be installed, the tests that need them are skipped and say so.
-.PHONY: redis gdb filesystems clang network jq
+.PHONY: redis gdb filesystems clang network jq browser
 redis:
 	@command -v redis-server redis-benchmark >/dev/null || { \
 		echo "installing redis-server"; \
@@ -88,6 +88,13 @@ jq:
 		echo "installing jq"; \
 		(apt-get update && apt-get install --yes --no-install-recommends jq) >/dev/null 2>&1; \
 	} || echo "jq cannot be installed here: tests of some recipes will be skipped"
+
+# It opens what `predump report` makes.
+browser:
+	@command -v chromium >/dev/null || { \
+		echo "installing chromium"; \
+		(apt-get update && apt-get install --yes --no-install-recommends chromium) >/dev/null 2>&1; \
+	} || echo "chromium cannot be installed here: tests of reports in a browser will be skipped"
 
 # Its MemorySanitizer, which gcc does not have. The second package's name has a version in it.
 clang:

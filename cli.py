@@ -44,6 +44,7 @@ COMMANDS = {
     "verify": "verify",
     "export": "export",
     "flatten": "flatten",
+    "report": "report",
     "send": "send",
     "receive": "receive",
     "keys": "keys",

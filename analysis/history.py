@@ -14,7 +14,7 @@ from analysis.regions import MappedOverTime, Region, cut_into_cells, heaviest
 from analysis.writecount import Presence, RegionTotals, WriteCounter
 from formats.checkpoint import Checkpoint, RoundInfo
 from formats.errors import UsageError
-from formats.manifest import Process, RoundKind, Stats
+from formats.manifest import FreezeBy, Process, RoundKind, Stats
 from formats.roundpages import RoundPages
 
 ROUNDS_MAX = 500
@@ -37,6 +37,7 @@ class RoundSeen:
     parent: int | None
     full_reason: str
     streamed_while_frozen: bool
+    freeze_by: FreezeBy | None
     stats: Stats
 
 
@@ -127,6 +128,7 @@ class History:
                 parent,
                 manifest.full_reason if manifest.full else "",
                 manifest.streamed_while_frozen,
+                manifest.freeze_by,
                 manifest.stats,
             )
         )

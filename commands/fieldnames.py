@@ -148,7 +148,7 @@ FIELDS = {
     "windows": "How many windows.",
     "pages_mean": "Different pages written in a window, on average.",
     "pages_max": "The most in one window.",
-    "vmas": "The hottest mappings, or all; in a size, how many there are.",
+    "vmas": "The hottest mappings, or all; of a size or a report, how many there are.",
     "start_addr": "Where the mapping or the range begins.",
     "end_addr": "Where it ends (exclusive).",
     "perms": "Permissions as in /proc/PID/maps.",

@@ -158,6 +158,13 @@ RESULTS: dict[str, tuple[Fields, Fields]] = {
         },
     ),
     "flatten": ({"checkpoint": str, "dropped": int, "duration_ns": int}, FIGURES),
+    "report": (
+        {
+            **{"checkpoint": str, "round": int, "path": str, "bytes": int},
+            **{"rounds": int, "processes": int, "vmas": int, "duration_ns": int},
+        },
+        {},
+    ),
     "send": ({"rounds": int, "stored_bytes": int, "checkpoint": str}, {"to": str}),
     "receive": ({"rounds": int, "stored_bytes": int, "checkpoint": str}, {}),
     "keys": ({"files": list[str], "hosts": list[str], "valid_days": int}, {}),

@@ -1,21 +1,29 @@
-"""A bar while a known number of bytes is worked through."""
+"""Bars while a known number of bytes, or of rounds, is worked through."""
 
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from formats.closing import Closing
 
 
-class BytesBar(Closing):
-    """Called with bytes done and bytes to do; shows a bar where `console` is a terminal. `what` is going on."""
+class _Bar(Closing):
+    """Called with what is done and what there is to do; shows a bar where `console` is a terminal."""
 
-    def __init__(self, console: Console, what: str, *, quiet: bool) -> None:
+    def __init__(self, console: Console, what: str, figures: ProgressColumn, *, quiet: bool) -> None:
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            DownloadColumn(binary_units=True),
+            figures,
             TimeRemainingColumn(),
             console=console,
             transient=True,
@@ -31,5 +39,19 @@ class BytesBar(Closing):
         """Takes the bar away."""
         self._bar.stop()
 
-    def __call__(self, done_bytes: int, total_bytes: int) -> None:
-        self._bar.update(self._task, completed=done_bytes, total=total_bytes)
+    def __call__(self, done: int, total: int) -> None:
+        self._bar.update(self._task, completed=done, total=total)
+
+
+class BytesBar(_Bar):
+    """Called with bytes done and bytes to do. `what` is going on."""
+
+    def __init__(self, console: Console, what: str, *, quiet: bool) -> None:
+        super().__init__(console, what, DownloadColumn(binary_units=True), quiet=quiet)
+
+
+class RoundsBar(_Bar):
+    """Called with rounds done and rounds to do. `what` is going on."""
+
+    def __init__(self, console: Console, what: str, *, quiet: bool) -> None:
+        super().__init__(console, what, MofNCompleteColumn(), quiet=quiet)

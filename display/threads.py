@@ -84,7 +84,8 @@ def call_text(call: SystemCall | None) -> str:
     return f"{system_call_name(call.number)}, {_RESTARTS[call.restart]}" if call else "-"
 
 
-def _notes(thread: Thread, process_cpus: list[int]) -> Iterator[str]:
+def thread_notes(thread: Thread, process_cpus: list[int]) -> Iterator[str]:
+    """What of a thread's state is out of the ordinary, in words."""
     if thread.signal_mask:
         yield f"blocks {signal_set_text(thread.signal_mask)}"
     if thread.pending:
@@ -119,7 +120,7 @@ def threads_table(process: Process, whose: str, columns: int) -> RenderableType 
 
     def row(thread: Thread) -> tuple[str, ...]:
         values = (f"{thread.registers[name]:#x}" if name in thread.registers else "-" for name in pointers)
-        state = (*values, call_text(thread.system_call), "; ".join(_notes(thread, cpus))) if has_state else ()
+        state = (*values, call_text(thread.system_call), "; ".join(thread_notes(thread, cpus))) if has_state else ()
         return str(thread.tid), clip(thread.name, NAME_MAX), *state
 
     state_columns = (*map(Column, pointers), Column("system call", wraps=True), Column("state", wraps=True))

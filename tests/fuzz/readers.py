@@ -16,6 +16,8 @@ from tests.fuzz.samples import MARKER, Sample
 
 DAMAGED = (20, 21, 22)
 """Corrupt, of an unsupported version, a parent missing."""
+WRITERS = ("export", "report")
+"""Commands that write a file, whole or not at all."""
 NOT_THERE = (1, 2)
 """The image is sound, but has not what is asked for: an address; a round, a process, or registers of one."""
 
@@ -29,7 +31,7 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Ending:
-    """How a command ended; `output` is what it printed or wrote, `written` whether export's OUT is there."""
+    """How a command ended; `output` is what it printed or wrote, `written` whether OUT of one of WRITERS is there."""
 
     words: Words
     exit_code: int
@@ -58,7 +60,7 @@ class Ending:
             and not 1 <= len(self.stderr.splitlines()) <= _LINES_OF_AN_ERROR
         ):
             found.append(f"{len(self.stderr.splitlines())} lines on stderr")
-        if self.exit_code and self.words[0] == "export" and self.written:
+        if self.exit_code and self.words[0] in WRITERS and self.written:
             found.append("a file left behind")
         if self.cpu_s > MAX_CPU_S:
             found.append(f"{self.cpu_s:.1f} s")
@@ -83,12 +85,13 @@ def commands_on(checkpoint: Path, sample: Sample, out: Path) -> list[Words]:
         ("read", path, hex(addr), "64", "--round", "1"),
         ("export", path, "--to", "core", "-o", str(out)),
         ("export", path, "--to", "core", "-o", str(out), "--json", "--round", "1", "--torn"),
+        ("report", path, "-o", str(out)),
     ]
 
 
 def run(words: Words, env: Mapping[str, str] | None = None) -> Ending:
     """Run a command as the entry point would, and see what it took."""
-    out = Path(words[words.index("-o") + 1]) if words[0] == "export" else None
+    out = Path(words[words.index("-o") + 1]) if words[0] in WRITERS else None
     if out is not None:
         out.unlink(missing_ok=True)
     resident_kb = _reset_peak()

@@ -1,0 +1,106 @@
+// What the memory of a process consists of: bars of pages by kind, of all of it and by name of the mapping.
+
+const NAMES_SHOWN = 12;
+const PAGE_KINDS = [
+    ["data", "stored in this round"],
+    ["parent", "in an earlier round"],
+    ["zero", "all zeros, not stored"],
+];
+
+/** Names with the pages of all regions of that name, the largest first. */
+function sizesByName(process) {
+    const found = new Map();
+    for (const region of process.regions) {
+        const sum = found.get(region.name) || { name: region.name, n: 0, data: 0, parent: 0, zero: 0, absent: 0, stored: 0 };
+        found.set(region.name, sum);
+        sum.n += 1;
+        for (const key of ["data", "parent", "zero", "absent", "stored"]) sum[key] += region[key];
+    }
+    const size = (sum) => sum.data + sum.parent + sum.zero;
+    return [...found.values()].sort((a, b) => size(b) - size(a) || b.stored - a.stored);
+}
+
+/** A bar of pages by kind, as long as they are of `most`. */
+function kindBar(pages, most) {
+    const bar = el("span", { class: "kinds", "aria-hidden": "true" });
+    for (const [kind] of PAGE_KINDS) {
+        if (!pages[kind]) continue;
+        const part = el("span", { class: `kind ${kind}` });
+        part.style.width = `${(100 * pages[kind]) / most}%`;
+        bar.append(part);
+    }
+    return bar;
+}
+
+/** The section on sizes, for one process. */
+function sizesView(process) {
+    const all = { ...process.pages };
+    const present = all.data + all.parent + all.zero;
+    const legend = PAGE_KINDS.map(([kind, meaning]) =>
+        el(
+            "li",
+            {},
+            el("span", { class: `swatch ${kind}`, "aria-hidden": "true" }),
+            el("strong", {}, kind),
+            el("span", { class: "number" }, pagesText(all[kind])),
+            el("span", { class: "muted" }, `${percentText(all[kind], present)}, ${meaning}`),
+        ),
+    );
+    const absent = el(
+        "li",
+        {},
+        el("span", { class: "swatch absent", "aria-hidden": "true" }),
+        el("strong", {}, "absent"),
+        el("span", { class: "number" }, pagesText(all.absent)),
+        el("span", { class: "muted" }, "mapped, but never touched, or unchanged pages of files"),
+    );
+    const stored = el(
+        "li",
+        {},
+        el("span", { class: "swatch", "aria-hidden": "true" }),
+        el("strong", {}, "stored"),
+        el("span", { class: "number" }, bytesText(all.stored)),
+        el("span", { class: "muted" }, "compressed, in all rounds of this report"),
+    );
+    return el(
+        "div",
+        { class: "sizes" },
+        el("div", {}, kindBar(all, present || 1), el("ul", { class: "legend" }, ...legend, absent, stored)),
+        namesList(process),
+    );
+}
+
+/** The largest names, one row each. */
+function namesList(process) {
+    const names = sizesByName(process).filter((sum) => sum.data + sum.parent + sum.zero || sum.stored);
+    if (!names.length) return el("p", { class: "muted" }, "It has no pages of its own.");
+    const most = Math.max(...names.map((sum) => sum.data + sum.parent + sum.zero), 1);
+    const rows = names.slice(0, NAMES_SHOWN).map((sum) => {
+        const present = sum.data + sum.parent + sum.zero;
+        const spoken = PAGE_KINDS.map(([kind]) => `${kind} ${pagesText(sum[kind])}`).join(", ");
+        return el(
+            "tr",
+            { title: spoken },
+            el("th", { scope: "row" }, el("bdi", {}, sum.name), sum.n > 1 ? el("span", { class: "muted" }, ` ×${countText(sum.n)}`) : null),
+            el("td", { class: "wide" }, kindBar(sum, most)),
+            el("td", { class: "number" }, pagesText(present)),
+            el("td", { class: "number" }, sum.stored ? bytesText(sum.stored) : "–"),
+        );
+    });
+    const more = names.length - rows.length;
+    return el(
+        "div",
+        { class: "scroll", tabindex: 0, role: "region", "aria-label": "Sizes by name" },
+        el(
+            "table",
+            { class: "names" },
+            el(
+                "thead",
+                {},
+                el("tr", {}, el("th", { scope: "col" }, "Mapping"), el("th", { scope: "col", "aria-label": "Kinds" }), el("th", { scope: "col", class: "number" }, "Present"), el("th", { scope: "col", class: "number" }, "Stored")),
+            ),
+            el("tbody", {}, ...rows),
+        ),
+        more > 0 ? el("p", { class: "muted" }, `… and ${counted(more, "smaller name")}: see the mappings below.`) : null,
+    );
+}
