@@ -6,8 +6,9 @@ import random
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,14 +33,23 @@ GDB = shutil.which("gdb")
 ADDRESSES = 400
 
 
-@pytest.fixture(scope="module", params=list(WAYS))
-def dumped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Dumped:
-    return dump(tmp_path_factory.mktemp(request.param), request.param)
+Dumps = Callable[[str], Dumped]
 
 
 @pytest.fixture(scope="module")
-def pie(tmp_path_factory: pytest.TempPathFactory) -> Dumped:
-    return dump(tmp_path_factory.mktemp("pie"), "pie")
+def dumps(tmp_path_factory: pytest.TempPathFactory) -> Dumps:
+    """A dump by the way in which the program was compiled, made when it is asked for."""
+    return cache(lambda way: dump(tmp_path_factory.mktemp(way), way))
+
+
+@pytest.fixture(params=list(WAYS))
+def dumped(request: pytest.FixtureRequest, dumps: Dumps) -> Dumped:
+    return dumps(str(request.param))
+
+
+@pytest.fixture
+def pie(dumps: Dumps) -> Dumped:
+    return dumps("pie")
 
 
 @contextmanager
@@ -100,8 +110,8 @@ def test_what_nm_says(dumped: Dumped, file: str) -> None:
 
 @pytest.mark.skipif(GDB is None, reason="gdb is not installed")
 @pytest.mark.parametrize("way", ["fixed", "linked"])
-def test_what_gdb_says_of_the_core(way: str, tmp_path: Path) -> None:
-    dumped = dump(tmp_path, way)
+def test_what_gdb_says_of_the_core(way: str, dumps: Dumps, tmp_path: Path) -> None:
+    dumped = dumps(way)
     core = tmp_path / "core"
     predump("export", dumped.checkpoint, "--to", "core", "-o", core, "-q")
     with places_of(dumped.checkpoint) as places:
@@ -162,8 +172,8 @@ def test_what_is_no_address(pie: Dumped) -> None:
         assert indirect.kind is SymbolKind.RESOLVER
 
 
-def test_symbols_of_another_file_are_left_out(pie: Dumped, tmp_path: Path) -> None:
-    other = dump(tmp_path, "fixed")
+def test_symbols_of_another_file_are_left_out(dumps: Dumps, tmp_path: Path) -> None:
+    pie, other = dumps("pie"), dumps("fixed")
     sysroot = tmp_path / "other"
     place = sysroot / pie.home.relative_to("/")
     place.mkdir(parents=True)
@@ -180,7 +190,8 @@ def test_symbols_of_another_file_are_left_out(pie: Dumped, tmp_path: Path) -> No
     assert all("is not the file that was mapped" in notice for notice in notices)
 
 
-def test_reading_by_symbol(dumped: Dumped) -> None:
+def test_reading_by_symbol(dumps: Dumps) -> None:
+    dumped = dumps("stripped")
     number = read(dumped, "global_number")
     assert (number["hex"], number["length"]) == ("07000000", 4)
     assert read(dumped, "program:local_text+4", "--string")["text"] == "text of the program"
