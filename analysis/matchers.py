@@ -68,6 +68,9 @@ class Form(Protocol):
     def step_bytes(self) -> int:
         """As in Matcher."""
 
+    def end(self, searched: bytes, start: int, stop: int) -> int:
+        """Behind the last place in `[start, stop)` where one may begin; `start` if there is none."""
+
     def next(self, content: bytes, searched: bytes, addr: int, start: int, stop: int) -> int:
         """Where the first one begins in `[start, stop)`, -1 for none.
 
@@ -89,9 +92,17 @@ class Literal:
     encoding: str = ""
     step_bytes: int = 1
 
+    def end(self, searched: bytes, start: int, stop: int) -> int:
+        """As Form.end."""
+        # From its end Python searches bytes up to four times as fast: mostly there is nothing.
+        stop = min(stop, len(searched) - self.n_bytes + 1)
+        if stop <= start:
+            return start
+        last = searched.rfind(self.anchor, start + self.offset, stop - 1 + self.offset + len(self.anchor))
+        return start if last < 0 else last - self.offset + 1
+
     def next(self, content: bytes, searched: bytes, addr: int, start: int, stop: int) -> int:
         """As Form.next."""
-        stop = min(stop, len(content) - self.n_bytes + 1)
         end = stop - 1 + self.offset + len(self.anchor)
         position = start
         while position < stop:
@@ -113,9 +124,13 @@ class Variants:
     encoding: str = ""
     step_bytes: int = 1
 
+    def end(self, searched: bytes, start: int, stop: int) -> int:
+        """As Form.end."""
+        return max(start, min(stop, len(searched) - self.n_bytes + 1))
+
     def next(self, content: bytes, searched: bytes, addr: int, start: int, stop: int) -> int:  # noqa: ARG002 -- a Form
         """As Form.next."""
-        found = self.regex.search(content, start, min(len(content), stop - 1 + self.n_bytes))
+        found = self.regex.search(content, start, stop - 1 + self.n_bytes)
         return found.start() if found else -1
 
 
@@ -138,16 +153,18 @@ class FormMatcher:
         """As Matcher.find."""
         searched = content.lower() if self._folds else content
         position = start
-        ahead = [(-1, form) for form in self._forms]
+        ahead = [(-1, form, form.end(searched, start, stop)) for form in self._forms]
         while True:
             ahead = [
-                (at if at >= position else form.next(content, searched, addr, position, stop), form)
-                for at, form in ahead
+                (at if at >= position else form.next(content, searched, addr, position, end), form, end)
+                for at, form, end in ahead
+                if position < end
             ]
-            ahead = [(at, form) for at, form in ahead if at >= 0]
+            ahead = [one for one in ahead if one[0] >= 0]
             if not ahead:
                 return
-            at, form = min(ahead, key=lambda one: one[0])  # of those at the same place the first, which is the longest
+            # Of those at the same place the first is taken, which is the longest.
+            at, form, _ = min(ahead, key=lambda one: one[0])
             position = at + form.n_bytes
             yield Found(at, position, form.encoding)
 
