@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,31 +21,38 @@ PAGE_BYTES = 4096
 PARENT, PRESENT = 1, 4
 CRIT_S = 60
 
-Message = dict[str, object]
+Message = dict[str, Any]
 
-# What `crit decode` does, for many files: starting it takes longer than what it does.
+# `crit decode -i FILE` for many files: starting it takes longer than what it does.
 _DECODER = """
-import json, sys
-import pycriu
-print(json.dumps([pycriu.images.load(open(path, "rb")) for path in sys.argv[1:]]))
+import contextlib, io, json, runpy, sys
+crit, *paths = sys.argv[1:]
+images = []
+for path in paths:
+    sys.argv = [crit, "decode", "-i", path]
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
+        runpy.run_path(crit, run_name="__main__")
+    images.append(json.loads(said.getvalue()))
+print(json.dumps(images))
 """
 
 
 def crit(*words: object) -> str:
     """What crit prints."""
-    done = subprocess.run([str(CRIT), *map(str, words)], capture_output=True, text=True, timeout=CRIT_S, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return _stdout([str(CRIT), *map(str, words)])
 
 
 def decode(*paths: Path) -> dict[str, list[Message]]:
-    """The messages of files by their names, as crit names the fields."""
-    interpreter = Path(str(CRIT)).read_text().splitlines()[0].removeprefix("#!").split()[0]
-    done = subprocess.run(
-        [interpreter, "-c", _DECODER, *map(str, paths)], capture_output=True, text=True, timeout=CRIT_S, check=False
-    )
+    """What `crit decode` says of files, by their names: messages with fields as crit names them."""
+    interpreter = Path(str(CRIT)).read_text().splitlines()[0].removeprefix("#!").split()
+    images = json.loads(_stdout([*interpreter, "-c", _DECODER, str(CRIT), *map(str, paths)]))
+    return {path.name: image["entries"] for path, image in zip(paths, images, strict=True)}
+
+
+def _stdout(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=CRIT_S, check=False)
     assert done.returncode == 0, done.stderr
-    return {path.name: image["entries"] for path, image in zip(paths, json.loads(done.stdout), strict=True)}
+    return done.stdout
 
 
 def images_of(directory: Path) -> list[Path]:
@@ -84,11 +92,14 @@ class Pages:
 
 
 class Memory:
-    """The memory of a process as somebody restores it who has nothing but the images and the files that they name."""
+    """The memory of a process as somebody restores it who has nothing but the images and the files that they name.
+
+    `private` are the pages of its pagemap by address.
+    """
 
     def __init__(self, directory: Path, pid: int) -> None:
         self.vmas = list(read_message(directory / f"mm-{pid}.img", Magic.MM, images_pb2.Memory).vmas)
-        self._own = Pages(directory, str(pid)).by_addr
+        self.private = Pages(directory, str(pid)).by_addr
         shared = {vma.shared_id for vma in self.vmas if self._is_shared(vma)}
         self._shared = {number: Pages(directory, f"shmem-{number}").by_addr for number in shared}
 
@@ -96,7 +107,7 @@ class Memory:
         """A page of a mapping, None for one that is its file's."""
         if self._is_shared(vma):
             return self._shared[vma.shared_id].get(addr - vma.start_addr + vma.offset_bytes, bytes(PAGE_BYTES))
-        page = self._own.get(addr)
+        page = self.private.get(addr)
         return bytes(PAGE_BYTES) if page is None and vma.status & VmaStatus.ANON_PRIVATE else page
 
     def _is_shared(self, vma: images_pb2.Vma) -> bool:
