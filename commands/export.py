@@ -45,6 +45,7 @@ class Wish:
     selection: VmaSelection
 
 
+FILES_NAMED = 5  # of those that were not found; --json has all
 Progress = Callable[[int, int], None]
 Done = tuple[dict[str, object], str]
 """The result for programs, and lines for people."""
@@ -53,6 +54,7 @@ Done = tuple[dict[str, object], str]
 def _core(reporter: Reporter, wish: Wish, progress: Progress) -> Done:
     from analysis.corefiles import CoreFiles
     from analysis.mappedfiles import MappedFiles
+    from display.listing import first_few
     from formats.chain import MemoryView
     from formats.elfcore import CoreOptions, write_core
     from formats.manifest import RoundKind
@@ -74,12 +76,13 @@ def _core(reporter: Reporter, wish: Wish, progress: Progress) -> Done:
     if report.torn:
         text += " It is torn: its pages are of different moments, and it has no registers."
     for paths, what in (
-        (of_files.files_missing, "is not there"),
-        (of_files.files_other, "is not the file that was mapped"),
-        (of_files.files_unknown, "may be another file than was mapped"),
+        (of_files.files_missing, "Files that are not there"),
+        (of_files.files_other, "Files that are not those that were mapped, so that nothing is taken from them"),
+        (of_files.files_unknown, "Files that may be others than were mapped, so that nothing is taken from them"),
     ):
-        for path in paths:
-            reporter.notice("file", f"{wish.sysroot / path.lstrip('/')} {what}: nothing is taken from it")
+        if paths:
+            places = [str(wish.sysroot / path.lstrip("/")) for path in paths]
+            reporter.notice("file", f"{what}: {first_few(places, FILES_NAMED)}")
     return asdict(report) | asdict(of_files) | {"gdb": gdb}, f"{text}\n{shlex.join(gdb)}"
 
 

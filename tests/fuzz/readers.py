@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,13 +87,17 @@ def commands_on(checkpoint: Path, sample: Sample, out: Path) -> list[Words]:
         ("export", path, "--to", "core", "-o", str(out)),
         ("export", path, "--to", "core", "-o", str(out), "--json", "--round", "1", "--torn"),
         ("report", path, "-o", str(out)),
+        ("export", path, "--to", "core", "-o", str(out), "--complete"),
+        ("export", path, "--to", "raw", "-o", str(out)),
     ]
 
 
 def run(words: Words, env: Mapping[str, str] | None = None) -> Ending:
     """Run a command as the entry point would, and see what it took."""
     out = Path(words[words.index("-o") + 1]) if words[0] in WRITERS else None
-    if out is not None:
+    if out is not None and out.is_dir():
+        shutil.rmtree(out)
+    elif out is not None:
         out.unlink(missing_ok=True)
     resident_kb = _reset_peak()
     start_s = time.process_time()
@@ -103,7 +108,7 @@ def run(words: Words, env: Mapping[str, str] | None = None) -> Ending:
     stderr = result.stderr
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         stderr += f"\nTraceback: {result.exception!r}"
-    output = out.read_bytes() if out is not None and out.exists() else result.stdout_bytes
+    output = out.read_bytes() if out is not None and out.is_file() else result.stdout_bytes
     return Ending(words, result.exit_code, output, stderr, written, cpu_s, growth_kb)
 
 
