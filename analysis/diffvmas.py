@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from formats import runs
-from formats.manifest import Process, Vma
+from formats.manifest import UNKNOWN_VMA_KIND, Process, Vma
 
 DELETED = " (deleted)"
 
@@ -105,7 +105,7 @@ def _rest(vma: Vma, compared: list[runs.Range]) -> list[Part]:
 
 
 def _program_addr(process: Process) -> int:
-    return next((vma.start_addr for vma in process.vmas if vma.inode and vma.path == process.exe), 0)
+    return next((vma.start_addr for vma in process.vmas if vma.has_file and vma.path == process.exe), 0)
 
 
 def _path(vma: Vma) -> str:
@@ -114,6 +114,8 @@ def _path(vma: Vma) -> str:
 
 def _is_same(before: Vma, after: Vma) -> bool:
     """Whether what lies at one address of both is one and the same thing."""
+    if UNKNOWN_VMA_KIND in (before.kind, after.kind):
+        return True
     if before.kind != after.kind or before.is_shared != after.is_shared or _path(before) != _path(after):
         return False
     if not (before.inode or after.inode):

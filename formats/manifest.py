@@ -15,6 +15,8 @@ from formats.threadstate import Thread
 
 ANONYMOUS_VMA_KINDS = frozenset({"anon", "heap", "stack"})
 """Kinds of VMA whose absent pages are zeros."""
+UNKNOWN_VMA_KIND = "unknown"
+"""Kind of what CRIU's pre-dumps have of mappings: nothing but pages."""
 SPARSE_OBJECT_KINDS = frozenset({"shmem", "memfd", "hugetlb", "deleted"})
 """Kinds of memory object whose absent pages are zeros: the round holds all that is mapped of them."""
 SYSV_PREFIX = "/SYSV"

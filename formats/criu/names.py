@@ -38,9 +38,9 @@ def of_task(kind: str, number: int) -> str:
     return f"{kind}-{number}.img"
 
 
-def is_image(name: str) -> bool:
-    """Whether a file is one of CRIU's images: logs lie beside them."""
-    return name.endswith(".img") or name == STATS_NAME
+def is_of_memory(name: str) -> bool:
+    """Whether a file has pages, or says which there are."""
+    return name.startswith(("pages-", "pagemap-")) and name.endswith(".img")
 
 
 def pagemap_pid(name: str) -> int | None:

@@ -13,7 +13,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from formats.criu.names import PARENT_NAME, is_image, pagemap_name, pagemap_pid, shared_pagemap_name
+from formats.criu.names import PARENT_NAME, is_of_memory, pagemap_name, pagemap_pid, shared_pagemap_name
 from formats.criu.reading.pages import CriuPages
 from formats.errors import ImageCorrupt, StorageError
 
@@ -42,9 +42,9 @@ class ImageDirectory:
         return sorted(pid for pid in map(pagemap_pid, self.names) if pid is not None)
 
     def stored_bytes(self) -> int:
-        """Bytes of all images in it; raises StorageError."""
+        """Bytes of the files of memory in it; raises StorageError."""
         try:
-            return sum((self.path / name).lstat().st_size for name in self.names if is_image(name))
+            return sum((self.path / name).lstat().st_size for name in self.names if is_of_memory(name))
         except OSError as error:
             raise StorageError.from_os_error("read", self.path, error) from error
 

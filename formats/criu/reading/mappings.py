@@ -17,7 +17,7 @@ from formats.criu.reading.pagemap import CriuPagemap
 from formats.criu.values import VmaStatus
 from formats.errors import ImageCorrupt
 from formats.layout import PAGE_BYTES, RunKind
-from formats.manifest import Gap, MemoryObject, Vma
+from formats.manifest import UNKNOWN_VMA_KIND, Gap, MemoryObject, Vma
 from formats.processstate import MemoryLayout
 
 MAX_VMAS = 1 << 17
@@ -81,7 +81,7 @@ def vmas_of_pages(pagemap: CriuPagemap) -> list[Vma]:
             device="",
             inode=0,
             path="",
-            kind="unknown",
+            kind=UNKNOWN_VMA_KIND,
             tracked=True,
             pages_data=here,
             pages_parent=parent,

@@ -72,7 +72,7 @@ class ProcessReader:
         """Those of a pre-dump, by their pids. Raises ImageCorrupt, ImageVersionUnsupported, StorageError."""
         for pid in self._levels[0].pids():
             pagemap = CriuPagemap(self._path / pagemap_name(pid))
-            yield replace(_process(pid, pagemap), vmas=vmas_of_pages(pagemap), missing=[NOT_IN_PRE_DUMP])
+            yield replace(_process(pid, pagemap), name="?", vmas=vmas_of_pages(pagemap), missing=[NOT_IN_PRE_DUMP])
 
     def open_files(self, processes: Iterable[Process]) -> list[OpenFile]:
         """The files that processes have descriptors of."""
@@ -113,7 +113,7 @@ class ProcessReader:
             name=decoded(core.process.name),
             exe=self._files.path(memory.exe_file),
             exe_build_id=self._files.build_id(memory.exe_file),
-            cmdline=[decoded(word) for word in command_line.removesuffix(b"\0").split(b"\0")] if command_line else [],
+            cmdline=[decoded(word) for word in command_line.rstrip(b"\0").split(b"\0")] if command_line else [],
             vmas=self._mappings.of(self._path / of_task("mm", pid), memory, pagemap),
             threads=[replace(item, credentials=None) if item.credentials == credentials else item for item in threads],
             mapped_files=self._files.mapped(mapped_file_ids(memory)),
