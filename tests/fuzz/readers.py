@@ -84,6 +84,8 @@ def commands_on(checkpoint: Path, sample: Sample, out: Path) -> list[Words]:
         ("read", path, hex(addr), "64", "--json"),
         ("read", path, hex(addr), "64"),
         ("read", path, hex(addr), "64", "--round", "1"),
+        ("diff", path, "1", "--bytes"),
+        ("diff", path, "1", "--json"),
         ("export", path, "--to", "core", "-o", str(out)),
         ("export", path, "--to", "core", "-o", str(out), "--json", "--round", "1", "--torn"),
         ("report", path, "-o", str(out)),
