@@ -121,7 +121,7 @@ def is_news(mapping: MappingDiff) -> bool:
 
 
 class RoundDiff:
-    """Compares two rounds, process by process; `before` and `after` are the rounds."""
+    """Compares two rounds, `before` and `after` of `images`, process by process."""
 
     def __init__(
         self,
@@ -134,7 +134,8 @@ class RoundDiff:
 
         Of the mappings in `selection` (all by default). Raises what `Images.round` raises.
         """
-        self._images = before[0], after[0]
+        self.images = before[0], after[0]
+        self._one_chain = before[0] is after[0]
         self.before: Round = before[0].round(before[1])
         self.after: Round = after[0].round(after[1])
         self._selection = selection or VmaSelection()
@@ -152,7 +153,7 @@ class RoundDiff:
         if to_pid is not None:
             pid = self.before.manifest.root_pid if pid is None else pid
             return [ProcessPair(_process(self.before, pid), _process(self.after, to_pid))]
-        pairs = pair_processes(*self._rounds)
+        pairs = pair_processes(*self._rounds, one_chain=self._one_chain)
         if pid is None:
             return pairs
         found = [pair for pair in pairs if pair.before is not None and pair.before.pid == pid]
@@ -168,11 +169,10 @@ class RoundDiff:
         mappings = [item for item in pair_vmas(pair.before, pair.after) if self._selection.has(item.vma)]
         progress = _Progress(mappings, on_progress)
         with ExitStack() as opened:
-            old = opened.enter_context(MemoryView(self._images[0], self.before.number, pair.before.pid))
-            new = opened.enter_context(MemoryView(self._images[1], self.after.number, pair.after.pid))
+            old = opened.enter_context(MemoryView(self.images[0], self.before.number, pair.before.pid))
+            new = opened.enter_context(MemoryView(self.images[1], self.after.number, pair.after.pid))
             ranges, filled = self._for_bytes(old, new, opened)
-            one_chain = self._images[0] is self._images[1]
-            comparer = PageComparer(old, new, self._objects, filled, one_chain=one_chain)
+            comparer = PageComparer(old, new, self._objects, filled, one_chain=self._one_chain)
             for item in mappings:
                 counts = PageCounts()
                 for difference in progress.through(item, comparer):

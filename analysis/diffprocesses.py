@@ -16,11 +16,12 @@ class ProcessPair(NamedTuple):
     after: Process | None
 
 
-def pair_processes(before: Manifest, after: Manifest) -> list[ProcessPair]:
+def pair_processes(before: Manifest, after: Manifest, *, one_chain: bool) -> list[ProcessPair]:
     """All of them, in the order of the later round, those that ended last.
 
-    One process is known by its pid and the time of its start, on one boot of one host. Of other checkpoints those are
-    taken for the same that have the same place in the tree: the root, or the same name below the same parent.
+    One process is known by its pid and the time of its start, on one boot of one host. If the rounds are not of one
+    chain, those are taken for the same, too, that have the same place in the tree: the root, or the same name below the
+    same parent.
     """
     partners = {}
     if before.host.boot_id == after.host.boot_id:
@@ -29,7 +30,7 @@ def pair_processes(before: Manifest, after: Manifest) -> list[ProcessPair]:
             partner = known.get((process.pid, process.start_time_ticks))
             if partner is not None:
                 partners[process.pid] = partner
-    if before.checkpoint_id != after.checkpoint_id:
+    if not one_chain:
         partners |= _by_place(before, after, partners)
     matched = {process.pid for process in partners.values()}
     pairs = [ProcessPair(partners.get(process.pid), process) for process in after.processes]

@@ -63,8 +63,8 @@ class OpenDescriptor:
 _WHOLE = (Limit, PendingSignal, SystemCall, Zombie)
 _COUNTS_DOWN = "remaining_ns"
 _OF_PROCESS = ("name", "exe", "exe_build_id", "cmdline", "ppid", "zombie")
-_OF_STATE = {  # what is compared by itself, or is told by others
-    "auxv",
+_OF_STATE = {  # what is compared by itself
+    "auxv",  # never changes, but with the program
     "descriptors",
     "dispositions",
     "environment",
@@ -74,7 +74,7 @@ _OF_STATE = {  # what is compared by itself, or is told by others
     "namespaces",
     "posix_timers",
 }
-_OF_FILE = {"id", "object", "mount_id"}  # numbers that each round gives anew
+_OF_FILE = {"id", "object", "mount_id"}  # numbers that each round, or each boot, gives anew
 _IDENTITY = ("kind", "path", "device", "inode", "special", "pid")
 
 

@@ -118,9 +118,9 @@ def _rounds(path: Path, a: Path, b: int | None) -> "tuple[Chosen, Chosen]":
 def _totals(comparison: "RoundDiff", n_processes: int, n_changed: int) -> dict[str, object]:
     before, after = comparison.before, comparison.after
     return {
-        "checkpoint": str(before.path.parent.absolute()),
+        "checkpoint": str(comparison.images[0].path.absolute()),
         "round": before.number,
-        "to_checkpoint": str(after.path.parent.absolute()),
+        "to_checkpoint": str(comparison.images[1].path.absolute()),
         "to_round": after.number,
         "processes": n_processes,
         "processes_changed": n_changed,

@@ -11,7 +11,6 @@ from display.names import (
     interval_timer_name,
     limit_name,
     open_flag_names,
-    seal_names,
     sigaction_flag_names,
     signal_name,
     signal_set_text,
@@ -24,11 +23,11 @@ from formats.openfiles import Pipe
 from formats.processstate import Disposition, IntervalTimer, Limit, PosixTimer
 from formats.threadstate import PendingSignal, SystemCall, Thread
 
-NOTHING = "-"
+_NOTHING = "-"
 _WORDS_MAX = 20
 _HANDLERS = {0: "default", 1: "ignored"}
-N_ARGUMENTS = 6
-EXTENDED = {"xstate", "fpregs"}
+_N_ARGUMENTS = 6
+_EXTENDED = {"xstate", "fpregs"}
 
 
 def _handler(addr: int) -> str:
@@ -51,7 +50,15 @@ _NUMBERS: dict[str, Callable[[int], str]] = {
 
 def change_rows(changes: Iterable[StateChange]) -> list[tuple[str, str, str]]:
     """What changed, before, after: a line each."""
-    return [(_what(change), _value(change, change.before), _value(change, change.after)) for change in changes]
+    return [(_what(change), *_sides(change)) for change in changes]
+
+
+def _sides(change: StateChange) -> tuple[str, str]:
+    before, after = change.before, change.after
+    if isinstance(before, bytes) and isinstance(after, bytes):
+        sizes = bytes_text(len(before)), bytes_text(len(after))
+        return sizes if sizes[0] != sizes[1] else (_NOTHING, "changed")
+    return _value(change, before), _value(change, after)
 
 
 def _what(change: StateChange) -> str:
@@ -72,34 +79,26 @@ def _what(change: StateChange) -> str:
             owner = f"${clip(change.name, CELL_MAX)}"
         case Subject.THREAD:
             owner = f"thread {change.name}"
-            field = "extended registers" if field in EXTENDED else field
+            field = "extended registers" if field in _EXTENDED else field
     return f"{owner} {field}" if field else owner
 
 
 def _value(change: StateChange, value: object) -> str:
     """One of the two sides."""
     if value is None:
-        return "default" if change.subject is Subject.SIGNAL else NOTHING
+        return "default" if change.subject is Subject.SIGNAL else _NOTHING
     last = change.field.rpartition(".")[2]
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
         return _number(change, last, value)
     if isinstance(value, str):
-        return clip(value, CELL_MAX) or NOTHING
+        return clip(value, CELL_MAX) or _NOTHING
     if isinstance(value, bytes):
-        return bytes_text(len(value)) if len(value) != len(_other(change, value)) else _CHANGED[value is change.after]
+        return bytes_text(len(value))
     if isinstance(value, list):
         return _list(value)
     return _record(value)
-
-
-_CHANGED = {False: NOTHING, True: "changed"}
-
-
-def _other(change: StateChange, value: bytes) -> bytes:
-    other = change.before if value is change.after else change.after
-    return other if isinstance(other, bytes) else b""
 
 
 def _number(change: StateChange, last: str, value: int) -> str:
@@ -110,9 +109,7 @@ def _number(change: StateChange, last: str, value: int) -> str:
     if last == "flags" and change.subject is Subject.FILE:
         return "|".join(open_flag_names(value))
     if last == "flags" and change.subject is Subject.SIGNAL:
-        return " ".join(sigaction_flag_names(value)) or NOTHING
-    if last == "seals":
-        return "|".join(seal_names(value)) or NOTHING
+        return " ".join(sigaction_flag_names(value)) or _NOTHING
     if last.endswith("_bytes"):
         return bytes_text(value)
     if last.endswith("_addr") or change.field.startswith("registers."):
@@ -127,15 +124,14 @@ def _list(values: list[object]) -> str:
     if any(is_dataclass(value) or isinstance(value, bytes) for value in values):
         return counted(len(values), "entry", "entries")
     words = [clip(str(value), CELL_MAX) for value in values[:_WORDS_MAX]]
-    return (" ".join(words) + (" ..." if len(values) > _WORDS_MAX else "")) or NOTHING
+    return (" ".join(words) + (" ..." if len(values) > _WORDS_MAX else "")) or _NOTHING
 
 
 def _record(value: object) -> str:
     match value:
         case Thread():
-            return (
-                f"{clip(value.name, CELL_MAX)}, in {call_text(value.system_call)}" if value.system_call else value.name
-            )
+            doing = f", in {call_text(value.system_call)}" if value.system_call else ""
+            return clip(value.name, CELL_MAX) + doing
         case OpenDescriptor(file=None):
             return "open"
         case OpenDescriptor():
@@ -149,7 +145,7 @@ def _record(value: object) -> str:
         case IntervalTimer():
             return interval_timer_text(value)[1]
         case SystemCall():
-            arguments = ", ".join(f"{argument:#x}" for argument in value.arguments[:N_ARGUMENTS])
+            arguments = ", ".join(f"{argument:#x}" for argument in value.arguments[:_N_ARGUMENTS])
             return f"{call_text(value)} ({arguments})"
         case Pipe():
             return f"{bytes_text(len(value.content))} in it"

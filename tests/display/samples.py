@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from io import StringIO
 from pathlib import Path
 
@@ -310,6 +310,26 @@ def tree_manifest() -> Manifest:
             object_of(2, "deleted", "/tmp/scratch", pages_data=1),
         ],
     )
+
+
+_EXACT = {"pid", "root_pid", "round"}  # what the round and its processes are found by
+
+
+def spoiled(value: object, number: int, name: str = "") -> object:
+    """A record with this number in every place that has one, as an image may have it."""
+    if isinstance(value, bool) or value is None or name in _EXACT:
+        return value
+    if isinstance(value, int):
+        return number
+    if isinstance(value, list):
+        return [spoiled(item, number) for item in value]
+    if isinstance(value, dict):
+        return {key: spoiled(item, number) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(
+            value, **{one.name: spoiled(getattr(value, one.name), number, one.name) for one in fields(value)}
+        )
+    return value
 
 
 class MemoryCheckpoint(Checkpoint):

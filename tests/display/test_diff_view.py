@@ -11,10 +11,13 @@ from rich.cells import cell_len
 from rich.console import Group
 
 from analysis.diff import BytesWanted, RoundDiff
+from analysis.diffprocesses import ProcessPair
+from analysis.diffstate import state_changes
 from display.diff import missing_line, process_view, rounds_block
+from display.diffstate import change_rows
 from formats.checkpoint import Checkpoint
 from formats.layout import PAGE_BYTES, RunKind
-from formats.manifest import Clocks, Process, RoundKind
+from formats.manifest import Clocks, Manifest, Process, RoundKind
 from formats.openfiles import OpenFile
 from formats.processstate import Descriptor, Disposition, IntervalTimer, Limit
 from formats.roundwriter import RoundWriter
@@ -158,3 +161,17 @@ def test_one_that_came_and_one_that_ended(tmp_path: Path, monkeypatch: pytest.Mo
     text = shown(Path("ck"), 80)
     assert f"target, pid {PID} has come" in text
     assert f"target, pid {PID} has ended" in text
+
+
+@pytest.mark.parametrize("number", [-(1 << 63), -1, 0, (1 << 64) - 1])
+def test_numbers_that_make_no_sense(number: int) -> None:
+    """Whatever integer an image may hold, in whatever place, its changes can be shown."""
+    sound = samples.tree_manifest()
+    odd = samples.spoiled(sound, number)
+    assert isinstance(odd, Manifest)
+    for rounds in ((sound, odd), (odd, sound)):
+        for pair in zip(rounds[0].processes, rounds[1].processes, strict=True):
+            for what, before, after in change_rows(state_changes(rounds, ProcessPair(*pair))):
+                assert what
+                assert before
+                assert after

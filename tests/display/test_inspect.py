@@ -430,22 +430,7 @@ def test_a_chain_of_processes_stays_on_the_screen() -> None:
 def test_numbers_that_make_no_sense(number: int) -> None:
     """Whatever integer an image may hold, in whatever place, it can be shown."""
     manifest = tree_manifest()
-    exact = {"pid", "root_pid", "round"}  # what the round and its processes are found by
-
-    def spoil(value: object, name: str = "") -> object:
-        if isinstance(value, bool) or value is None or name in exact:
-            return value
-        if isinstance(value, int):
-            return number
-        if isinstance(value, list):
-            return [spoil(item) for item in value]
-        if isinstance(value, dict):
-            return {key: spoil(item) for key, item in value.items()}
-        if hasattr(value, "__dataclass_fields__"):
-            return replace(value, **{key: spoil(getattr(value, key), key) for key in value.__dataclass_fields__})
-        return value
-
-    spoiled = spoil(manifest)
+    spoiled = samples.spoiled(manifest, number)
     assert isinstance(spoiled, Manifest)
     for columns in WIDTHS:
         assert_fits(inspected(columns, spoiled), columns)
