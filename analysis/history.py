@@ -77,7 +77,8 @@ class History:
     def __init__(self, checkpoint: Checkpoint, number: int | None, pid: int | None, progress: Progress) -> None:
         """Read the manifests up to round `number` (the selected one), for process `pid` (all of them).
 
-        Raises UsageError for a round or process that is not there, ImageCorrupt, ImageVersionUnsupported, StorageError.
+        Raises UsageError for a round or process that is not there, ParentMissing if a round is gone that it needs,
+        ImageCorrupt, ImageVersionUnsupported, StorageError.
         """
         self.last = checkpoint.round(number)
         numbers = [one for one in checkpoint.numbers if one <= self.last.number]
@@ -87,8 +88,12 @@ class History:
         self._followed = [_Followed(process, MappedOverTime(process.vmas), {}) for process in chosen[:PROCESSES_MAX]]
         self.rounds: list[RoundSeen] = []
         numbers = numbers[self.rounds_left_out :]
+        next_in_lineage = self.last.number
         for done, info in enumerate(checkpoint.rounds_of(reversed(numbers))):
             progress(done, len(numbers))
+            if info.number == next_in_lineage:
+                parent = checkpoint.parent_of(info)
+                next_in_lineage = parent.number if parent else 0
             self._see(info)
         self.rounds.reverse()
 

@@ -50,10 +50,19 @@ function labelled(n, width, room) {
 }
 
 /**
- * A chart over rounds: `series` have a `name`, a `look` ("line" or "bar", with a `class`), and `values`, one for each of
- * `labels` (null: none). `hollow(i)` says of which round the values mean something else.
+ * A chart over rounds: `series` have a `name`, a `look` ("line" or "bar", with a `class`), and `values`, one for each
+ * of `labels` (null: none). `hollow(i)` says of which round the values mean something else.
  */
-function roundChart({ title, labels, series, base, format, hollow = () => false, explain = () => "", mayBeLog = true }) {
+function roundChart({
+    title,
+    labels,
+    series,
+    base,
+    format,
+    hollow = () => false,
+    explain = () => "",
+    mayBeLog = true,
+}) {
     const values = series.flatMap((one) => one.values.filter((value) => value !== null));
     const scale = verticalScale(values, base, mayBeLog);
     const place = el("div", { class: "plot" });
@@ -76,8 +85,9 @@ function roundChart({ title, labels, series, base, format, hollow = () => false,
         });
         for (const tick of scale.ticks) {
             const y = scale.at(tick);
+            const label = { class: "tick", x: CHART.left - 8, y: y + 4, "text-anchor": "end" };
             picture.append(svg("line", { class: "grid", x1: CHART.left, x2: width - CHART.right, y1: y, y2: y }));
-            picture.append(svg("text", { class: "tick", x: CHART.left - 8, y: y + 4, "text-anchor": "end" }, format(tick)));
+            picture.append(svg("text", label, format(tick)));
         }
         labels.forEach((label, position) => {
             if (!hasLabel(position)) return;
@@ -109,7 +119,9 @@ function roundChart({ title, labels, series, base, format, hollow = () => false,
             if (value === null) return [];
             const x = at(position) + (number - series.length / 2) * width;
             const y = Math.min(scale.at(value), bottom - 1);
-            return [svg("rect", { class: `bar ${one.class}`, x, y, width: Math.max(1, width - 1), height: bottom - y })];
+            return [
+                svg("rect", { class: `bar ${one.class}`, x, y, width: Math.max(1, width - 1), height: bottom - y }),
+            ];
         });
     }
 
@@ -128,7 +140,9 @@ function roundChart({ title, labels, series, base, format, hollow = () => false,
         return series
             .map((one) => {
                 const known = one.values.filter((value) => value !== null);
-                return known.length ? `${one.name}: ${format(known[0])} first, ${format(known[known.length - 1])} last` : "";
+                return known.length
+                    ? `${one.name}: ${format(known[0])} first, ${format(known[known.length - 1])} last`
+                    : "";
             })
             .join("; ");
     }
@@ -158,7 +172,8 @@ function phaseChart(phases, totalNs) {
 function onWidth(element, draw) {
     let known = 0;
     new ResizeObserver(() => {
-        const width = Math.max(LEAST_WIDTH, Math.round(element.clientWidth)); // in print it may be of no width for a moment
+        // Before it is printed it is of no width for a moment.
+        const width = Math.max(LEAST_WIDTH, Math.round(element.clientWidth));
         if (width !== known) {
             known = width;
             draw(width);

@@ -64,7 +64,7 @@ class HeatDrawing {
         return isTotal ? MAP.totalHeight : this.rowHeight * this.model.rounds.length;
     }
 
-    /** Draws `view` (from, to, isTotal), with `cursor` (cell, round) marked if there is one, `width` CSS pixels wide. */
+    /** Draws `view` (from, to, isTotal) `width` CSS pixels wide, with `cursor` (cell, round) marked if there is one. */
     draw(width, view, cursor) {
         const height = MAP.band + this.bodyHeight(view.isTotal) + MAP.foot;
         const ratio = window.devicePixelRatio || 1;
@@ -116,7 +116,10 @@ class HeatDrawing {
         for (let column = 0; column < n; column++) {
             const start = Math.min(this.model.nCells - 1, Math.floor(view.from + column * step));
             this.starts[column] = start;
-            this.ends[column] = Math.min(this.model.nCells, Math.max(start + 1, Math.floor(view.from + (column + 1) * step)));
+            this.ends[column] = Math.min(
+                this.model.nCells,
+                Math.max(start + 1, Math.floor(view.from + (column + 1) * step)),
+            );
         }
     }
 

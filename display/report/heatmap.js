@@ -2,14 +2,6 @@
 
 const LEAST_CELLS = 8;
 const ZOOM_STEP = 1.6;
-const HELP = [
-    ["+ −", "zoom, also with the wheel once the map has the focus, or with Ctrl"],
-    ["← → ↑ ↓", "move the mark over cells and rounds"],
-    ["Page Up, Page Down", "move the view"],
-    ["n, p", "next or previous mapping"],
-    ["Home, End", "first or last cell"],
-    ["0", "everything"],
-];
 
 class HeatMap {
     /** `process` has its regions read; the map takes the place of what `place` held. */
@@ -51,71 +43,30 @@ class HeatMap {
     // ---- building ----
 
     _build(place, process) {
-        const button = (text, label, action) =>
-            el("button", { type: "button", "aria-label": label, title: label, on: { click: action } }, text);
-        this.modes = ["By round", "All rounds"].map((text, number) =>
-            el("button", { type: "button", "aria-pressed": String(number === 0), on: { click: () => this._mode(number === 1) } }, text),
-        );
-        const finder = el("input", { type: "search", placeholder: "Find a mapping", "aria-label": "Find a mapping by name or address" });
-        finder.addEventListener("keydown", (event) => event.key === "Enter" && this._find(finder, process));
-        this.zoomText = el("span", { class: "muted number" });
-        const bar = el(
-            "div",
-            { class: "toolbar" },
-            el("span", { class: "group", role: "group", "aria-label": "What to show" }, ...this.modes),
-            el(
-                "span",
-                { class: "group", role: "group", "aria-label": "Zoom" },
-                button("−", "Zoom out", () => this._zoom(1 / ZOOM_STEP)),
-                button("+", "Zoom in", () => this._zoom(ZOOM_STEP)),
-                button("◂", "Move left", () => this._pan(-0.5)),
-                button("▸", "Move right", () => this._pan(0.5)),
-                button("All", "Show everything", () => this._look(0, this.model.nCells)),
-            ),
-            this.zoomText,
-            el("span", { class: "spring" }),
-            finder,
-        );
+        const controls = heatControls({
+            mode: (isTotal) => this._mode(isTotal),
+            zoomIn: () => this._zoom(ZOOM_STEP),
+            zoomOut: () => this._zoom(1 / ZOOM_STEP),
+            left: () => this._pan(-0.5),
+            right: () => this._pan(0.5),
+            all: () => this._look(0, this.model.nCells),
+            find: (finder) => this._find(finder, process),
+        });
+        this.modes = controls.modes;
+        this.zoomText = controls.zoomText;
+        const { segments, rounds } = this.model;
+        const mappings = `${counted(segments.length, "mapping")} from left to right`;
+        const label = `Heat map: ${mappings}, ${counted(rounds.length, "round")} from top to bottom`;
         this.canvas = el("canvas", { "aria-hidden": "true" });
         this.tip = el("div", { class: "tip", hidden: true });
-        this.frame = el(
-            "div",
-            { class: "map", tabindex: 0, role: "application", "aria-label": this._label(), "aria-describedby": "heatmap-said" },
-            this.canvas,
-            this.tip,
-        );
+        const attributes = { class: "map", tabindex: 0, role: "application", "aria-label": label };
+        this.frame = el("div", { ...attributes, "aria-describedby": "heatmap-said" }, this.canvas, this.tip);
         this.window = el("span", { class: "window" });
         this.strip = el("canvas");
         this.overview = el("div", { class: "overview", "aria-hidden": "true" }, this.strip, this.window);
         this.said = el("p", { class: "said", id: "heatmap-said", "aria-live": "polite" });
         this._say(["Point at the map, or move the mark with the arrow keys."]);
-        const keys = HELP.flatMap(([key, meaning]) => [el("dt", {}, key), el("dd", {}, meaning)]);
-        place.replaceChildren(
-            bar,
-            this.frame,
-            this.overview,
-            this.said,
-            this._legend(),
-            el("details", { class: "help" }, el("summary", {}, "Keys"), el("dl", {}, ...keys)),
-        );
-    }
-
-    _label() {
-        const { segments, rounds } = this.model;
-        return `Heat map: ${counted(segments.length, "mapping")} from left to right, ${counted(rounds.length, "round")} from top to bottom`;
-    }
-
-    _legend() {
-        const key = (look, text) => el("span", {}, el("span", { class: `swatch ${look}`, "aria-hidden": "true" }), text);
-        const scale = el("span", { class: "ramp", "aria-hidden": "true" });
-        return el(
-            "p",
-            { class: "legend-line muted" },
-            key("none", "not written"),
-            el("span", {}, "few pages written", scale, "all pages"),
-            key("seen", "seen for the first time"),
-            this.model.segments.some(({ region }) => region.gone) ? key("gone", "unmapped since") : null,
-        );
+        place.replaceChildren(controls.bar, this.frame, this.overview, this.said, heatLegend(this.model), heatKeys());
     }
 
     // ---- the view ----

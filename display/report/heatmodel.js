@@ -89,7 +89,8 @@ class HeatModel {
         if (!value) return `${name}: not written`;
         const { pages } = this.place(cell);
         const written = Math.floor((value * pages) / SHARE_ALL); // exact up to SHARE_ALL pages
-        return `${name}: ${pages > SHARE_ALL ? "about " : ""}${countText(written)} of ${counted(pages, "page")} written`;
+        const about = pages > SHARE_ALL ? "about " : "";
+        return `${name}: ${about}${countText(written)} of ${counted(pages, "page")} written`;
     }
 
     /** The same of all rounds. */

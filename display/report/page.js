@@ -4,7 +4,11 @@ const report = JSON.parse(document.getElementById("data").textContent);
 for (const process of report.processes) process.regions = readRegions(process);
 let heatMap = null;
 
-fill("title", el("bdi", {}, report.processes[0].name), el("span", { class: "muted" }, ` pid ${report.processes[0].pid}`));
+fill(
+    "title",
+    el("bdi", {}, report.processes[0].name),
+    el("span", { class: "muted" }, ` pid ${report.processes[0].pid}`),
+);
 fill("command", report.processes[0].command);
 fill("origin", `${report.host} · ${report.checkpoint}`);
 fill("tiles", ...tiles());
@@ -19,7 +23,11 @@ if (report.processes.length > 1) {
     fill("process-chooser", chooser("Process", names, 0, showProcess));
 }
 showProcess(0);
-fill("footer", `Made by predump ${report.version} of round ${report.round}. This page holds no memory of the process, only figures and names.`);
+fill(
+    "footer",
+    `Made by predump ${report.version} of round ${report.round}. `,
+    "This page holds figures and names, but no memory of the process.",
+);
 
 for (const query of ["(prefers-color-scheme: dark)", "print"]) {
     matchMedia(query).addEventListener("change", () => heatMap.repaint());
@@ -36,18 +44,39 @@ function tiles() {
     return [
         tile(report.n_members > 1 ? "Processes" : "Process", countText(report.n_members), counted(threads, "thread")),
         tile("Taken", last.time.slice(0, 10), last.time.slice(11)),
-        tile("Rounds", countText(report.rounds.length + report.rounds_left_out), isDump ? "the last one a dump" : "the last one a pre-dump: it may be torn"),
+        tile(
+            "Rounds",
+            countText(report.rounds.length + report.rounds_left_out),
+            isDump ? "the last one a dump" : "the last one a pre-dump: it may be torn",
+        ),
         isDump
-            ? tile("Frozen for", durationText(last.frozen_ns), last.predicted_ns ? `predicted ${durationText(last.predicted_ns)}` : "")
+            ? tile(
+                  "Frozen for",
+                  durationText(last.frozen_ns),
+                  last.predicted_ns ? `predicted ${durationText(last.predicted_ns)}` : "",
+              )
             : tile("Frozen for", "–", "not frozen yet"),
         tile("Memory", pagesText(last.present), `${counted(last.present, "page")} present`),
-        tile("Stored", bytesText(stored), raw && stored ? `${(raw / stored).toFixed(1)}× smaller than ${bytesText(raw)}` : "in all rounds"),
-        tile("Not captured", report.n_missing ? countText(report.n_missing) : "nothing", report.n_missing ? "see the table of what and why" : ""),
+        tile(
+            "Stored",
+            bytesText(stored),
+            raw && stored ? `${(raw / stored).toFixed(1)}× smaller than ${bytesText(raw)}` : "in all rounds",
+        ),
+        tile(
+            "Not captured",
+            report.n_missing ? countText(report.n_missing) : "nothing",
+            report.n_missing ? "see the table of what and why" : "",
+        ),
     ];
 }
 
 function tile(name, value, detail) {
-    return el("div", { class: "tile" }, el("dt", {}, name), el("dd", {}, el("span", { class: "value" }, value), el("span", { class: "muted" }, detail)));
+    return el(
+        "div",
+        { class: "tile" },
+        el("dt", {}, name),
+        el("dd", {}, el("span", { class: "value" }, value), el("span", { class: "muted" }, detail)),
+    );
 }
 
 /** Says what is left out of a report of very much. */
@@ -69,8 +98,20 @@ function convergence() {
     const line = (name, value) => [{ name, look: "line", class: "one", values: rounds.map(value) }];
     const common = { labels, hollow, explain };
     const charts = [
-        roundChart({ ...common, title: "Memory taken", series: line("Taken", (one) => one.written * PAGE_BYTES), base: 2, format: bytesText }),
-        roundChart({ ...common, title: "Stored, compressed", series: line("Stored", (one) => one.stored), base: 2, format: bytesText }),
+        roundChart({
+            ...common,
+            title: "Memory taken",
+            series: line("Taken", (one) => one.written * PAGE_BYTES),
+            base: 2,
+            format: bytesText,
+        }),
+        roundChart({
+            ...common,
+            title: "Stored, compressed",
+            series: line("Stored", (one) => one.stored),
+            base: 2,
+            format: bytesText,
+        }),
     ];
     const dumps = rounds.filter((round) => round.kind === "dump");
     if (!dumps.length) return charts;
@@ -79,7 +120,9 @@ function convergence() {
         { name: "real", look: "bar", class: "one", values: dumps.map((one) => one.frozen_ns) },
     ];
     const dumpLabels = dumps.map((round) => String(round.number));
-    charts.push(roundChart({ title: "Freeze", labels: dumpLabels, series, base: 10, format: durationText, mayBeLog: false }));
+    charts.push(
+        roundChart({ title: "Freeze", labels: dumpLabels, series, base: 10, format: durationText, mayBeLog: false }),
+    );
     return charts;
 }
 
@@ -89,7 +132,10 @@ function freezes() {
     if (!dumps.length) return;
     if (dumps.length > 1) {
         const names = dumps.map((round) => `${round.number}`);
-        fill("freeze-chooser", chooser("Round", names, dumps.length - 1, (number) => show(dumps[number])));
+        fill(
+            "freeze-chooser",
+            chooser("Round", names, dumps.length - 1, (number) => show(dumps[number])),
+        );
     }
     show(dumps[dumps.length - 1]);
 
@@ -103,7 +149,12 @@ function freezes() {
             `Round ${round.number} stood still for ${durationText(round.frozen_ns)}${how}; ` +
                 `${counted(round.copied_frozen, "page")} copied meanwhile.`,
         );
-        fill("freeze", phases.length ? phaseChart(phases, Math.max(round.frozen_ns, known)) : el("p", { class: "muted" }, "What it consisted of is not recorded."));
+        fill(
+            "freeze",
+            phases.length
+                ? phaseChart(phases, Math.max(round.frozen_ns, known))
+                : el("p", { class: "muted" }, "What it consisted of is not recorded."),
+        );
     }
 }
 
@@ -111,101 +162,16 @@ function freezes() {
 
 function showProcess(number) {
     const process = report.processes[number];
+    const { data, parent, zero, shared } = process.pages;
     const lead = [
-        report.processes.length > 1 ? `${process.name}, pid ${process.pid}: ` : "",
-        process.note || `${counted(process.regions.length, "mapping")}, ${pagesText(process.pages.data + process.pages.parent + process.pages.zero)} present.`,
-        process.pages.shared ? ` ${pagesText(process.pages.shared)} of mappings are of shared memory, which comes with a dump only and has no history here.` : "",
-        process.regions_left_out ? ` ${counted(process.regions_left_out, "smaller mapping")} not shown, with ${pagesText(process.elsewhere)} written in all rounds.` : "",
+        report.processes.length > 1 ? `${process.name}, pid ${process.pid}:` : "",
+        process.note || `${counted(process.regions.length, "mapping")}, ${pagesText(data + parent + zero)} present.`,
+        shared ? `${pagesText(shared)} are shared memory, which comes with a dump only and has no history here.` : "",
+        process.regions_left_out ? `${counted(process.regions_left_out, "smaller mapping")} not shown.` : "",
+        process.elsewhere ? `${pagesText(process.elsewhere)} were written outside of those that are shown.` : "",
     ];
-    fill("memory-lead", lead.join(""));
+    fill("memory-lead", lead.filter(Boolean).join(" "));
     heatMap = new HeatMap(document.getElementById("heatmap"), process, report.rounds);
     fill("sizes", sizesView(process));
-    fill("tables", ...tabbed(tables(process)));
-}
-
-function tables(process) {
-    const found = [
-        ["Rounds", new SortedTable("Rounds", roundColumns(), report.rounds)],
-        ["Mappings", new SortedTable("Mappings", regionColumns(), process.regions)],
-        ["Processes", new SortedTable("Processes", processColumns(), report.members)],
-        ["Threads", new SortedTable("Threads", threadColumns(), process.threads)],
-    ];
-    if (report.missing.length) found.push(["Not captured", new SortedTable("Not captured", missingColumns(), report.missing)]);
-    return found;
-}
-
-/** A column of a number under a key of the row, shown by `format`. */
-function figure(name, key, format = countText, title = null) {
-    return { name, title, number: true, value: (row) => row[key], text: (row) => (row[key] ? format(row[key]) : "–") };
-}
-
-function words(name, key, more = {}) {
-    return { name, value: (row) => row[key], ...more };
-}
-
-function roundColumns() {
-    return [
-        { name: "Round", number: true, value: (row) => row.number },
-        words("Kind", "kind"),
-        words("Time", "time", { title: "In the time zone of whoever made the report" }),
-        figure("Taken", "written", pagesText, "Memory copied for this round"),
-        figure("Data", "data", pagesText, "Pages with content that it stores"),
-        figure("Zero", "zero", pagesText, "Pages of zeros"),
-        figure("Parent", "parent", pagesText, "Pages that it leaves to earlier rounds"),
-        figure("Stored", "stored", bytesText),
-        { name: "Ratio", number: true, value: (row) => (row.stored ? row.raw / row.stored : 0), text: (row) => (row.raw && row.stored ? `${(row.raw / row.stored).toFixed(1)}×` : "–") },
-        figure("Took", "duration_ns", durationText),
-        figure("Frozen", "frozen_ns", durationText),
-        figure("Predicted", "predicted_ns", durationText, "Frozen time as it was predicted right before"),
-        words("Note", "note", { wide: true }),
-    ];
-}
-
-function regionColumns() {
-    const name = (row) =>
-        row.n_cells
-            ? el("button", { type: "button", class: "link", title: `Show ${row.name} in the map`, on: { click: () => heatMap.show(row.index) } }, row.name)
-            : el("bdi", { title: row.path }, row.name);
-    return [
-        { name: "Start", code: true, value: (row) => row.start, text: (row) => addressText(row.start) },
-        { name: "Name", element: true, clipped: true, value: (row) => row.name, text: name },
-        words("Perms", "perms", { code: true }),
-        words("Kind", "kind"),
-        figure("Size", "n_pages", pagesText),
-        figure("Data", "data", pagesText),
-        figure("Zero", "zero", pagesText),
-        figure("Parent", "parent", pagesText),
-        figure("Absent", "absent", pagesText),
-        figure("Written", "written", pagesText, "In all rounds that say what was written, a page once for each"),
-        figure("In rounds", "written_rounds", countText, "How many rounds found something written"),
-        figure("Stored", "stored", bytesText, "In all rounds; of frames that mappings share, a part by pages"),
-        words("Note", "note", { wide: true }),
-    ];
-}
-
-function processColumns() {
-    return [
-        { name: "Pid", number: true, value: (row) => row.pid },
-        { name: "Parent", number: true, value: (row) => row.ppid },
-        words("Name", "name"),
-        figure("Threads", "n_threads"),
-        figure("Present", "present", pagesText),
-        figure("Taken", "written", pagesText, "Memory copied for the last round"),
-        words("Command", "command", { wide: true }),
-        words("Note", "note", { wide: true }),
-    ];
-}
-
-function threadColumns() {
-    return [
-        { name: "Tid", number: true, value: (row) => row.tid },
-        words("Name", "name"),
-        words("Where", "where", { code: true, title: "The instruction that came next" }),
-        words("System call", "call"),
-        words("State", "notes", { wide: true }),
-    ];
-}
-
-function missingColumns() {
-    return [words("What", "what", { wide: true }), words("Why", "why", { wide: true })];
+    fill("tables", ...tabbed(tables(report, process, (index) => heatMap.show(index))));
 }

@@ -15,7 +15,11 @@ from pathlib import Path
 from string import Template
 
 _DIRECTORY = Path(__file__).parent
-_SCRIPTS = ("text.js", "charts.js", "sizes.js", "heatmodel.js", "heatdrawing.js", "heatmap.js", "tables.js", "page.js")
+_SCRIPTS = (
+    *("text.js", "charts.js", "sizes.js", "tables.js", "columns.js"),
+    *("heatmodel.js", "heatdrawing.js", "heatcontrols.js", "heatmap.js"),
+    "page.js",
+)
 _ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&"}
 """With these, no JSON ends the block that it is in, or begins a comment there."""
 

@@ -4,9 +4,9 @@ const ROWS_AT_ONCE = 50;
 
 class SortedTable {
     /**
-     * Columns have a `name`, `value(row)` to sort by, and, if it differs, `text(row)` to show (text or an element);
-     * `number` aligns right, `code` is for addresses, `wide` breaks lines, `clipped` cuts, `title` explains. `element`: what
-     * `text` gives is an element. `rows` may be many.
+     * Columns have a `name`, `value(row)` to sort by, and, if it differs, `text(row)` to show (with `element`, that is
+     * one). `number` aligns right, `code` is for addresses, `wide` breaks lines, `clipped` cuts, `title` explains.
+     * `rows` may be many.
      */
     constructor(name, columns, rows) {
         this.name = name;
@@ -21,7 +21,11 @@ class SortedTable {
 
     _built() {
         this.heads = this.columns.map((column, number) => {
-            const press = el("button", { type: "button", title: column.title, on: { click: () => this._sort(number) } }, column.name);
+            const press = el(
+                "button",
+                { type: "button", title: column.title, on: { click: () => this._sort(number) } },
+                column.name,
+            );
             return el("th", { scope: "col", class: column.number ? "number" : null, "aria-sort": "none" }, press);
         });
         this.body = el("tbody");
@@ -35,7 +39,13 @@ class SortedTable {
             "aria-label": `Filter ${this.name}`,
             on: { input: () => this._filtered() },
         });
-        const table = el("table", {}, el("caption", { class: "hidden" }, this.name), el("thead", {}, el("tr", {}, ...this.heads)), this.body);
+        const table = el(
+            "table",
+            {},
+            el("caption", { class: "hidden" }, this.name),
+            el("thead", {}, el("tr", {}, ...this.heads)),
+            this.body,
+        );
         return el(
             "div",
             { class: "sorted" },
@@ -58,7 +68,9 @@ class SortedTable {
 
     _filtered() {
         const words = this.filter.value.toLowerCase().split(/\s+/).filter(Boolean);
-        this.shown = words.length ? this.rows.filter((row) => words.every((word) => this._plain(row).includes(word))) : this.rows;
+        this.shown = words.length
+            ? this.rows.filter((row) => words.every((word) => this._plain(row).includes(word)))
+            : this.rows;
         this._arrange();
     }
 
@@ -67,7 +79,9 @@ class SortedTable {
         if (column >= 0) {
             const value = this.columns[column].value;
             const order = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
-            this.shown = [...this.shown].sort((a, b) => (falls ? order(value(b), value(a)) : order(value(a), value(b))));
+            this.shown = [...this.shown].sort((a, b) =>
+                falls ? order(value(b), value(a)) : order(value(a), value(b)),
+            );
         }
         this.first = 0;
         this._fill();
@@ -101,7 +115,14 @@ class SortedTable {
 
     _row(row) {
         const cells = this.columns.map((column) => {
-            const look = [column.number && "number", column.code && "code", column.wide && "wide", column.clipped && "clipped"].filter(Boolean).join(" ");
+            const look = [
+                column.number && "number",
+                column.code && "code",
+                column.wide && "wide",
+                column.clipped && "clipped",
+            ]
+                .filter(Boolean)
+                .join(" ");
             const content = (column.text || column.value)(row);
             return el("td", { class: look || null }, content instanceof Node ? content : String(content));
         });
@@ -112,12 +133,22 @@ class SortedTable {
 /** Several of them, one at a time: `entries` are pairs of a name and a table. */
 function tabbed(entries) {
     const panels = entries.map(([name, table], number) =>
-        el("div", { role: "tabpanel", id: `panel-${number}`, "aria-labelledby": `tab-${number}`, "data-name": name }, table.element),
+        el(
+            "div",
+            { role: "tabpanel", id: `panel-${number}`, "aria-labelledby": `tab-${number}`, "data-name": name },
+            table.element,
+        ),
     );
     const tabs = entries.map(([name, table], number) =>
         el(
             "button",
-            { type: "button", role: "tab", id: `tab-${number}`, "aria-controls": `panel-${number}`, on: { click: () => choose(number) } },
+            {
+                type: "button",
+                role: "tab",
+                id: `tab-${number}`,
+                "aria-controls": `panel-${number}`,
+                on: { click: () => choose(number) },
+            },
             name,
             el("span", { class: "muted" }, ` ${countText(table.rows.length)}`),
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from analysis.history import History, ProcessHistory
 from analysis.regions import MappedOverTime, Region, cut_into_cells, heaviest
 from analysis.writecount import FIRST_SEEN, SHARE_ALL, Presence
 from formats.checkpoint import Checkpoint
-from formats.errors import ImageCorrupt, UsageError
+from formats.errors import ImageCorrupt, ParentMissing, UsageError
 from formats.layout import PAGE_BYTES, RunKind
 from formats.manifest import Parent, Vma
 from tests.analysis.samples import vma
@@ -235,6 +236,19 @@ def test_who_is_not_there(checkpoint: Path) -> None:
         history_of(checkpoint, pid=7)
     with pytest.raises(UsageError, match="has no round 2"):
         history_of(checkpoint, 2)
+
+
+def test_a_round_that_lacks_its_parent(checkpoint: Path) -> None:
+    """It is no matter of rounds that it does not build on."""
+    parent = write_round(checkpoint, 1, ImageRound({0: DATA}))
+    parent = write_round(checkpoint, 2, ImageRound({0: PARENT}), parent)
+    parent = write_round(checkpoint, 3, ImageRound({0: PARENT}), parent)
+    write_round(checkpoint, 4, ImageRound({0: DATA}))
+    shutil.rmtree(checkpoint / "0002")
+    with pytest.raises(ParentMissing):
+        history_of(checkpoint, 3)
+    found = history_of(checkpoint)
+    assert [one.number for one in found.rounds] == [1, 3, 4]
 
 
 def test_a_damaged_pagemap(checkpoint: Path) -> None:
