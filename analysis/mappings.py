@@ -133,9 +133,9 @@ class Mappings:
 
 def _stored_bytes(info: Round, process: Process) -> list[int] | None:
     """What each mapping takes of the file of pages, None if that does not fit the manifest."""
-    if not process.pages_data:
-        return [0] * len(process.vmas)
     ends_bytes = list(accumulate((vma.pages_data * PAGE_BYTES for vma in process.vmas), initial=0))
+    if not ends_bytes[-1]:
+        return [0] * len(process.vmas)
     try:
         with closing(info.pages_of(process).open_frames()) as frames:
             if frames.content_bytes != ends_bytes[-1]:

@@ -100,6 +100,22 @@ class Share(click.ParamType[float]):
         return share
 
 
+class Words(click.ParamType[tuple[str, ...]]):
+    """One or more of some words, with commas between."""
+
+    name = "words"
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = words
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        found = tuple(str(value).split(","))
+        for word in found:
+            if word not in self.words:
+                self.fail(f"{word!r} is none of {', '.join(self.words)}", param, ctx)
+        return found
+
+
 class Address(click.ParamType[int]):
     """A number, hexadecimal with 0x in front."""
 

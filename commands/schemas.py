@@ -14,6 +14,7 @@ from pathlib import Path
 
 from analysis.corefiles import FilesOfCore
 from analysis.diff import PageCounts
+from analysis.mappings import PageKind
 from analysis.places import Section
 from analysis.search import Mapped
 from analysis.words import Word
@@ -27,7 +28,7 @@ from formats.check import Finding
 from formats.criu.export import CriuReport
 from formats.elfcore import CoreReport
 from formats.flatten import FlattenReport
-from formats.manifest import Stats
+from formats.manifest import Stats, Vma
 from formats.rawexport import RawReport
 from formats.rawindex import RawIndex
 
@@ -85,7 +86,28 @@ EVENTS: dict[str, tuple[str, Fields, Fields]] = {
         {"start_addr": int, "end_addr": int, "perms": str, "path": str, "value_place": str},
     ),
     "listening": ("A receiver waits for its sender.", {"address": str, "port": int}, {}),
-    "round-inspect": ("A round of the checkpoint.", {"round": int, "kind": str, **_fields(Stats)}, {}),
+    "round-inspect": (
+        "A round of the checkpoint.",
+        {"round": int, "kind": str, "created_ns": int, "full": bool, **_fields(Stats)},
+        {},
+    ),
+    "vma": (
+        "A mapping of the process, with its pages by kind.",
+        {
+            "pid": int,
+            **_fields(Vma),
+            **{f"pages_{kind}": int for kind in PageKind},
+            "stored_bytes": int | None,
+            "pages_rewritten": int | None,
+            "times_written": float | None,
+        },
+        {},
+    ),
+    "record": (
+        "A thread, open file or whatever the section is about, as docs/format.md describes it.",
+        {"section": str, "pid": int, "record": OBJECT},
+        {},
+    ),
     "process-diff": (
         "A process in the two rounds that are compared.",
         {"pid": int, "to_pid": int | None, "name": str, "change": str, **PAGES, "pages_left": int, "pages_unread": int},
@@ -119,7 +141,20 @@ RESULTS: dict[str, tuple[Fields, Fields]] = {
         {**_fields(Observation), "max_freeze_ns": int, "projections": list[Projection]},
         {},
     ),
-    "inspect": ({"checkpoint": str, "round": int, "manifest": OBJECT}, {}),
+    "inspect": (
+        {
+            "checkpoint": str,
+            "round": int,
+            "pid": int,
+            "whole": bool,
+            "errors": int,
+            "rounds": int,
+            "files": int,
+            "stored_bytes": int,
+            "missing": int,
+        },
+        {"manifest": OBJECT},
+    ),
     "read": (
         {"addr": int, "place": str, "length": int, "hex": str, "round": int},
         {"sections": list[Section], "text": str, "words": list[Word]},

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from rich.console import RenderableType
 
-from display.listing import Cell, Column, first_few, listing, numbers
+from display.listing import ROWS_MAX, Cell, Column, first_few, listing, numbers
 from display.names import open_flag_names
 from display.openfiles import OpenFiles, kind_text, notes, offset_text, what_text
 from display.units import clip
@@ -42,7 +42,9 @@ def _locks_by_fd(locks: Iterable[FileLock]) -> dict[int, list[str]]:
     return found
 
 
-def descriptors_table(process: Process, files: OpenFiles, whose: str, columns: int) -> RenderableType | None:
+def descriptors_table(
+    process: Process, files: OpenFiles, whose: str, columns: int, rows_max: int = ROWS_MAX
+) -> RenderableType | None:
     """One line a descriptor: what is open, how, and who else has it."""
     if process.state is None:
         return None
@@ -60,4 +62,4 @@ def descriptors_table(process: Process, files: OpenFiles, whose: str, columns: i
 
     head = (*numbers("fd"), Column("kind"), Column("flags"), *numbers("offset"), Column("what", wraps=True))
     descriptors = process.state.descriptors
-    return listing(f"Open files{whose}", head, map(row, descriptors), len(descriptors))
+    return listing(f"Open files{whose}", head, map(row, descriptors), len(descriptors), rows_max)

@@ -9,8 +9,7 @@ from analysis.diffbytes import ByteRange
 from analysis.diffvmas import DELETED
 from display.diffstate import change_rows
 from display.listing import Cell, Column, apart, block, line, listing, numbers
-from display.summary import time_text
-from display.units import clip, counted, duration_text, pages_cell, pages_text, tail
+from display.units import clip, counted, duration_text, pages_cell, pages_text, tail, time_text
 from formats.images import Round
 from formats.layout import PAGE_BYTES
 from formats.manifest import Process, RoundKind, Vma

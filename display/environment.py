@@ -1,12 +1,14 @@
 """What surrounds a process: who it is to others, its rights, its limits, its place in the file system."""
 
 from collections.abc import Iterator
+from itertools import chain
 
 from rich.console import RenderableType
 
 from display.credentials import capabilities_text, users_text
 from display.listing import block, first_few
 from display.names import limit_name, terminal_name
+from display.program import COMMAND_COLUMNS, command_text, host_text
 from display.threads import cpus_text, process_cpus
 from display.units import clip, counted, duration_text
 from formats.manifest import Manifest, Process
@@ -103,8 +105,14 @@ def _lines(manifest: Manifest, process: Process, state: ProcessState) -> Iterato
     yield "settings", _settings(state)
 
 
+def _program(manifest: Manifest, process: Process) -> Iterator[tuple[str, str]]:
+    yield "command", command_text(process) or "-"
+    build_id = f" (build id {clip(process.exe_build_id, _WORD_MAX)})" if process.exe_build_id else ""
+    yield "executable", (clip(process.exe, COMMAND_COLUMNS) or "-") + build_id
+    yield "host", host_text(manifest.host)
+
+
 def environment_block(manifest: Manifest, process: Process, whose: str) -> RenderableType | None:
-    """The surroundings of a process; what is not special is left out."""
-    if process.state is None:
-        return None
-    return block(f"Environment{whose}", _lines(manifest, process, process.state))
+    """The program and its surroundings; what is not special is left out, and most of it comes with a dump only."""
+    state = _lines(manifest, process, process.state) if process.state else ()
+    return block(f"Environment{whose}", chain(_program(manifest, process), state))

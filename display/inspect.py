@@ -1,72 +1,70 @@
-"""A checkpoint for people: its target and its rounds, the tree, and the details of one process of one round."""
+"""A checkpoint for people, section by section: the summary, the rounds, the tree, and the details of one process."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 from rich.console import RenderableType
 
+from analysis.subject import Subject
 from display.descriptors import descriptors_table
 from display.environment import environment_block
 from display.listing import apart, line
 from display.memory import objects_table, vmas_table
 from display.missing import missing_table
 from display.openfiles import OpenFiles
+from display.rounds import rounds_table, stats_block
 from display.signals import dispositions_table, pending_block, timers_block
-from display.summary import round_summaries, rounds_table, target_block
+from display.summary import summary
 from display.threads import threads_table
 from display.tree import tree_table
 from display.units import clip
-from formats.errors import UsageError
-from formats.images import Images, Round
-from formats.manifest import Process
+from display.view import View
 
 _NAME_MAX = 15
-_PIDS_IN_HINT = 10
+
+_Section = Callable[[Subject, View], Iterable[RenderableType | None]]
 
 
-def _process(images: Images, info: Round, pid: int | None) -> Process:
-    processes = info.manifest.processes
-    process = info.process(info.manifest.root_pid if pid is None else pid)
-    if process is not None:
-        return process
-    if pid is None:
-        return processes[0]
-    pids = ", ".join(str(item.pid) for item in processes[:_PIDS_IN_HINT])
-    more = ", ..." if len(processes) > _PIDS_IN_HINT else ""
-    raise UsageError(
-        f"Round {info.number} of {images.path} has no process {pid}.",
-        hint=f"Its processes are {pids}{more}.",
-        path=str(images.path),
-        round=info.number,
-        pid=pid,
-    )
+def _whose(subject: Subject) -> str:
+    """Behind titles: of which process of a tree it is."""
+    process = subject.process
+    is_tree = len(subject.manifest.processes) > 1
+    return f" of {process.pid} ({clip(process.name, _NAME_MAX)})" if is_tree else ""
 
 
-def _sections(images: Images, info: Round, process: Process, columns: int) -> Iterator[RenderableType | None]:
-    manifest = info.manifest
-    is_tree = len(manifest.processes) > 1
-    whose = f" of {process.pid} ({clip(process.name, _NAME_MAX)})" if is_tree else ""
-    rounds = round_summaries(images)
-    yield target_block(info, rounds)
-    yield missing_table(manifest)
-    yield rounds_table(rounds)
-    yield tree_table(manifest)
+def _threads(subject: Subject, view: View) -> Iterator[RenderableType | None]:
+    process = subject.process
     if process.zombie:
         yield line(f"Process {process.pid} is a zombie: it has no memory, threads or files left.")
-    yield threads_table(process, whose, columns)
-    yield descriptors_table(process, OpenFiles(manifest), whose, columns)
-    yield dispositions_table(process, whose)
-    yield pending_block(process, whose)
-    yield timers_block(process, whose)
-    yield objects_table(manifest)
-    yield vmas_table(process, whose, columns)
-    yield environment_block(manifest, process, whose)
+    yield threads_table(process, _whose(subject), view.columns, view.rows())
 
 
-def whole(images: Images, info: Round, columns: int, pid: int | None = None) -> RenderableType:
-    """Everything, the most asked first, for a terminal of so many columns.
+def _files(subject: Subject, view: View) -> Iterator[RenderableType | None]:
+    files = OpenFiles(subject.manifest)
+    yield descriptors_table(subject.process, files, _whose(subject), view.columns, view.rows())
 
-    The details are those of process `pid`, by default of the root. Raises UsageError if the round has no such process,
-    and what `Images.rounds` raises.
-    """
-    process = _process(images, info, pid)
-    return apart(_sections(images, info, process, columns))
+
+def _signals(subject: Subject, view: View) -> Iterator[RenderableType | None]:
+    yield dispositions_table(subject.process, _whose(subject), view.rows())
+    yield pending_block(subject.process, _whose(subject))
+    yield timers_block(subject.process, _whose(subject))
+
+
+_SECTIONS: dict[str, _Section] = {
+    "summary": lambda subject, view: [summary(subject, view)],
+    "missing": lambda subject, view: [missing_table(subject.manifest, view.rows())],
+    "rounds": lambda subject, view: [rounds_table(subject.survey.rounds, view.rows())],
+    "stats": lambda subject, _view: [stats_block(subject.manifest)],
+    "tree": lambda subject, view: [tree_table(subject.manifest, view.rows())],
+    "threads": _threads,
+    "files": _files,
+    "signals": _signals,
+    "objects": lambda subject, view: [objects_table(subject.manifest, view.rows())],
+    "vmas": lambda subject, view: [vmas_table(subject, _whose(subject), view)],
+    "environment": lambda subject, _view: [environment_block(subject.manifest, subject.process, _whose(subject))],
+}
+
+
+def shown(subject: Subject, view: View, sections: Iterable[str]) -> RenderableType:
+    """These sections, in their order; one that has nothing to show is left out."""
+    return apart(chain.from_iterable(_SECTIONS[name](subject, view) for name in sections))

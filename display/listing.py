@@ -13,8 +13,8 @@ from display.units import clip, printable
 ROWS_MAX = 200
 CELL_MAX = 400  # characters of a cell; the rest is cut
 
-Cell = str | tuple[str, ...]
-"""Text, or several lines of it."""
+Cell = str | tuple[str, ...] | Text
+"""Text, several lines of it, or text with colours that is safe already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ def numbers(*names: str) -> list[Column]:
 
 def safe_text(cell: Cell) -> Text:
     """A cell as rich may have it: no markup, no control characters, not endless."""
+    if isinstance(cell, Text):
+        return cell
     lines = (cell,) if isinstance(cell, str) else cell
     return Text("\n".join(clip(printable(line[: CELL_MAX + 1]), CELL_MAX) for line in lines))
 
@@ -43,7 +45,7 @@ def first_few(items: Sequence[str], shown: int, separator: str = ", ") -> str:
     return f"{text} and {len(items) - shown:,} more" if len(items) > shown else text
 
 
-def line(text: str, style: str = "") -> RenderableType:
+def line(text: Cell, style: str = "") -> RenderableType:
     """A line of its own, broken where the terminal is too narrow (the commands' console breaks none by itself)."""
     grid = Table.grid()
     grid.add_column(style=style, overflow="fold")
@@ -65,7 +67,7 @@ def listing(
     for row in islice(rows, rows_max):
         table.add_row(*map(safe_text, row))
     rest = [line(f"... and {total - rows_max:,} more: --json has them all", "yellow")] if total > rows_max else []
-    return Group(line(title, "bold"), table, *rest)
+    return Group(*([line(title, "bold")] if title else []), table, *rest)
 
 
 def block(title: str, values: Iterable[tuple[str, str]]) -> RenderableType | None:

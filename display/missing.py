@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rich.console import RenderableType
 
-from display.listing import Column, first_few, listing
+from display.listing import ROWS_MAX, Column, first_few, listing
 from display.units import clip, counted, printable
 from formats.manifest import Manifest, Missing
 
@@ -81,9 +81,19 @@ def missing_lines(title: str, missing: Sequence[Missing]) -> list[str]:
     return [f"{title}:", *lines] if lines else []
 
 
-def missing_table(manifest: Manifest) -> RenderableType | None:
+def missing_briefly(manifest: Manifest, lines_max: int) -> list[str]:
+    """What was not captured and why, in so few lines."""
+    groups = _groups(missing_of(manifest))
+    n_shown = lines_max if len(groups) <= lines_max else lines_max - 1
+    lines = [f"{clip(group.text(), _WHAT_MAX)}: {group.reason[:_WHAT_MAX]}" for group in groups[:n_shown]]
+    if len(groups) > n_shown:
+        lines.append(counted(len(groups) - n_shown, "other kind of thing", "other kinds of things"))
+    return lines
+
+
+def missing_table(manifest: Manifest, rows_max: int = ROWS_MAX) -> RenderableType | None:
     """What was not captured and why, one line for all that are alike; None where nothing lacks."""
     groups = _groups(missing_of(manifest))
     rows = ((group.text(), group.reason) for group in groups)
     columns = (Column("what", wraps=True), Column("why", wraps=True))
-    return listing("Not captured", columns, rows, len(groups))
+    return listing("Not captured", columns, rows, len(groups), rows_max)

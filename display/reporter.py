@@ -35,6 +35,7 @@ class Reporter:
         self.command = command
         self.as_json = as_json
         self._out_is_free = True
+        self._in_line = False
 
     def leave_stdout(self) -> None:
         """Standard output carries something else: from now on everything goes to standard error."""
@@ -56,6 +57,8 @@ class Reporter:
     def event(self, event: dict[str, object]) -> None:
         """One JSON line; nothing without --json."""
         if self.as_json:
+            if self._in_line:
+                sys.stdout.write("\n")  # a long line that was interrupted is none, but what follows it is one
             # In one piece: a signal between text and newline would join this line with the error's.
             lines = sys.stdout if self._out_is_free else sys.stderr
             lines.write(json.dumps({"type": event["type"], "command": self.command} | event) + "\n")
@@ -85,6 +88,20 @@ class Reporter:
         elif text:
             self.out.print("\n".join(map(printable, text.split("\n"))), highlight=False, markup=False)
 
+    def long_result(self, fields: dict[str, object], name: str, text: Iterable[str] | None, exit_code: int) -> None:
+        """The last event, with one more field whose JSON text comes in pieces (None: without it)."""
+        if not self.as_json or text is None:
+            self.result(fields, "", exit_code)
+            return
+        event = {"type": "result", "command": self.command, **fields, "exit_code": exit_code}
+        lines = sys.stdout if self._out_is_free else sys.stderr
+        self._in_line = True
+        lines.write(f"{json.dumps(event)[:-1]}, {json.dumps(name)}: ")
+        lines.writelines(text)
+        lines.write("}\n")
+        lines.flush()
+        self._in_line = False
+
     def error(self, message: str, hint: str, exit_code: int, fields: dict[str, str | int]) -> None:
         """What happened and what to do about it."""
         if self.as_json:
@@ -99,6 +116,10 @@ class Reporter:
             )
             if not self._out_is_free:
                 return  # its JSON line is on standard error already
+        self.complaint(message, hint)
+
+    def complaint(self, message: str, hint: str) -> None:
+        """What is wrong and what to do about it, on standard error, where the result says it, too."""
         self.errors.print(f"predump: {_sentence(message)}", style="red", highlight=False, markup=False)
         if hint:
             self.errors.print(f"  {_sentence(hint)}", highlight=False, markup=False)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 
-from display.listing import Cell, Column, block, listing
+from display.listing import ROWS_MAX, Cell, Column, block, listing
 from display.names import clock_name, interval_timer_name, sigaction_flag_names, signal_name, signal_set_text
 from display.threads import pending_text
 from display.units import duration_text
@@ -16,7 +16,7 @@ _SIGEV_NONE, _SIGEV_THREAD_ID = 1, 4  # uapi/asm-generic/siginfo.h
 _LINES_MAX = 20  # of pending signals and of timers
 
 
-def dispositions_table(process: Process, whose: str) -> RenderableType | None:
+def dispositions_table(process: Process, whose: str, rows_max: int = ROWS_MAX) -> RenderableType | None:
     """One line a signal that does something else than the default."""
     dispositions = [d for d in process.state.dispositions if d.handler_addr != _SIG_DFL] if process.state else []
 
@@ -28,7 +28,7 @@ def dispositions_table(process: Process, whose: str) -> RenderableType | None:
         return signal_name(disposition.number), handler, flags, mask
 
     columns = (Column("signal"), Column("handler"), Column("flags", wraps=True), Column("also blocks", wraps=True))
-    return listing(f"Signals{whose}", columns, map(row, dispositions), len(dispositions))
+    return listing(f"Signals{whose}", columns, map(row, dispositions), len(dispositions), rows_max)
 
 
 def _pending(process: Process) -> Iterator[tuple[str, str]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from rich.console import RenderableType
 
 from display.credentials import credentials_text
-from display.listing import Column, first_few, listing, numbers
+from display.listing import ROWS_MAX, Column, first_few, listing, numbers
 from display.names import io_priority_text, policy_name, signal_name, signal_set_text
 from display.systemcalls import system_call_name
 from display.tree import NAME_MAX
@@ -112,7 +112,7 @@ def process_cpus(process: Process) -> list[int]:
     return scheduling.cpus if scheduling else []
 
 
-def threads_table(process: Process, whose: str, columns: int) -> RenderableType | None:
+def threads_table(process: Process, whose: str, columns: int, rows_max: int = ROWS_MAX) -> RenderableType | None:
     """One line a thread; what it was doing stands in dump rounds only."""
     pointers = ("rip", "rsp") if columns >= WIDE_COLUMNS else ("rip",)
     cpus = process_cpus(process)
@@ -125,4 +125,4 @@ def threads_table(process: Process, whose: str, columns: int) -> RenderableType 
 
     state_columns = (*map(Column, pointers), Column("system call", wraps=True), Column("state", wraps=True))
     head = (*numbers("tid"), Column("name"), *(state_columns if has_state else ()))
-    return listing(f"Threads{whose}", head, map(row, process.threads), len(process.threads))
+    return listing(f"Threads{whose}", head, map(row, process.threads), len(process.threads), rows_max)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from rich.console import RenderableType
 
-from display.listing import Column, listing, numbers
+from display.listing import ROWS_MAX, Column, listing, numbers
 from display.names import signal_name
 from display.units import clip, pages_cell
 from formats.manifest import Manifest, Process
@@ -57,7 +57,7 @@ def _rows(manifest: Manifest) -> Iterator[tuple[str, ...]]:
         yield str(ended.pid), clip(ended.name, NAME_MAX), "-", "-", "-", "-", "-", "gone since the last round"
 
 
-def tree_table(manifest: Manifest) -> RenderableType | None:
+def tree_table(manifest: Manifest, rows_max: int = ROWS_MAX) -> RenderableType | None:
     """One line a process; None for one process alone, of which everything else is shown anyway."""
     total = len(manifest.processes) + len(manifest.ended)
     if total == 1:
@@ -68,4 +68,4 @@ def tree_table(manifest: Manifest) -> RenderableType | None:
         *numbers("threads", "fds", "memory", "session", "group"),
         Column("note", wraps=True),
     )
-    return listing("Processes", columns, _rows(manifest), total)
+    return listing("Processes", columns, _rows(manifest), total, rows_max)

@@ -1,5 +1,7 @@
 """Numbers as people read them."""
 
+from datetime import UTC, datetime
+
 from formats.layout import PAGE_BYTES
 
 BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -22,9 +24,14 @@ def pages_text(pages: int) -> str:
 
 def pages_cell(pages: int) -> str:
     """The memory of so many pages in a few characters ("1.2G"), "-" for none."""
-    if not pages:
+    return bytes_cell(pages * PAGE_BYTES)
+
+
+def bytes_cell(n_bytes: int) -> str:
+    """So many bytes in a few characters ("1.2G"), "-" for none."""
+    if not n_bytes:
         return "-"
-    number, unit = pages_text(pages).split()
+    number, unit = bytes_text(n_bytes).split()
     return number.removesuffix(".0") + unit[0]
 
 
@@ -33,6 +40,15 @@ def duration_text(ns: int) -> str:
     if abs(ns) < 1_000_000:
         return f"{ns / 1e3:.0f} µs"
     return f"{ns / 1e6:.1f} ms" if abs(ns) < 1_000_000_000 else f"{ns / 1e9:.2f} s"
+
+
+def time_text(realtime_ns: int) -> str:
+    """A CLOCK_REALTIME in local time."""
+    try:
+        moment = datetime.fromtimestamp(realtime_ns // 10**9, UTC).astimezone()
+    except (OverflowError, ValueError, OSError):
+        return f"{realtime_ns} ns after 1970"  # an image may claim any number
+    return f"{moment:%Y-%m-%d %H:%M:%S %Z}"
 
 
 def ratio_text(raw_bytes: int, stored_bytes: int) -> str:

@@ -29,6 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tally", type=Path, metavar="FILE", help="write what was tried and found to this file, as JSON")
     parser.addoption("--seconds", type=float, help="how long each open-ended test goes on (stress, fuzz)")
     parser.addoption("--thorough", action="store_true", help="with the cases that `make test` has no time for")
+    parser.addoption("--renew-golden", action="store_true", help="write what commands show to tests/display/golden")
     parser.addoption("--seed", type=int, help="where the random cases of open-ended tests begin")
 
 

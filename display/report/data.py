@@ -7,7 +7,6 @@ are nanoseconds. Every text is cut, and has escapes in the place of characters t
 from __future__ import annotations
 
 import base64
-import shlex
 from collections.abc import Iterable
 from itertools import islice
 
@@ -16,10 +15,10 @@ from analysis.places import Places, vma_name
 from analysis.regions import Region
 from analysis.writecount import RegionTotals
 from display.missing import missing_of
-from display.summary import COMMAND_COLUMNS, time_text
+from display.program import command_text
 from display.threads import call_text, process_cpus, thread_notes
 from display.tree import wait_status_text
-from display.units import clip, counted, printable, tail
+from display.units import clip, counted, printable, tail, time_text
 from formats.checkpoint import Checkpoint
 from formats.layout import PAGE_BYTES
 from formats.manifest import Process, Vma
@@ -28,7 +27,7 @@ from formats.threadstate import Thread
 Json = dict[str, object]
 
 _TEXT_MAX = 160  # characters of a path, a name, a note
-_WORDS_MAX = 100
+_NOTES_MAX = 100
 _THREADS_MAX = 2000
 _MISSING_MAX = 500
 _MEMBERS_MAX = 2000
@@ -100,17 +99,12 @@ def _member(process: Process) -> Json:
         "pid": process.pid,
         "ppid": process.ppid,
         "name": _text(process.name),
-        "command": _command(process),
+        "command": command_text(process),
         "n_threads": len(process.threads),
         "present": process.pages_present,
         "written": process.pages_written,
         "note": _zombie_note(process),
     }
-
-
-def _command(process: Process) -> str:
-    words = (word[:COMMAND_COLUMNS] for word in process.cmdline[:_WORDS_MAX])
-    return clip(printable(shlex.join(words)[: COMMAND_COLUMNS + 1]), COMMAND_COLUMNS)
 
 
 def _zombie_note(process: Process) -> str:
@@ -126,7 +120,7 @@ def _process(history: ProcessHistory) -> Json:
         "pid": process.pid,
         "ppid": process.ppid,
         "name": _text(process.name),
-        "command": _command(process),
+        "command": command_text(process),
         "note": _zombie_note(process),
         "threads": [_thread(one, cpus, places) for one in process.threads[:_THREADS_MAX]],
         "n_threads": len(process.threads),
@@ -155,7 +149,7 @@ def _thread(thread: Thread, cpus: list[int], places: Places) -> Json:
         "name": _text(thread.name),
         "where": _text(where),
         "call": _text(call_text(thread.system_call)) if has_state else "",
-        "notes": clip("; ".join(islice(thread_notes(thread, cpus), _WORDS_MAX)), 2 * _TEXT_MAX) if has_state else "",
+        "notes": clip("; ".join(islice(thread_notes(thread, cpus), _NOTES_MAX)), 2 * _TEXT_MAX) if has_state else "",
     }
 
 

@@ -9,8 +9,13 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
-from display.inspect import whole
-from formats.checkpoint import Checkpoint, RoundInfo
+from analysis.mappings import Order
+from analysis.selection import VmaSelection
+from analysis.subject import subject_of
+from commands.inspect import SECTIONS
+from display.inspect import shown
+from display.view import View
+from formats.checkpoint import Checkpoint, RoundInfo, RoundOutline
 from formats.layout import round_name
 from formats.manifest import (
     EndedProcess,
@@ -340,6 +345,9 @@ class MemoryCheckpoint(Checkpoint):
         super().__init__(Path("/var/tmp/ck"), numbers, numbers[-1])
         self._manifests = {manifest.round: manifest for manifest in manifests}
 
+    def outline(self, number: int) -> RoundOutline:
+        return self.round(number).outline
+
     def _load(self, number: int) -> RoundInfo:
         return RoundInfo(number, self.path / round_name(number), self._manifests[number], "")
 
@@ -353,7 +361,15 @@ def render(view: RenderableType | None, columns: int) -> str:
     return console.file.getvalue()
 
 
-def inspected(columns: int, *manifests: Manifest, pid: int | None = None) -> str:
-    """What `inspect` shows of the last of these rounds."""
-    checkpoint = MemoryCheckpoint(*manifests)
-    return render(whole(checkpoint, checkpoint.round(), columns, pid), columns)
+def inspected(
+    columns: int,
+    *manifests: Manifest,
+    pid: int | None = None,
+    sections: Sequence[str] = SECTIONS,
+    selection: VmaSelection | None = None,
+    order: Order = Order.ADDRESS,
+    limit: int | None = None,
+) -> str:
+    """What `inspect` shows of the last of these rounds, by default everything."""
+    subject = subject_of(MemoryCheckpoint(*manifests), pid=pid, selection=selection, order=order)
+    return render(shown(subject, View(columns, limit=limit), sections), columns)

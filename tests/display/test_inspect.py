@@ -50,7 +50,7 @@ def test_no_line_is_wider_than_the_terminal(columns: int) -> None:
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_the_target_comes_first(columns: int) -> None:
     lines = inspected(columns, tree_manifest()).splitlines()
-    assert words(lines[0]) == "process server, pid 4242, 2 threads; root of 3 processes with 3 threads"
+    assert words(lines[0]) == "process server, pid 4242, 2 threads, 1 child; root of 3 processes with 3 threads"
     assert words(lines[1]) == "command server --serve"
 
 
@@ -191,9 +191,13 @@ def test_signals_and_timers(columns: int) -> None:
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_memory(columns: int) -> None:
     text = inspected(columns, tree_manifest())
-    assert line_of(text, "Memory objects", "1") == "1 shmem 1.0 MiB 800K 4242 4243 /dev/shm/board"
-    assert line_of(text, "Memory objects", "2") == "2 deleted 1.0 MiB 4K nobody /tmp/scratch"
-    assert line_of(text, "VMAs of 4242", "558100100000") == "558100100000 rw-p 512K 400K 8K 80K 24K [heap]"
+    assert line_of(text, "Memory objects", "1") == "1 shmem 1.0 MiB 800K - 4242 4243 /dev/shm/board"
+    assert line_of(text, "Memory objects", "2") == "2 deleted 1.0 MiB 4K - nobody /tmp/scratch"
+    heap = line_of(text, "VMAs of 4242", "558100100000")
+    if columns == 160:
+        assert heap == "558100100000 rw-p 512K 400K 8K 80K 24K ? - ███████████████▓▓▓░· [heap]"
+    else:
+        assert heap == "558100100000 rw-p 512K ? - ███████▓░· [heap]"
     assert "board (object 1)" in line_of(text, "VMAs of 4242", "558100200000")
     assert "1 guard range (MADV_GUARD_INSTALL), 8.0 KiB" in text
 
@@ -202,7 +206,7 @@ def test_long_notes_stand_once_below_a_narrow_table() -> None:
     note = "kernel data, made anew for every process"
     vmas = [samples.vma_of(i, f"/some/where/far/away/number{i}", note=note, object=i) for i in range(3)]
     manifest = manifest_of(replace(samples.server(), vmas=vmas))
-    assert f"/some/where/far/away/number2 (object 2, {note})" in inspected(160, manifest)
+    assert f"/some/where/far/away/number2 (object 2, {note})" in inspected(200, manifest)
     narrow = section(inspected(80, manifest), "VMAs")
     assert "…ber2 (object 2) [1]" in narrow
     assert narrow.count(note) == narrow.count(f"[1] {note}") == 1
@@ -269,8 +273,9 @@ def test_one_cgroup_in_many_hierarchies_is_shown_once() -> None:
 
 def test_shared_memory_that_an_object_holds_is_not_absent() -> None:
     vma = samples.vma_of(0, "/dev/zero (deleted)", "shmem", object=1)
-    text = inspected(80, manifest_of(replace(samples.server(), vmas=[vma])))
-    assert line_of(text, "VMAs", "558100000000") == "558100000000 rw-p 512K - - - - /dev/zero (object 1)"
+    board = samples.object_of(1, "shmem", "/dev/zero")
+    text = inspected(120, manifest_of(replace(samples.server(), vmas=[vma], unreadable=[]), objects=[board]))
+    assert line_of(text, "VMAs", "558100000000") == "558100000000 rw-p 512K - - - - - - ·········· /dev/zero (object 1)"
 
 
 def test_namespaces_that_all_share_are_no_news() -> None:
@@ -321,7 +326,7 @@ def test_a_pre_dump_round_has_no_state(columns: int) -> None:
     assert "pages may be torn until a dump, which also takes the state" in words(text)
     assert line_of(text, "Threads of 4242", "4242") == "4242 server"
     assert "4243    worker" in text
-    for title in ("Open files", "Signals", "Pending", "Timers", "Memory objects", "Environment"):
+    for title in ("Open files", "Signals", "Pending", "Timers", "Memory objects", "relations", "umask"):
         assert title not in text
     assert_fits(text, columns)
 

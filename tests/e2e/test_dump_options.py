@@ -378,7 +378,7 @@ def test_parent_missing(copy: Path) -> None:
     refused(PARENT_MISSING, "read", copy, addr, length)
     found = predump("verify", copy, expect=PARENT_MISSING)
     assert "1" in found.stdout + found.stderr
-    predump("inspect", copy)
+    assert "needs round 1, which is not there" in predump("inspect", copy, expect=PARENT_MISSING).stdout
 
 
 def test_parent_exchanged(copy: Path, target: Target, tmp_path: Path) -> None:
