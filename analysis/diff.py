@@ -55,9 +55,14 @@ class PageCounts:
     pages_unknown: int = 0
 
     @property
+    def differing(self) -> int:
+        """All of them that are not the same."""
+        return self.pages_changed + self.pages_added + self.pages_gone
+
+    @property
     def total(self) -> int:
-        """All of them that are not the same for sure."""
-        return self.pages_changed + self.pages_added + self.pages_gone + self.pages_unknown
+        """Those and the ones that may be others, for all that is known."""
+        return self.differing + self.pages_unknown
 
     def add(self, change: PageChange, n_pages: int) -> None:
         """Count pages of one kind."""
@@ -105,9 +110,9 @@ class ProcessDiff:
 
     @property
     def differs(self) -> bool:
-        """Whether anything of it is not the same."""
+        """Whether anything of it is not the same, as far as is known."""
         came_or_ended = self.pair.before is None or self.pair.after is None
-        return bool(came_or_ended or self.counts.total or self.state or any(map(is_news, self.mappings)))
+        return bool(came_or_ended or self.counts.differing or self.state or any(map(is_news, self.mappings)))
 
 
 def is_news(mapping: MappingDiff) -> bool:

@@ -118,7 +118,7 @@ def _is_same(before: Vma, after: Vma) -> bool:
         return True
     if before.kind != after.kind or before.is_shared != after.is_shared or _path(before) != _path(after):
         return False
-    if not (before.inode or after.inode):
+    if not (before.has_file or after.has_file):
         return True
     return before.offset_bytes - before.start_addr == after.offset_bytes - after.start_addr
 
@@ -156,5 +156,5 @@ def _spans_by_name(before: Sequence[Vma], after: Sequence[Vma]) -> Iterator[tupl
 def _name(vma: Vma) -> tuple[object, ...]:
     """What one process has in common with another that runs the same program."""
     if vma.path:
-        return vma.kind, vma.is_shared, _path(vma), vma.offset_bytes if vma.inode else 0
+        return vma.kind, vma.is_shared, _path(vma), vma.offset_bytes if vma.has_file else 0
     return vma.kind, vma.is_shared, vma.perms, vma.n_pages

@@ -35,10 +35,10 @@ def _round_text(info: Round) -> str:
 
 def missing_line(diff: RoundDiff) -> RenderableType | None:
     """What pre-dumps do not have."""
-    early = [info for info in (diff.before, diff.after) if info.manifest.kind is RoundKind.PRE_DUMP]
+    early = {str(info.path): None for info in (diff.before, diff.after) if info.manifest.kind is RoundKind.PRE_DUMP}
     if not early:
         return None
-    which = " and ".join(str(info.path) for info in early)
+    which = " and ".join(early)
     return line(
         f"{which}: taken while the process ran, so without state and shared memory; pages may be torn.", "yellow"
     )
@@ -67,7 +67,7 @@ def _who(process: Process, other: Process | None = None) -> str:
 
 
 def counts_text(counts: PageCounts) -> str:
-    """Pages by what became of them, as a person says it."""
+    """Pages by what became of them, as a person says it; "" for none."""
     parts = [
         f"{counted(number, 'page')} {word} ({pages_text(number)})"
         for word, number in (
@@ -78,21 +78,22 @@ def counts_text(counts: PageCounts) -> str:
         )
         if number
     ]
-    return ", ".join(parts) or "no page changed"
+    return ", ".join(parts)
 
 
 def total_text(n_processes: int, n_changed: int, counts: PageCounts) -> str:
     """The sum of it, where there is more than one process."""
-    return f"{counted(n_processes, 'process', 'processes')}, {n_changed:,} of them changed: {counts_text(counts)}."
+    pages = counts_text(counts)
+    text = f"{counted(n_processes, 'process', 'processes')}, {n_changed:,} of them changed"
+    return f"{text}: {pages}." if pages else f"{text}."
 
 
 def summary_text(result: ProcessDiff) -> str:
     """What of a process changed, in one line."""
-    if not result.differs:
-        return "nothing changed"
     parts = [counts_text(result.counts)]
     parts += [counted(len(result.state), "change") + " of state"] if result.state else []
-    return ", ".join(parts)
+    parts += ["mappings changed"] if result.differs and not any(parts) else []
+    return ", ".join(filter(None, [*([] if result.differs else ["nothing changed"]), *parts]))
 
 
 def _mappings_table(mappings: Sequence[MappingDiff], rows_max: int) -> RenderableType | None:
@@ -105,7 +106,8 @@ def _mappings_table(mappings: Sequence[MappingDiff], rows_max: int) -> Renderabl
         vma, counts = item.pair.vma, item.counts
         figures = [counts.pages_changed, counts.pages_added, counts.pages_gone]
         figures += [counts.pages_unknown] if has_unknown else []
-        what = tail((vma.path.removesuffix(DELETED) or vma.kind)[-_PATH_MAX:], _PATH_MAX)
+        path = vma.path.removesuffix(DELETED) if _is_deleted_since(item) else vma.path
+        what = tail((path or vma.kind)[-_PATH_MAX:], _PATH_MAX)
         notes = ", ".join(_notes(item))
         what = f"{what} ({notes})" if notes else what
         return f"{vma.start_addr:012x}", vma.perms, pages_cell(vma.n_pages), *map(_figure, figures), what
@@ -113,6 +115,11 @@ def _mappings_table(mappings: Sequence[MappingDiff], rows_max: int) -> Renderabl
     names = ["changed", "added", "gone", *(["unknown"] if has_unknown else [])]
     head = (Column("start"), Column("perms"), *numbers("size", *names), Column("what", wraps=True))
     return listing("Mappings, pages", head, map(row, changed), len(changed), rows_max)
+
+
+def _is_deleted_since(item: MappingDiff) -> bool:
+    before, after = item.pair.before, item.pair.after
+    return before is not None and after is not None and after.path == before.path + DELETED
 
 
 def _figure(pages: int) -> str:
@@ -129,7 +136,7 @@ def _notes(item: MappingDiff) -> Iterator[str]:
         yield from _moves(item.pair.shift, before, after) if not item.pair.split else [f"part of {before.start_addr:x}"]
         if before.perms != after.perms:
             yield f"was {before.perms}"
-        if after.path == before.path + DELETED:
+        if _is_deleted_since(item):
             yield "deleted meanwhile"
         elif before.path != after.path:
             yield f"was {tail(before.path[-_PATH_MAX:], _PATH_MAX) or 'without a name'}"
