@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from analysis.selection import VmaSelection
+from commands.filelimit import allow_many_files
 from commands.options import (
     IMAGE_PATH,
     path_argument,
@@ -23,6 +24,7 @@ from commands.options import (
 )
 from display.reporter import Reporter
 from display.units import bytes_text, counted
+from formats.errors import UsageError
 
 if TYPE_CHECKING:
     from formats.images import Images
@@ -88,8 +90,11 @@ def _core(reporter: Reporter, wish: Wish, progress: Progress) -> Done:
 
 def _criu(_reporter: Reporter, wish: Wish, progress: Progress) -> Done:
     from display.missing import missing_lines
+    from formats.checkpoint import Checkpoint
     from formats.criu.export import CriuOptions, write_criu
 
+    if not isinstance(wish.images, Checkpoint):  # what is read of CRIU's own is less than what they hold
+        raise UsageError(f"{wish.images.path} has CRIU's images already.", hint="Use them as they are.")
     options = CriuOptions(flat=wish.flat, torn=wish.torn, threads=wish.threads)
     report = write_criu(wish.images, wish.number, wish.output, options, progress)
     text = (
@@ -192,6 +197,7 @@ def export(
     from formats.opening import open_images
 
     _check_options(form)
+    allow_many_files()
     start_ns = monotonic_ns()
     images = open_images(path)
     wish = Wish(images, output, number, pid, torn, force, threads, sysroot, complete, flat, selection)

@@ -1,12 +1,12 @@
 """The command that makes one round of many."""
 
-import resource
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from commands.filelimit import allow_many_files
 from commands.options import IMAGE_PATH, level_option, path_argument, quiet_option, threads_option
 from display.reporter import Reporter
 from display.units import bytes_text, counted, duration_text
@@ -54,8 +54,7 @@ def flatten(
         raise UsageError("name a new checkpoint with -o, or use --drop", hint="Use one of the two.")
     if number is not None and keep:
         raise UsageError("--round and --keep exclude each other", hint="Choose one of them.")
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # two files of each round are open
+    allow_many_files()
     start_ns = monotonic_ns()
     checkpoint = Checkpoint.open(path)
     if number is None and not keep:

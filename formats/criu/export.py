@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from formats.checkpoint import Checkpoint
 from formats.criu.memory import mapped_shared, shared_id
 from formats.criu.pagefiles import PageFiles
 from formats.criu.pages import OwnPages, PagesOfChain, PagesOfRound, PrivatePages, SharedPages
@@ -22,7 +23,7 @@ from formats.criu.state import write_state
 from formats.errors import StorageError
 from formats.exporting import Progress, is_torn
 from formats.files import create_directory
-from formats.images import Images, PageSource, Round
+from formats.images import PageSource, Round
 from formats.layout import ADDR_LIMIT, PAGE_BYTES, round_name
 from formats.manifest import Manifest, Missing, Process
 from formats.sources import ObjectSources
@@ -58,22 +59,24 @@ class CriuReport:
     left_out: list[Missing]
 
 
-def write_criu(images: Images, number: int | None, path: Path, options: CriuOptions, progress: Progress) -> CriuReport:
+def write_criu(
+    checkpoint: Checkpoint, number: int | None, path: Path, options: CriuOptions, progress: Progress
+) -> CriuReport:
     """Write round `number` (the selected one) with all of its processes into a new directory `path`.
 
     The directory has another name until it is complete. Raises UsageError, also for a pre-dump round without the
     option that permits it and for a directory that is there; ParentMissing, ImageCorrupt, ImageVersionUnsupported,
     StorageError.
     """
-    torn = is_torn(images, number, permitted=options.torn)
-    number = images.round(number).number
-    lineage = _lineage(images, number)
+    torn = is_torn(checkpoint, number, permitted=options.torn)
+    number = checkpoint.round(number).number
+    lineage = _lineage(checkpoint, number)
     with whole_directory(path) as directory:
         counter = _Counter(lineage, progress, flat=options.flat)
-        export = _Export(images, lineage, options.threads, counter.add)
+        export = _Export(checkpoint, lineage, options.threads, counter.add)
         left_out = export.write_flat(directory) if options.flat else export.write_chain(directory)
         counter.finish()
-    manifest = images.round(number).manifest
+    manifest = checkpoint.round(number).manifest
     return CriuReport(
         path=str(path.absolute()),
         images=str(path.absolute() if options.flat else path.absolute() / round_name(number)),
@@ -94,10 +97,10 @@ class _Level(NamedTuple):
     pages_all: int
 
 
-def _lineage(images: Images, number: int) -> list[_Level]:
+def _lineage(checkpoint: Checkpoint, number: int) -> list[_Level]:
     """The round, the one it builds on, and so on."""
     levels = []
-    for info in images.lineage(number):
+    for info in checkpoint.lineage(number):
         stats = info.manifest.stats
         levels.append(_Level(info.number, stats.pages_data, stats.pages_data + stats.pages_parent))
     return levels
@@ -128,17 +131,19 @@ class _Counter:
 class _Export:
     """Writes a round and those it builds on."""
 
-    def __init__(self, images: Images, lineage: list[_Level], threads: int, on_copied: Callable[[int], None]) -> None:
-        self._images = images
+    def __init__(
+        self, checkpoint: Checkpoint, lineage: list[_Level], threads: int, on_copied: Callable[[int], None]
+    ) -> None:
+        self._checkpoint = checkpoint
         self._lineage = lineage
         self._threads = threads
         self._on_copied = on_copied
 
     def write_flat(self, directory: Path) -> list[Missing]:
         """All in one directory. Returns what is left out; raises ImageCorrupt, StorageError."""
-        info = self._images.round(self._lineage[0].number)
+        info = self._checkpoint.round(self._lineage[0].number)
         levels: dict[int, list[PageSource]] = {process.pid: [] for process in _alive(info.manifest)}
-        for level in self._images.lineage(info.number):  # once for all: its manifests are large
+        for level in self._checkpoint.lineage(info.number):  # once for all: its manifests are large
             for process in _alive(info.manifest):
                 levels[process.pid].append(level.pages_of(process))
         return self._write_round(info, directory, lambda process: PagesOfChain(process.pid, levels.pop(process.pid)))
@@ -151,11 +156,11 @@ class _Export:
             create_directory(place)
         for child, parent in pairwise(places):
             _link(child / _PARENT, Path("..", parent.name))
-        info = self._images.round(numbers[0])
+        info = self._checkpoint.round(numbers[0])
         left_out = self._write_round(info, places[0], lambda process: PagesOfRound(info.pages_of(process)))
         processes = list(_alive(info.manifest))
         for number, place in zip(numbers[1:], places[1:], strict=True):
-            self._write_earlier(self._images.round(number), processes, place)
+            self._write_earlier(self._checkpoint.round(number), processes, place)
         return left_out
 
     def _write_round(self, info: Round, directory: Path, own_pages: Callable[[Process], OwnPages]) -> list[Missing]:

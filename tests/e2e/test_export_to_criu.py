@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 from formats.chain import MemoryView
 from formats.checkpoint import Checkpoint
 from formats.criu.values import VmaStatus
+from formats.layout import RunKind
 from formats.manifest import Manifest
+from formats.opening import open_images
 from tests.criuimages import PAGE_BYTES, Memory, crit, decode, images_of, needs_crit
-from tests.format.images import ImageRound, page_of, write_chain
+from tests.format.images import PID, ImageRound, page_of, write_chain
 from tests.harness import Event, Target, predump
 from tests.schemas import check_event
 
@@ -61,6 +64,18 @@ def assert_same_memory(checkpoint: Path, directory: Path, manifest: Manifest) ->
         assert held.private.keys() <= seen
 
 
+def assert_reads_alike(checkpoint: Path, directory: Path, manifest: Manifest) -> None:
+    """What predump opens as CRIU's images has the memory of the checkpoint they were made of."""
+    ours, theirs = open_images(checkpoint), open_images(directory)
+    for process in manifest.processes:
+        with MemoryView(ours, None, process.pid) as before, MemoryView(theirs, None, process.pid) as after:
+            for vma in process.vmas:
+                named = (vma.is_shared and vma.kind == "file") or vma.kind == "special"
+                for start_addr, end_addr, content in before.chunks(vma.start_addr, vma.end_addr):
+                    if content is not None and not named:
+                        assert after.read(start_addr, end_addr - start_addr) == content
+
+
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
     monkeypatch.setenv("TREE_FILE", str(tmp_path / "shared-file"))
@@ -72,7 +87,9 @@ def test_memory_of_a_tree(tree: Target, checkpoint: Path, tmp_path: Path, way: l
     manifest = dumped(tree.pid, checkpoint)
     result = exported(checkpoint, tmp_path / "out", *way)
     assert (result["processes"], result["rounds"]) == (3, 1 if way else 2)
-    assert_same_memory(checkpoint, Path(str(result["images"])), manifest)
+    images = Path(str(result["images"]))
+    assert_same_memory(checkpoint, images, manifest)
+    assert_reads_alike(checkpoint, images, manifest)
 
 
 @needs_crit
@@ -162,3 +179,19 @@ def test_what_cannot_be_done_is_said(checkpoint: Path, tmp_path: Path) -> None:
         done = predump("export", checkpoint, "--to", "criu", "-o", tmp_path / "out", *options, expect=2)
         assert problem in done.stderr
         assert not (tmp_path / "out").exists()
+    images = tmp_path / "images"
+    predump("export", checkpoint, "--to", "criu", "-o", images, "--torn")
+    done = predump("export", images / "0001", "--to", "criu", "-o", tmp_path / "out", expect=2)
+    assert "CRIU's images already" in done.stderr
+
+
+def test_a_chain_may_have_more_rounds_than_files_may_be_open(checkpoint: Path, tmp_path: Path) -> None:
+    parent = RunKind.PARENT
+    n_rounds = 30
+    rounds = [ImageRound(dict.fromkeys(range(k), parent) | {k: page_of(k)}) for k in range(n_rounds)]
+    write_chain(checkpoint, *rounds)
+    few = ("prlimit", "--nofile=40:1000", sys.executable)
+    for form in ("criu", "core"):
+        flat = ["--flat"] if form == "criu" else []
+        predump("export", checkpoint, "--to", form, "-o", tmp_path / form, "--torn", *flat, prefix=few)
+    assert len(Memory(tmp_path / "criu", PID).private) == n_rounds
