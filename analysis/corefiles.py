@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from analysis.elffile import ElfFile, UnusableElf
 from analysis.mappedfiles import ROOT, FoundFile, MappedFiles, Sameness, is_file
 from formats.closing import Closing
 from formats.elf import IDENT_64_LITTLE
@@ -30,12 +32,16 @@ _Content = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class FilesOfCore:
-    """Files by path: those whose pages are in the core, and those that were not found or may not be the same."""
+    """Files by path: those whose pages are in the core, and those that were not found or may not be the same.
+
+    `links_missing` are names that libraries were loaded by, and that are not there: gdb looks for these.
+    """
 
     files_taken: list[str] = field(default_factory=list)
     files_missing: list[str] = field(default_factory=list)
     files_other: list[str] = field(default_factory=list)
     files_unknown: list[str] = field(default_factory=list)
+    links_missing: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -56,15 +62,20 @@ class CoreFiles(Closing):
     """
 
     def __init__(self, files: MappedFiles, process: Process, root: Path, *, complete: bool, torn: bool) -> None:
-        """`root` is where `files` finds them; with `complete` all of their pages are given, or else ELF headers."""
+        """`root` is where `files` finds them; with `complete` all of their pages are given, or else ELF headers.
+
+        Raises ImageCorrupt, StorageError.
+        """
         self._files = files
-        self._process = process
         self._root = root
         self._complete = complete
         self._torn = torn
         self._taken: dict[_Key, _Taken | None] = {}
+        self._first: dict[_Key, Vma] = {}
         self._open: OrderedDict[_Key, FoundFile] = OrderedDict()  # the one used last comes last
         self._paths: dict[Sameness | None, list[str]] = {}
+        executable = next((vma for vma in process.vmas if is_file(vma) and vma.path == process.exe), None)
+        self._executable = self._look_at(executable) if executable else None
 
     def close(self) -> None:
         """Close the files; reading is over. May be called again."""
@@ -102,12 +113,32 @@ class CoreFiles(Closing):
             files_missing=self._paths.get(None, []),
             files_other=self._paths.get(Sameness.OTHER, []),
             files_unknown=self._paths.get(Sameness.UNKNOWN, []),
+            links_missing=self._links_missing(),
         )
 
+    def _links_missing(self) -> list[str]:
+        if self._root == ROOT:  # what was loaded here by some name has it
+            return []
+        missing = []
+        for vma in (vma for key, vma in self._first.items() if (taken := self._taken[key]) and taken.is_elf):
+            with suppress(UnusableElf, StorageError):  # the core is complete by now: this is a hint only
+                file = self._opened(vma)
+                name = ElfFile(file.read, file.size_bytes).soname()
+                path = str(PurePosixPath(vma.path).parent / name)
+                if name and "/" not in name and path != vma.path and not self._is_there(path):
+                    missing.append(path)
+        return missing
+
+    def _is_there(self, path: str) -> bool:
+        file = self._files.open_other(path)
+        if file is None:
+            return False
+        file.close()
+        return True
+
     def gdb_command(self, core: Path) -> list[str]:
-        """How gdb is to be called, so that it finds the files; raises ImageCorrupt, StorageError."""
-        executable = next((vma for vma in self._process.vmas if is_file(vma) and vma.path == self._process.exe), None)
-        taken = self._look_at(executable) if executable else None
+        """How gdb is to be called, so that it finds the files."""
+        taken = self._executable
         words = ["gdb"]
         if self._root != ROOT:
             libraries = [one for one in self._taken.values() if one and one.is_elf and one is not taken]
@@ -130,6 +161,7 @@ class CoreFiles(Closing):
             sameness = file.sameness if file else None
             self._paths.setdefault(sameness, []).append(vma.path)
             self._taken[key] = None
+            self._first[key] = vma
             if file and sameness is Sameness.SAME:
                 self._keep(key, file)
                 is_elf = _read(file, 0, len(IDENT_64_LITTLE)) == IDENT_64_LITTLE

@@ -6,6 +6,7 @@ The file may be damaged, or made to harm: elf(5).
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,6 +25,11 @@ _MAX_HEADERS_BYTES = 32 << 20  # read for headers and names, buffers included
 _MAX_ENTRIES_BYTES = ENTRY_BYTES << 22
 _MAX_STRINGS_BYTES = 512 << 20
 _MAX_LINK_BYTES = 4096
+_MAX_DYNAMIC_BYTES = 1 << 16
+_MAX_NAME_BYTES = 256
+_DYNAMIC = struct.Struct("<QQ")
+"""Elf64_Dyn: d_tag, d_val."""
+_DT_SONAME = 14
 
 
 class UnusableElf(Exception):
@@ -75,6 +81,22 @@ class ElfFile:
         """What .dynsym has, None if the file has none; raises UnusableElf."""
         return self._table(".dynsym", ".gnu.version")
 
+    def soname(self) -> str:
+        """DT_SONAME, the name that a library is loaded by, "" if it has none; raises UnusableElf."""
+        section = self._sections.get(".dynamic")
+        if section is None:
+            return ""
+        try:
+            tags = self._content(section, _MAX_DYNAMIC_BYTES)
+            for tag, value in _DYNAMIC.iter_unpack(tags[: len(tags) // _DYNAMIC.size * _DYNAMIC.size]):
+                if tag == _DT_SONAME:
+                    strings = self._content(self._strings[".dynamic"], _MAX_STRINGS_BYTES)
+                    name, _, _ = strings[value : value + _MAX_NAME_BYTES].partition(b"\0")
+                    return name.decode(errors="surrogateescape")
+        except OSError as error:
+            raise UnusableElf(str(error)) from error
+        return ""
+
     def _parse(self) -> None:
         stream = io.BufferedReader(_Headers(self._read, self._size_bytes))
         elf = ELFFile(stream)
@@ -93,7 +115,7 @@ class ElfFile:
         self._strings = {
             name: elf.get_section(section["sh_link"])
             for name, section in self._sections.items()
-            if name in {".symtab", ".dynsym"}
+            if name in {".symtab", ".dynsym", ".dynamic"}
         }
         link = self._sections.get(".gnu_debuglink")
         if link is not None:

@@ -85,6 +85,14 @@ def _core(reporter: Reporter, wish: Wish, progress: Progress) -> Done:
         if paths:
             places = [str(wish.sysroot / path.lstrip("/")) for path in paths]
             reporter.notice("file", f"{what}: {first_few(places, FILES_NAMED)}")
+    if of_files.links_missing:
+        places = [str(wish.sysroot / path.lstrip("/")) for path in of_files.links_missing]
+        directories = shlex.join(sorted({str(Path(place).parent) for place in places}))
+        reporter.notice(
+            "file",
+            f"gdb looks for libraries by names that are not there: {first_few(places, FILES_NAMED)}. "
+            f"These links are made by: ldconfig -n {directories}",
+        )
     return asdict(report) | asdict(of_files) | {"gdb": gdb}, f"{text}\n{shlex.join(gdb)}"
 
 

@@ -68,6 +68,7 @@ FIELDS = {
     "files_missing": "Paths of mapped files that were not found.",
     "files_other": "Paths of mapped files in whose place another one is.",
     "files_unknown": "Paths of mapped files in whose place perhaps another one is.",
+    "links_missing": "Paths by which gdb looks for libraries, and that are not there.",
     "gdb": "The command line for gdb.",
     "form": "What it was exported to.",
     "created_ns": "When the round was taken, CLOCK_REALTIME.",

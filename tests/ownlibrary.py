@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-LIBRARY = "libown.so.1"
+LIBRARY = "libown.so.1.2"
+LINK = "libown.so.1"
 PROGRAM = "own-program"
 DATA = "own-data"
 DATA_BYTES = 5 * 4096 + 123
@@ -40,8 +41,10 @@ int main(int argc, char **argv) {
 def build_library(directory: Path, source: str = _LIBRARY_C) -> None:
     """Compile the library, of another content if `source` says so."""
     (directory / "own.c").write_text(source)
-    flags = ("-g", "-O0", "-shared", "-fPIC", "-Wl,--build-id=sha1", f"-Wl,-soname,{LIBRARY}")
+    flags = ("-g", "-O0", "-shared", "-fPIC", "-Wl,--build-id=sha1", f"-Wl,-soname,{LINK}")
     _cc(*flags, "-o", str(directory / LIBRARY), str(directory / "own.c"))
+    (directory / LINK).unlink(missing_ok=True)
+    (directory / LINK).symlink_to(LIBRARY)
 
 
 def build_other_library(directory: Path) -> None:

@@ -6,6 +6,7 @@ import random
 import shutil
 import struct
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -175,3 +176,10 @@ def test_no_path_is_followed_out_of_a_debug_link() -> None:
         "/usr/bin/.debug/x.debug",
         "/usr/lib/debug/usr/bin/x.debug",
     ]
+
+
+def test_the_name_that_a_library_is_loaded_by() -> None:
+    libc = next(line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libc.so" in line)
+    content = Path(libc).read_bytes()
+    elf = ElfFile(lambda offset, n_bytes: content[offset : offset + n_bytes], len(content))
+    assert elf.soname() == "libc.so.6"
