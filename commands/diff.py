@@ -68,7 +68,10 @@ def diff(
 
     \b
     A page that reads the same has not changed, even if it was written, or came
-    to hold nothing but zeros. Of another process mappings are found by name.
+    to hold nothing but zeros. Shared memory counts where it is mapped first. If
+    two processes have their program at different addresses, mappings are found
+    by name. With --bytes, what a page of a file held before the process wrote
+    to it is read from that file, if it is the same still.
     """
     from analysis.diff import BytesWanted, PageCounts, RoundDiff
     from commands.diffevents import events_of
