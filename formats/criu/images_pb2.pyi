@@ -502,6 +502,12 @@ class PagemapEntry(_message.Message):
     n_pages: int
     def __init__(self, start_addr: _Optional[int] = ..., n_pages_32: _Optional[int] = ..., in_parent: _Optional[bool] = ..., flags: _Optional[int] = ..., n_pages: _Optional[int] = ...) -> None: ...
 
+class PagemapEntries(_message.Message):
+    __slots__ = ("entries",)
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    entries: _containers.RepeatedCompositeFieldContainer[PagemapEntry]
+    def __init__(self, entries: _Optional[_Iterable[_Union[PagemapEntry, _Mapping]]] = ...) -> None: ...
+
 class Descriptor(_message.Message):
     __slots__ = ("file", "flags", "kind", "fd")
     FILE_FIELD_NUMBER: _ClassVar[int]

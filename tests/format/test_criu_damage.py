@@ -91,7 +91,7 @@ def removed(name: str) -> Spoil:
 TREE_TWICE = (Task(PID).tree_entry(), Task(PID + 5, tids=(PID,)).tree_entry())
 DAMAGE: dict[str, tuple[Spoil, str]] = {
     "another magic": (replaced("pstree.img", "mm", Task(PID).tree_entry()), "does not begin"),
-    "a file that ends in a message": (cut(PAGEMAP, 3), "more than can be"),
+    "a file that ends in a message": (cut(PAGEMAP, 3), "in the middle"),
     "a file that ends in a size": (lambda path: os.truncate(path / PAGEMAP, 10), "in the middle"),
     "a file of pages that is short": (cut("pages-1.img", 1), "names pages up to byte"),
     "no file of pages": (removed("pages-1.img"), "is missing"),

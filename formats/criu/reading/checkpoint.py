@@ -66,7 +66,7 @@ class CriuCheckpoint:
         self.numbers = list(range(1, len(found) + 1))
         self.selected = len(found)
         self._levels = [
-            ImageDirectory.open(number, item) for number, item in zip(reversed(self.numbers), found, strict=True)
+            ImageDirectory(number, item) for number, item in zip(reversed(self.numbers), found, strict=True)
         ]
         self._held: dict[int, CriuRound] = {}  # the one read last comes last
 

@@ -10,32 +10,30 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 from formats.criu.names import PARENT_NAME, is_of_memory, pagemap_name, pagemap_pid, shared_pagemap_name
+from formats.criu.reading.pagemap import CriuPagemap
 from formats.criu.reading.pages import CriuPages
 from formats.errors import ImageCorrupt, StorageError
 
+_HELD_PAGEMAPS = 2
 MAX_DIRECTORIES = 1000
 """Directories of one chain (inclusive)."""
 
 
-@dataclass(frozen=True, slots=True)
 class ImageDirectory:
     """A directory that is round `number` of a chain; `names` are those of the files in it."""
 
-    number: int
-    path: Path
-    names: frozenset[str]
-
-    @staticmethod
-    def open(number: int, path: Path) -> ImageDirectory:
-        """Look what is in a directory; raises StorageError."""
+    def __init__(self, number: int, path: Path) -> None:
+        """Look what is in it; raises StorageError."""
+        self.number = number
+        self.path = path
         try:
-            return ImageDirectory(number, path, frozenset(entry.name for entry in path.iterdir()))
+            self.names = frozenset(entry.name for entry in path.iterdir())
         except OSError as error:
             raise StorageError.from_os_error("read", path, error) from error
+        self._pagemaps: dict[str, CriuPagemap] = {}  # the one used last comes last
 
     def pids(self) -> list[int]:
         """The processes that it has pages of, ascending."""
@@ -50,14 +48,24 @@ class ImageDirectory:
 
     def pages(self, pid: int) -> CriuPages:
         """The pages that it has of a process, which may be none."""
-        return self._pages(pagemap_name(pid))
+        return CriuPages(self, pagemap_name(pid))
 
     def shared_pages(self, shared_id: int) -> CriuPages:
         """The pages that it has of shared memory, which may be none."""
-        return self._pages(shared_pagemap_name(shared_id))
+        return CriuPages(self, shared_pagemap_name(shared_id))
 
-    def _pages(self, name: str) -> CriuPages:
-        return CriuPages(self.number, self.path / name if name in self.names else None)
+    def pagemap(self, name: str) -> CriuPagemap | None:
+        """A pagemap by the name of its file, None if there is none; the last few are held.
+
+        Raises ImageCorrupt, ImageVersionUnsupported, StorageError.
+        """
+        if name not in self.names:
+            return None
+        found = self._pagemaps.pop(name, None) or CriuPagemap(self.path / name)
+        while len(self._pagemaps) >= _HELD_PAGEMAPS:
+            del self._pagemaps[next(iter(self._pagemaps))]
+        self._pagemaps[name] = found
+        return found
 
 
 def lineage(path: Path) -> tuple[list[Path], Path | None]:

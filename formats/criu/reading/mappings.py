@@ -12,11 +12,12 @@ from formats import runs
 from formats.criu.images_pb2 import MemfdInode, Memory
 from formats.criu.images_pb2 import Vma as VmaMessage
 from formats.criu.names import shared_pagemap_name
+from formats.criu.reading.directories import ImageDirectory
 from formats.criu.reading.openfiles import SHARED_MEMORY_NAME, OpenFiles, memfd_path
 from formats.criu.reading.pagemap import CriuPagemap
 from formats.criu.values import VmaStatus
 from formats.errors import ImageCorrupt
-from formats.layout import PAGE_BYTES, RunKind
+from formats.layout import PAGE_BYTES
 from formats.manifest import UNKNOWN_VMA_KIND, Gap, MemoryObject, Vma
 from formats.processstate import MemoryLayout
 
@@ -49,17 +50,6 @@ def layout_of(memory: Memory) -> MemoryLayout:
     )
 
 
-def page_counts(pagemap: CriuPagemap, start_addr: int, end_addr: int) -> tuple[int, int]:
-    """Pages in a range that are here, and that are in the parent."""
-    here = parent = 0
-    for run in pagemap.runs(start_addr, end_addr):
-        if run.kind is RunKind.DATA:
-            here += run.n_pages
-        else:
-            parent += run.n_pages
-    return here, parent
-
-
 def gaps_of(pagemap: CriuPagemap) -> list[Gap]:
     """What was left with the process; what lies between may be taken in where there are too many ranges."""
     return [
@@ -72,7 +62,7 @@ def vmas_of_pages(pagemap: CriuPagemap) -> list[Vma]:
     """Where a process had pages, as mappings of which nothing else is known: CRIU tells them with its dump only."""
     found = []
     for start_addr, end_addr in _few(lambda: ((run.start_addr, run.end_addr) for run in pagemap.runs())):
-        here, parent = page_counts(pagemap, start_addr, end_addr)
+        here, parent = pagemap.counts(start_addr, end_addr)
         vma = Vma(
             start_addr=start_addr,
             end_addr=end_addr,
@@ -109,10 +99,8 @@ def mapped_file_ids(memory: Memory) -> list[int]:
 class SharedMemory:
     """The shared memory of a directory of images: memory objects, each found by the id that CRIU gave it."""
 
-    def __init__(self, directory: Path, names: frozenset[str]) -> None:
-        """`names` are those of the files in the directory."""
+    def __init__(self, directory: ImageDirectory) -> None:
         self._directory = directory
-        self._names = names
         self._objects: dict[int, MemoryObject] = {}
 
     def map(self, shared_id: int, inode: MemfdInode | None, end_bytes: int) -> int | None:
@@ -120,11 +108,12 @@ class SharedMemory:
 
         Its own id is that of CRIU. Raises ImageCorrupt, ImageVersionUnsupported, StorageError.
         """
-        if shared_pagemap_name(shared_id) not in self._names:
-            return None
         held = self._objects.get(shared_id)
         if held is None:
-            held = self._open(shared_id, inode)
+            pagemap = self._directory.pagemap(shared_pagemap_name(shared_id))
+            if pagemap is None:
+                return None
+            held = _shared_memory(shared_id, inode, pagemap)
         if inode is None:  # nobody tells its size, but that it was mapped so far
             held = replace(held, size_bytes=max(held.size_bytes, end_bytes))
         self._objects[shared_id] = held
@@ -134,25 +123,6 @@ class SharedMemory:
     def objects(self) -> list[MemoryObject]:
         """All that were mapped."""
         return list(self._objects.values())
-
-    def _open(self, shared_id: int, inode: MemfdInode | None) -> MemoryObject:
-        pagemap = CriuPagemap(self._directory / shared_pagemap_name(shared_id))
-        here, _ = page_counts(pagemap, 0, _OFFSET_END)
-        is_memfd = inode is not None and inode.name != SHARED_MEMORY_NAME
-        return MemoryObject(
-            id=shared_id,
-            device="",
-            inode=shared_id,
-            path=memfd_path(inode) if inode else "",
-            kind="memfd" if is_memfd else "shmem",
-            size_bytes=min(inode.size_bytes, _OFFSET_END - PAGE_BYTES) if inode else 0,
-            mode=inode.mode if inode else 0,
-            uid=inode.uid if inode else 0,
-            gid=inode.gid if inode else 0,
-            seals=inode.seals if is_memfd and inode else 0,
-            unreadable=gaps_of(pagemap),
-            pages_data=here,
-        )
 
 
 class Mappings:
@@ -183,7 +153,7 @@ class Mappings:
         return found
 
     def _vma(self, path: Path, message: VmaMessage, pagemap: CriuPagemap, *, is_stack: bool) -> Vma:
-        here, parent = page_counts(pagemap, message.start_addr, message.end_addr)
+        here, parent = pagemap.counts(message.start_addr, message.end_addr)
         kind, name = ("stack", "[stack]") if is_stack else self._what(message)
         return Vma(
             start_addr=message.start_addr,
@@ -227,6 +197,25 @@ class Mappings:
         if message.offset_bytes % PAGE_BYTES or end_bytes > _OFFSET_END:
             raise _corrupt(path, message.start_addr, "has an impossible offset")
         return self._shared.map(inode.shared_id if inode else message.shared_id, inode, end_bytes)
+
+
+def _shared_memory(shared_id: int, inode: MemfdInode | None, pagemap: CriuPagemap) -> MemoryObject:
+    here, _ = pagemap.counts()
+    is_memfd = inode is not None and inode.name != SHARED_MEMORY_NAME
+    return MemoryObject(
+        id=shared_id,
+        device="",
+        inode=shared_id,
+        path=memfd_path(inode) if inode else "",
+        kind="memfd" if is_memfd else "shmem",
+        size_bytes=min(inode.size_bytes, _OFFSET_END - PAGE_BYTES) if inode else 0,
+        mode=inode.mode if inode else 0,
+        uid=inode.uid if inode else 0,
+        gid=inode.gid if inode else 0,
+        seals=inode.seals if is_memfd and inode else 0,
+        unreadable=gaps_of(pagemap),
+        pages_data=here,
+    )
 
 
 def _perms(message: VmaMessage) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
+from functools import reduce
+from itertools import accumulate
+from operator import le, lt, or_
 from pathlib import Path
 
-from google.protobuf.unknown_fields import UnknownFieldSet
-
 from formats.criu.framing import ImageReader, Magic
-from formats.criu.images_pb2 import PagemapEntry, PagemapHead
+from formats.criu.images_pb2 import PagemapEntries, PagemapEntry, PagemapHead
 from formats.criu.values import PageFlags
 from formats.errors import ImageCorrupt, ImageVersionUnsupported
 from formats.layout import ADDR_LIMIT, PAGE_BYTES, RunKind
@@ -24,9 +25,18 @@ from formats.runs import Range
 MAX_ENTRIES = 1 << 24
 """Entries of one pagemap (inclusive), which are held in 25 bytes each."""
 
-_ELSEWHERE = 0
-_PRESENT, _PARENT, _LAZY = PageFlags.PRESENT.value, PageFlags.PARENT.value, PageFlags.LAZY.value
-_KNOWN = _PRESENT | _PARENT | _LAZY
+_DATA, _PARENT = RunKind.DATA.value, RunKind.PARENT.value
+_ELSEWHERE, _NOTHING, _UNUSUAL = 0x80, 0x81, 0x82  # no kinds of runs
+_RUN_KINDS = {_DATA: RunKind.DATA, _PARENT: RunKind.PARENT}
+_ALL_FLAGS = PageFlags.PARENT | PageFlags.LAZY | PageFlags.PRESENT
+_KINDS: dict[int, int] = {
+    PageFlags.PRESENT: _DATA,
+    PageFlags.PRESENT | PageFlags.LAZY: _DATA,
+    PageFlags.PARENT: _PARENT,
+    PageFlags.PARENT | PageFlags.LAZY: _PARENT,
+    PageFlags.LAZY: _ELSEWHERE,
+}
+"""By the flags of an entry."""
 
 
 class CriuPagemap:
@@ -42,21 +52,32 @@ class CriuPagemap:
         self._ends_addr = array("Q")
         self._page_indexes = array("Q")
         self._kinds = bytearray()
+        self.data_pages = 0
         with ImageReader(path, Magic.PAGEMAP) as reader:
             self.pages_id = reader.read(PagemapHead).pages_id
-            self._load(reader.rest(PagemapEntry))
+            for batch in reader.gathered(PagemapEntries):
+                self._load(batch)
 
     def runs(self, start_addr: int = 0, end_addr: int = ADDR_LIMIT) -> Iterator[Run]:
         """The runs inside `[start_addr, end_addr)` in order, clipped to that page range."""
         for position in self._positions(start_addr, end_addr):
-            kind = self._kinds[position]
-            if kind == _ELSEWHERE:
+            kind = _RUN_KINDS.get(self._kinds[position])
+            if kind is None:
                 continue
             first_addr, last_addr = self._starts_addr[position], self._ends_addr[position]
-            run = Run(first_addr, (last_addr - first_addr) // PAGE_BYTES, RunKind(kind), self._page_indexes[position])
+            page_index = self._page_indexes[position] if kind is RunKind.DATA else 0
+            run = Run(first_addr, (last_addr - first_addr) // PAGE_BYTES, kind, page_index)
             if first_addr < start_addr or last_addr > end_addr:
                 run = run.clip(start_addr, end_addr)
             yield run
+
+    def counts(self, start_addr: int = 0, end_addr: int = ADDR_LIMIT) -> tuple[int, int]:
+        """Pages in a range that are here, and that are in the parent."""
+        n_bytes = dict.fromkeys((_DATA, _PARENT, _ELSEWHERE, _NOTHING), 0)
+        for position in self._positions(start_addr, end_addr):
+            first_addr = max(self._starts_addr[position], start_addr)
+            n_bytes[self._kinds[position]] += min(self._ends_addr[position], end_addr) - first_addr
+        return n_bytes[_DATA] // PAGE_BYTES, n_bytes[_PARENT] // PAGE_BYTES
 
     def elsewhere(self) -> Iterator[Range]:
         """Pages that the process had and no image has, in order."""
@@ -70,59 +91,68 @@ class CriuPagemap:
                 return
             yield position
 
-    def _load(self, entries: Iterator[PagemapEntry]) -> None:
-        previous_end_addr = 0
-        page_index = 0  # of the next page that is here
-        for entry in entries:
-            start_addr = entry.start_addr
-            n_pages = entry.n_pages if entry.HasField("n_pages") else entry.n_pages_32
-            end_addr = start_addr + n_pages * PAGE_BYTES
-            kind = self._kind(entry)
-            if start_addr % PAGE_BYTES or not n_pages:
-                raise self._corrupt(start_addr, "is not one of whole pages")
-            if start_addr < previous_end_addr:
-                raise self._corrupt(start_addr, "begins before the one ahead of it ends")
-            if end_addr > ADDR_LIMIT:
-                raise self._corrupt(start_addr, "ends where no memory can be")
-            previous_end_addr = end_addr
-            if kind is not None:
-                self._add(start_addr, end_addr, kind, page_index if kind == RunKind.DATA else 0)
-                page_index += n_pages if kind == RunKind.DATA else 0
-        self.data_pages = page_index
-
-    def _add(self, start_addr: int, end_addr: int, kind: int, page_index: int) -> None:
-        """The next entry, which may go on where the last one ends: then the pages of both follow one another, too."""
-        if self._kinds and self._kinds[-1] == kind and self._ends_addr[-1] == start_addr:
-            self._ends_addr[-1] = end_addr
-            return
-        if len(self._kinds) >= MAX_ENTRIES:
-            raise ImageCorrupt(f"{self._path} has more than {MAX_ENTRIES} entries.", path=str(self._path))
-        self._starts_addr.append(start_addr)
-        self._ends_addr.append(end_addr)
-        self._page_indexes.append(page_index)
-        self._kinds.append(kind)
-
-    def _kind(self, entry: PagemapEntry) -> int | None:
-        """What an entry stands for, None if it says nothing of its pages."""
-        flags = entry.flags
-        if len(UnknownFieldSet(entry)) or flags & ~_KNOWN:
+    def _load(self, batch: PagemapEntries) -> None:
+        # Whole columns at a time: there may be millions of entries.
+        entries = batch.entries
+        flags = [entry.flags for entry in entries]
+        if max(flags) > _ALL_FLAGS or _says_more(batch):
             raise ImageVersionUnsupported(
-                f"{self._path} has an entry at {entry.start_addr:#x} of a kind that is not known here, such as "
-                "compressed pages.",
+                f"{self._path} has entries of a kind that is not known here, such as compressed pages.",
                 hint="Have CRIU dump again without compression.",
                 path=str(self._path),
             )
-        if entry.in_parent:
-            flags |= _PARENT
-        elif not entry.HasField("flags"):
-            flags = _PRESENT
-        if flags & _PARENT and flags & _PRESENT:
+        starts_addr = [entry.start_addr for entry in entries]
+        counts = [entry.n_pages or entry.n_pages_32 for entry in entries]
+        ends_addr = [start_addr + n_pages * PAGE_BYTES for start_addr, n_pages in zip(starts_addr, counts, strict=True)]
+        self._check_places(starts_addr, ends_addr)
+        kinds = [_KINDS.get(item, _UNUSUAL) for item in flags]
+        if _UNUSUAL in kinds:
+            kinds = [
+                self._unusual_kind(entry) if kind == _UNUSUAL else kind
+                for kind, entry in zip(kinds, entries, strict=True)
+            ]
+        if len(self._kinds) + len(kinds) > MAX_ENTRIES:
+            raise ImageCorrupt(f"{self._path} has more than {MAX_ENTRIES} entries.", path=str(self._path))
+        stored = (n_pages if kind == _DATA else 0 for kind, n_pages in zip(kinds, counts, strict=True))
+        *page_indexes, self.data_pages = accumulate(stored, initial=self.data_pages)
+        self._starts_addr.extend(starts_addr)
+        self._ends_addr.extend(ends_addr)
+        self._page_indexes.extend(page_indexes)
+        self._kinds.extend(kinds)
+
+    def _check_places(self, starts_addr: list[int], ends_addr: list[int]) -> None:
+        """See to it that all are ranges of whole pages, and ascend."""
+        previous_end_addr = self._ends_addr[-1] if self._ends_addr else 0
+        if (
+            reduce(or_, starts_addr) % PAGE_BYTES == 0
+            and starts_addr[0] >= previous_end_addr
+            and all(map(lt, starts_addr, ends_addr))
+            and all(map(le, ends_addr, starts_addr[1:]))
+            and ends_addr[-1] <= ADDR_LIMIT
+        ):
+            return
+        for start_addr, end_addr in zip(starts_addr, ends_addr, strict=True):
+            if start_addr % PAGE_BYTES or start_addr == end_addr:
+                raise self._corrupt(start_addr, "is not one of whole pages")
+            if start_addr < previous_end_addr:
+                raise self._corrupt(start_addr, "begins before the one ahead of it ends")
+            previous_end_addr = end_addr
+        raise self._corrupt(starts_addr[-1], "ends where no memory can be")
+
+    def _unusual_kind(self, entry: PagemapEntry) -> int:
+        """What an entry of an old image is, or one that says nothing."""
+        if not entry.HasField("flags"):
+            return _PARENT if entry.in_parent else _DATA
+        if entry.flags & PageFlags.PRESENT:
             raise self._corrupt(entry.start_addr, "is here and in the parent")
-        if flags & _PRESENT:
-            return RunKind.DATA.value
-        if flags & _PARENT:
-            return RunKind.PARENT.value
-        return _ELSEWHERE if flags & _LAZY else None
+        return _PARENT if entry.in_parent else _NOTHING
 
     def _corrupt(self, start_addr: int, problem: str) -> ImageCorrupt:
         return ImageCorrupt(f"{self._path} is damaged: the entry at {start_addr:#x} {problem}.", path=str(self._path))
+
+
+def _says_more(batch: PagemapEntries) -> bool:
+    """Whether an entry has fields that nobody here understands; they are gone then."""
+    n_bytes = batch.ByteSize()
+    batch.DiscardUnknownFields()
+    return batch.ByteSize() != n_bytes

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from formats.closing import Closing
 from formats.criu.names import pages_name
@@ -16,6 +17,9 @@ from formats.errors import ImageCorrupt
 from formats.files import close_quietly, open_regular, read_exactly
 from formats.layout import PAGE_BYTES, PAGES_FRAME_BYTES
 from formats.pagemap import Piece, cut
+
+if TYPE_CHECKING:
+    from formats.criu.reading.directories import ImageDirectory
 
 
 class RawPages(Closing):
@@ -74,28 +78,21 @@ class RawPages(Closing):
 class CriuPages(Closing):
     """The pages of one of them, from files that are opened when they are needed: see formats.images.PageSource."""
 
-    def __init__(self, number: int, pagemap_path: Path | None) -> None:
-        """`number` is that of the round; without a pagemap there are no pages."""
-        self.round = number
-        self._pagemap_path = pagemap_path
-        self._pagemap: CriuPagemap | None = None
+    def __init__(self, directory: ImageDirectory, pagemap_name: str) -> None:
+        """Without a pagemap of this name in the directory there are no pages."""
+        self.round = directory.number
+        self._directory = directory
+        self._pagemap_name = pagemap_name
         self._pages: RawPages | None = None
 
     def close(self) -> None:
-        """Close the files; reading is over. May be called again."""
+        """Close the file of the pages; reading is over. May be called again."""
         if self._pages is not None:
             self._pages.close()
 
-    @property
-    def pagemap(self) -> CriuPagemap | None:
-        """Its entries, None if there are no pages. Raises ImageCorrupt, ImageVersionUnsupported, StorageError."""
-        if self._pagemap is None and self._pagemap_path is not None:
-            self._pagemap = CriuPagemap(self._pagemap_path)
-        return self._pagemap
-
     def check(self) -> None:
         """See to it that there are as many pages as there must be; raises ImageCorrupt, StorageError."""
-        pagemap = self.pagemap
+        pagemap = self._pagemap()
         if pagemap is not None and pagemap.data_pages:
             with self.open_frames() as frames:
                 frames.check(pagemap.data_pages * PAGE_BYTES)
@@ -105,7 +102,7 @@ class CriuPages(Closing):
 
         Raises ImageCorrupt, ImageVersionUnsupported, StorageError.
         """
-        pagemap = self.pagemap
+        pagemap = self._pagemap()
         return cut(pagemap.runs(start, end) if pagemap else (), start, end)
 
     def read(self, page_index: int, n_pages: int) -> bytes:
@@ -119,7 +116,10 @@ class CriuPages(Closing):
 
         Raises ImageCorrupt, StorageError.
         """
-        pagemap = self.pagemap
-        if pagemap is None or self._pagemap_path is None:
+        pagemap = self._pagemap()
+        if pagemap is None:
             raise ValueError("there are no pages")
-        return RawPages(self._pagemap_path.parent / pages_name(pagemap.pages_id))
+        return RawPages(self._directory.path / pages_name(pagemap.pages_id))
+
+    def _pagemap(self) -> CriuPagemap | None:
+        return self._directory.pagemap(self._pagemap_name)

@@ -22,7 +22,7 @@ from formats.criu import images_pb2 as messages
 from formats.criu.framing import ImageReader, Magic, read_message
 from formats.criu.names import FILES_NAME, MEMFD_NAME, TREE_NAME, of_task, pagemap_name
 from formats.criu.reading.directories import ImageDirectory
-from formats.criu.reading.mappings import Mappings, SharedMemory, gaps_of, mapped_file_ids, page_counts, vmas_of_pages
+from formats.criu.reading.mappings import Mappings, SharedMemory, gaps_of, mapped_file_ids, vmas_of_pages
 from formats.criu.reading.openfiles import OpenFiles, descriptors_of
 from formats.criu.reading.pagemap import CriuPagemap
 from formats.criu.reading.state import NOT_IN_IMAGES, NOT_IN_PRE_DUMP, lineage_of, state_of
@@ -30,7 +30,7 @@ from formats.criu.reading.text import decoded
 from formats.criu.reading.threads import thread_of
 from formats.criu.values import MACHINE_NAMES, Machine, TaskState
 from formats.errors import ImageCorrupt, ImageVersionUnsupported
-from formats.layout import ADDR_LIMIT, PAGE_BYTES
+from formats.layout import PAGE_BYTES
 from formats.lineage import PageLineage
 from formats.manifest import Process
 from formats.openfiles import OpenFile
@@ -58,7 +58,7 @@ class ProcessReader:
             self._all(FILES_NAME, Magic.FILES, messages.OpenFile),
             self._all(MEMFD_NAME, Magic.MEMFD, messages.MemfdInode),
         )
-        self.shared = SharedMemory(self._path, self._names)
+        self.shared = SharedMemory(levels[0])
         self._mappings = Mappings(self._files, self.shared)
         self.machine = "x86_64"
 
@@ -71,7 +71,7 @@ class ProcessReader:
     def running(self) -> Iterator[Process]:
         """Those of a pre-dump, by their pids. Raises ImageCorrupt, ImageVersionUnsupported, StorageError."""
         for pid in self._levels[0].pids():
-            pagemap = CriuPagemap(self._path / pagemap_name(pid))
+            pagemap = self._pagemap(pid)
             yield replace(_process(pid, pagemap), name="?", vmas=vmas_of_pages(pagemap), missing=[NOT_IN_PRE_DUMP])
 
     def open_files(self, processes: Iterable[Process]) -> list[OpenFile]:
@@ -96,7 +96,7 @@ class ProcessReader:
         if core.process.state in {TaskState.DEAD, TaskState.ZOMBIE}:
             zombie = Zombie(exit_code=core.process.exit_code, lineage=lineage_of(entry))
             return replace(process, ppid=entry.ppid, name=decoded(core.process.name), zombie=zombie)
-        pagemap = CriuPagemap(self._path / pagemap_name(pid))
+        pagemap = self._pagemap(pid)
         memory = self._one("mm", pid, Magic.MM, messages.Memory)
         command_line, environment = self._texts(pid, memory)
         threads = self._threads(entry, core)
@@ -147,6 +147,14 @@ class ProcessReader:
                 _text(pages, memory.env_start_addr, memory.env_end_addr),
             )
 
+    def _pagemap(self, pid: int) -> CriuPagemap:
+        name = pagemap_name(pid)
+        pagemap = self._levels[0].pagemap(name)
+        if pagemap is None:
+            path = self._path / name
+            raise ImageCorrupt(f"{path} is missing.", path=str(path))
+        return pagemap
+
     def _core(self, tid: int) -> messages.Core:
         core = self._one("core", tid, Magic.CORE, messages.Core)
         if core.machine != Machine.X86_64:
@@ -175,7 +183,7 @@ class ProcessReader:
 
 def _process(pid: int, pagemap: CriuPagemap | None) -> Process:
     """What a pagemap alone tells of a process; a zombie has none."""
-    here, parent = page_counts(pagemap, 0, ADDR_LIMIT) if pagemap else (0, 0)
+    here, parent = pagemap.counts() if pagemap else (0, 0)
     return Process(
         pid=pid,
         start_time_ticks=0,
