@@ -2,15 +2,16 @@
 
 /** The tables of the page for one process; `show` brings a mapping into the map. */
 function tables(report, process, show) {
-    const found = [
-        ["Rounds", new SortedTable("Rounds", roundColumns(), report.rounds)],
-        ["Mappings", new SortedTable("Mappings", regionColumns(show), process.regions)],
-        ["Processes", new SortedTable("Processes", processColumns(), report.members)],
-        ["Threads", new SortedTable("Threads", threadColumns(), process.threads)],
+    const entry = (name, columns, rows, total) => [name, new SortedTable(name, columns, rows, total)];
+    const { rounds, members, missing } = report;
+    const { regions, threads } = process;
+    return [
+        entry("Rounds", roundColumns(), rounds, rounds.length + report.rounds_left_out),
+        entry("Mappings", regionColumns(show), regions, regions.length + process.regions_left_out),
+        entry("Processes", processColumns(), members, report.n_members),
+        entry("Threads", threadColumns(), threads, process.n_threads),
+        ...(missing.length ? [entry("Not captured", missingColumns(), missing, report.n_missing)] : []),
     ];
-    if (report.missing.length)
-        found.push(["Not captured", new SortedTable("Not captured", missingColumns(), report.missing)]);
-    return found;
 }
 
 /** A column of a number under a key of the row, shown by `format`. */

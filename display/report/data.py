@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
-from itertools import islice
 
 from analysis.history import History, ProcessHistory, RoundSeen
 from analysis.places import Places, vma_name
@@ -27,7 +26,6 @@ from formats.threadstate import Thread
 Json = dict[str, object]
 
 _TEXT_MAX = 160  # characters of a path, a name, a note
-_NOTES_MAX = 100
 _THREADS_MAX = 2000
 _MISSING_MAX = 500
 _MEMBERS_MAX = 2000
@@ -149,7 +147,7 @@ def _thread(thread: Thread, cpus: list[int], places: Places) -> Json:
         "name": _text(thread.name),
         "where": _text(where),
         "call": _text(call_text(thread.system_call)) if has_state else "",
-        "notes": clip("; ".join(islice(thread_notes(thread, cpus), _NOTES_MAX)), 2 * _TEXT_MAX) if has_state else "",
+        "notes": clip(printable("; ".join(thread_notes(thread, cpus))), 2 * _TEXT_MAX) if has_state else "",
     }
 
 

@@ -94,7 +94,10 @@ function convergence() {
     const rounds = report.rounds;
     const labels = rounds.map((round) => String(round.number));
     const hollow = (position) => rounds[position].full;
-    const explain = (position) => (rounds[position].full ? "It holds everything: nothing is known to be written." : "");
+    const explain = (position) => {
+        if (rounds[position].full) return "It holds everything: nothing is known to be written.";
+        return rounds[position].kind === "dump" ? "A dump: all of the shared memory comes with it." : "";
+    };
     const line = (name, value) => [{ name, look: "line", class: "one", values: rounds.map(value) }];
     const common = { labels, hollow, explain };
     const charts = [
@@ -167,7 +170,6 @@ function showProcess(number) {
         report.processes.length > 1 ? `${process.name}, pid ${process.pid}:` : "",
         process.note || `${counted(process.regions.length, "mapping")}, ${pagesText(data + parent + zero)} present.`,
         shared ? `${pagesText(shared)} are shared memory, which comes with a dump only and has no history here.` : "",
-        process.regions_left_out ? `${counted(process.regions_left_out, "smaller mapping")} not shown.` : "",
         process.elsewhere ? `${pagesText(process.elsewhere)} were written outside of those that are shown.` : "",
     ];
     fill("memory-lead", lead.filter(Boolean).join(" "));

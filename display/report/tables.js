@@ -6,10 +6,11 @@ class SortedTable {
     /**
      * Columns have a `name`, `value(row)` to sort by, and, if it differs, `text(row)` to show (with `element`, that is
      * one). `number` aligns right, `code` is for addresses, `wide` breaks lines, `clipped` cuts, `title` explains.
-     * `rows` may be many.
+     * `rows` may be many; where they are not all that there are, there are `total`.
      */
-    constructor(name, columns, rows) {
+    constructor(name, columns, rows, total = rows.length) {
         this.name = name;
+        this.total = total;
         this.columns = columns;
         this.rows = rows;
         this.shown = rows;
@@ -107,10 +108,12 @@ class SortedTable {
         const end = this.first + part.length;
         this.turns[0].disabled = this.first === 0;
         this.turns[1].disabled = end >= this.shown.length;
-        const of = this.shown.length === this.rows.length ? "" : ` (of ${countText(this.rows.length)})`;
-        this.status.textContent = part.length
-            ? `${countText(this.first + 1)}–${countText(end)} of ${countText(this.shown.length)}${of}`
-            : `none of ${countText(this.rows.length)}`;
+        const shown = part.length
+            ? `${countText(this.first + 1)}–${countText(end)} of ${countText(this.shown.length)}`
+            : "none";
+        const all = this.shown.length === this.rows.length ? "" : `, filtered from ${countText(this.rows.length)}`;
+        const rest = this.total - this.rows.length;
+        this.status.textContent = `${shown}${all}${rest > 0 ? `; ${countText(rest)} more are not in this report` : ""}`;
     }
 
     _row(row) {
@@ -150,7 +153,7 @@ function tabbed(entries) {
                 on: { click: () => choose(number) },
             },
             name,
-            el("span", { class: "muted" }, ` ${countText(table.rows.length)}`),
+            el("span", { class: "muted" }, ` ${countText(table.total)}`),
         ),
     );
     const list = el("div", { role: "tablist", class: "tabs", "aria-label": "Tables" }, ...tabs);

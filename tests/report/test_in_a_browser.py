@@ -126,7 +126,7 @@ def test_a_table_is_filtered(browser: Browser, page: Path) -> None:
     assert column(browser, 0, 1) == ["1"]
     browser.type(" nothing-like-it")
     assert column(browser, 0, 1) == []
-    assert "none of 5" in browser.text("#panel-0 [role=status]")
+    assert browser.text("#panel-0 [role=status]") == "none, filtered from 5"
 
 
 def test_tabs_by_keys(browser: Browser, page: Path) -> None:
@@ -299,6 +299,22 @@ def test_numbers_that_make_no_sense(browser: Browser, tmp_path: Path, page: Path
     assert browser.run("document.querySelectorAll('#convergence svg').length") == 3
     assert "NaN" not in browser.text("body")
     assert browser.text("footer").startswith("Made by predump")
+
+
+def test_a_process_without_memory(browser: Browser, tmp_path: Path, page: Path) -> None:
+    data = json.loads(page.read_text().split('id="data">')[1].split("</script>")[0])
+    (process, _) = data["processes"]
+    process |= {"note": "zombie, exit code 1", "cells": "", "threads": [], "n_threads": 7}
+    process["regions"]["rows"] = []
+    process["pages"] = dict.fromkeys(process["pages"], 0)
+    path = tmp_path / "page.html"
+    path.write_bytes(render("zombie", data))
+    browser.open(path)
+    browser.emulate(width=WIDE, scheme="dark")
+    assert "zombie, exit code 1" in browser.text("#memory-lead")
+    assert "No round" in browser.text("#heatmap")
+    browser.click("#tab-3")
+    assert browser.text("#panel-3 [role=status]") == "none; 7 more are not in this report"
 
 
 def test_the_policy_stands(running: Browser, page: Path) -> None:
