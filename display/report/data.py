@@ -14,7 +14,7 @@ from analysis.places import Places, vma_name
 from analysis.regions import Region
 from analysis.writecount import RegionTotals
 from display.missing import missing_of
-from display.program import command_text
+from display.program import command_text, host_text
 from display.threads import call_text, process_cpus, thread_notes
 from display.tree import wait_status_text
 from display.units import clip, counted, printable, tail, time_text
@@ -43,7 +43,7 @@ def report_data(checkpoint: Checkpoint, history: History, processes: list[Proces
     return {
         "version": _text(manifest.tool_version),
         "checkpoint": _path(str(checkpoint.path.absolute())),
-        "host": _text(f"{manifest.host.hostname}, Linux {manifest.host.kernel_release} {manifest.host.machine}"),
+        "host": _text(host_text(manifest.host)),
         "round": history.last.number,
         "rounds": [_round(one) for one in history.rounds],
         "rounds_left_out": history.rounds_left_out,
