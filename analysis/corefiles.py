@@ -19,13 +19,12 @@ from formats.closing import Closing
 from formats.elf import IDENT_64_LITTLE
 from formats.errors import StorageError
 from formats.layout import PAGE_BYTES
-from formats.manifest import Process, Vma
+from formats.manifest import FileKey, Process, Vma
 from formats.runs import Range
 
 _OPEN_FILES = 128
 _MAX_SEARCHED = 16
 
-_Key = tuple[str, str, int]
 _Content = tuple[int, int, int, int]
 """Device, inode, size and time of change: what is the same of an open file when it is opened again."""
 
@@ -70,9 +69,9 @@ class CoreFiles(Closing):
         self._root = root
         self._complete = complete
         self._torn = torn
-        self._taken: dict[_Key, _Taken | None] = {}
-        self._first: dict[_Key, Vma] = {}
-        self._open: OrderedDict[_Key, FoundFile] = OrderedDict()  # the one used last comes last
+        self._taken: dict[FileKey, _Taken | None] = {}
+        self._first: dict[FileKey, Vma] = {}
+        self._open: OrderedDict[FileKey, FoundFile] = OrderedDict()  # the one used last comes last
         self._paths: dict[Sameness | None, list[str]] = {}
         executable = next((vma for vma in process.vmas if is_file(vma) and vma.path == process.exe), None)
         self._executable = self._look_at(executable) if executable else None
@@ -155,7 +154,7 @@ class CoreFiles(Closing):
         return self._complete or (is_code and vma.offset_bytes == 0)
 
     def _look_at(self, vma: Vma) -> _Taken | None:
-        key = _key(vma)
+        key = vma.file_key
         if key not in self._taken:
             file = self._files.open(vma)
             sameness = file.sameness if file else None
@@ -171,7 +170,7 @@ class CoreFiles(Closing):
         return self._taken[key]
 
     def _opened(self, vma: Vma) -> FoundFile:
-        key = _key(vma)
+        key = vma.file_key
         taken = self._taken[key]
         assert taken is not None
         file = self._open.get(key)
@@ -185,14 +184,10 @@ class CoreFiles(Closing):
         self._open.move_to_end(key)
         return file
 
-    def _keep(self, key: _Key, file: FoundFile) -> None:
+    def _keep(self, key: FileKey, file: FoundFile) -> None:
         while len(self._open) >= _OPEN_FILES:
             self._open.popitem(last=False)[1].close()
         self._open[key] = file
-
-
-def _key(vma: Vma) -> _Key:
-    return vma.path, vma.device, vma.inode
 
 
 def _read(file: FoundFile, offset_bytes: int, n_bytes: int) -> bytes:

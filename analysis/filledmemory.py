@@ -10,7 +10,7 @@ from formats.chain import MemoryView
 from formats.closing import Closing
 from formats.errors import AddressAbsent, UsageError
 from formats.layout import PAGE_BYTES
-from formats.manifest import Vma
+from formats.manifest import FileKey, Vma
 
 _CHUNK_BYTES = 1 << 20
 
@@ -26,7 +26,7 @@ class FilledMemory(Closing):
         self._view = view
         self._files = files
         self._notice = notice
-        self._found: dict[tuple[str, str, int], FoundFile | None] = {}
+        self._found: dict[FileKey, FoundFile | None] = {}
 
     def close(self) -> None:
         """Close the files; reading is over. May be called again."""
@@ -103,7 +103,7 @@ class FilledMemory(Closing):
                     raise AddressAbsent(error.message, hint=hint, **error.fields) from None
 
     def _file(self, vma: Vma) -> FoundFile | None:
-        key = (vma.path, vma.device, vma.inode)
+        key = vma.file_key
         if key not in self._found:
             self._found[key] = self._open(vma)
         return self._found[key]

@@ -18,7 +18,7 @@ from formats.buildid import build_id
 from formats.chain import MemoryView
 from formats.closing import Closing
 from formats.errors import AddressAbsent
-from formats.manifest import Manifest, MappedFile, Vma
+from formats.manifest import FileKey, Manifest, MappedFile, Vma
 
 ROOT = Path("/")
 _DELETED = " (deleted)"
@@ -76,12 +76,12 @@ class MappedFiles:
         self._manifest = manifest
         self._view = view
         self._root = root
-        self._mapped: dict[tuple[str, str, int], list[Vma]] = {}
+        self._mapped: dict[FileKey, list[Vma]] = {}
         for vma in view.vmas:
             if is_file(vma):
-                self._mapped.setdefault(_key(vma), []).append(vma)
-        self._recorded = {(one.path, one.device, one.inode): one for one in view.process.mapped_files}
-        self._build_ids: dict[tuple[str, str, int], str] = {}
+                self._mapped.setdefault(vma.file_key, []).append(vma)
+        self._recorded = {one.file_key: one for one in view.process.mapped_files}
+        self._build_ids: dict[FileKey, str] = {}
 
     def open(self, vma: Vma) -> FoundFile | None:
         """The file that a mapping is of: a regular file at its path, or None. The caller closes it.
@@ -99,7 +99,7 @@ class MappedFiles:
 
     def mappings(self, vma: Vma) -> list[Vma]:
         """All mappings of the file that a mapping is of, ascending."""
-        return self._mapped[_key(vma)]
+        return self._mapped[vma.file_key]
 
     def _open(self, path: str, sameness_of: Callable[[os.stat_result, str], Sameness]) -> FoundFile | None:
         if len(path) > _MAX_PATH:
@@ -124,7 +124,7 @@ class MappedFiles:
 
         The manifest tells, or the pages of the file that are in the image.
         """
-        key = _key(vma)
+        key = vma.file_key
         found = self._build_ids.get(key)
         if found is None:
             process = self._view.process
@@ -139,7 +139,7 @@ class MappedFiles:
         expected = self.build_id(vma)
         if expected:
             return Sameness.SAME if identity == expected else Sameness.OTHER
-        recorded = self._recorded.get(_key(vma))
+        recorded = self._recorded.get(vma.file_key)
         if recorded and recorded.mtime_ns:
             return _by_size_and_time(recorded, status)
         is_same_inode = (_device_text(status.st_dev), status.st_ino) == (vma.device, vma.inode)
@@ -149,7 +149,7 @@ class MappedFiles:
             return Sameness.SAME if is_as_it_was else Sameness.UNKNOWN
         return Sameness.UNKNOWN
 
-    def _mapped_bytes(self, key: tuple[str, str, int], offset_bytes: int, n_bytes: int) -> bytes:
+    def _mapped_bytes(self, key: FileKey, offset_bytes: int, n_bytes: int) -> bytes:
         """Bytes of a file by their offset, as the image has them where they are mapped; b"" if it does not."""
         for vma in self._mapped.get(key, ()):
             skipped_bytes = offset_bytes - vma.offset_bytes
@@ -174,10 +174,6 @@ def _by_size_and_time(recorded: MappedFile, status: os.stat_result) -> Sameness:
     archived_ns = recorded.mtime_ns // _SECOND_NS * _SECOND_NS
     is_as_it_was = status.st_mtime_ns in {recorded.mtime_ns, archived_ns}
     return Sameness.SAME if is_as_it_was else Sameness.UNKNOWN
-
-
-def _key(vma: Vma) -> tuple[str, str, int]:
-    return vma.path, vma.device, vma.inode
 
 
 def _read(fd: int, offset_bytes: int, n_bytes: int) -> bytes:

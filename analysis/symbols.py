@@ -15,7 +15,7 @@ from analysis.mappedfiles import FoundFile, MappedFiles, Sameness, is_file
 from formats.chain import MemoryView
 from formats.errors import AddressAbsent
 from formats.layout import PAGE_BYTES
-from formats.manifest import Vma
+from formats.manifest import FileKey, Vma
 
 if TYPE_CHECKING:
     from analysis.elffile import ElfFile, LoadSegment
@@ -68,7 +68,7 @@ class Symbols:
         self._files = files
         self._notice = notice
         self._starts_addr = [vma.start_addr for vma in view.vmas]
-        self._modules: dict[tuple[str, str, int], _Module | None] = {}
+        self._modules: dict[FileKey, _Module | None] = {}
         self.lacks_files = False
         """Whether a file that was looked for is not here, or is another one."""
 
@@ -125,7 +125,7 @@ class Symbols:
 
     def _module(self, vma: Vma) -> _Module | None:
         """The file that a mapping is of."""
-        key = (vma.path, vma.device, vma.inode)
+        key = vma.file_key
         if key not in self._modules:
             self._modules[key] = self._vdso(vma) if vma.path == _VDSO else self._load(self._files.mappings(vma))
         return self._modules[key]

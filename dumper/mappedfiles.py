@@ -15,12 +15,9 @@ from dumper.proc.maps import DELETED, Mapping, MapsParser, read_maps
 from dumper.target import Target
 from dumper.tracking import AddressSpace
 from formats.buildid import build_id
-from formats.manifest import MappedFile
+from formats.manifest import FileKey, MappedFile
 
 MAX_FILES = 4096  # of a process; of more it is not worth the time
-
-Key = tuple[str, str, int]
-"""Path, device and inode."""
 
 
 class FileRecords:
@@ -29,7 +26,7 @@ class FileRecords:
     def __init__(self, target: Target, space: AddressSpace) -> None:
         self._target = target
         self._space = space
-        self._known: dict[Key, MappedFile] = {}
+        self._known: dict[FileKey, MappedFile] = {}
 
     def look(self, vmas: Iterable[Vma], *, afresh: bool) -> list[MappedFile]:
         """Size, time of the last write and build id of each file, as far as can be told.
@@ -37,7 +34,7 @@ class FileRecords:
         `vmas` are those that the address space read last. What was told of a file before is told again unless it is
         looked at `afresh`. Raises TargetGone, TrackingLostError.
         """
-        by_file: dict[Key, list[Mapping]] = {}
+        by_file: dict[FileKey, list[Mapping]] = {}
         for vma in vmas:
             if vma.kind is VmaKind.FILE and (_key(vma.mapping) in by_file or len(by_file) < MAX_FILES):
                 by_file.setdefault(_key(vma.mapping), []).append(vma.mapping)
@@ -54,10 +51,10 @@ class FileRecords:
 def still_of(files: Iterable[MappedFile], vmas: Iterable[Vma]) -> list[MappedFile]:
     """Those of the files that are mapped there."""
     keys = {_key(vma.mapping) for vma in vmas}
-    return [one for one in files if (one.path, one.device, one.inode) in keys]
+    return [one for one in files if one.file_key in keys]
 
 
-def _key(mapping: Mapping) -> Key:
+def _key(mapping: Mapping) -> FileKey:
     return mapping.path, mapping.device, mapping.inode
 
 

@@ -21,6 +21,8 @@ SPARSE_OBJECT_KINDS = frozenset({"shmem", "memfd", "hugetlb", "deleted"})
 """Kinds of memory object whose absent pages are zeros: the round holds all that is mapped of them."""
 SYSV_PREFIX = "/SYSV"
 """Of paths of System V segments: the inode number of one is its id, which those of other IPC namespaces have, too."""
+FileKey = tuple[str, str, int]
+"""A mapped file: path, device and inode as in /proc/PID/maps."""
 OBJECT_KINDS = SPARSE_OBJECT_KINDS | {"file"}
 
 
@@ -95,6 +97,11 @@ class Vma:
     object: int | None = None
 
     @property
+    def file_key(self) -> FileKey:
+        """Which file it is of."""
+        return self.path, self.device, self.inode
+
+    @property
     def n_pages(self) -> int:
         """Pages of the address range, populated or not."""
         return (self.end_addr - self.start_addr) // PAGE_BYTES
@@ -128,6 +135,11 @@ class MappedFile:
     size_bytes: int = 0
     mtime_ns: int = 0
     build_id: str = ""
+
+    @property
+    def file_key(self) -> FileKey:
+        """Which file it is."""
+        return self.path, self.device, self.inode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
