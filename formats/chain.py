@@ -13,7 +13,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
 
 from formats import runs
 from formats.checkpoint import Checkpoint, RoundInfo
@@ -48,8 +47,7 @@ class MemoryView(Closing):
         Raises UsageError for a round or process that is not there, ParentMissing, ImageCorrupt,
         ImageVersionUnsupported, StorageError.
         """
-        lineage = images.lineage(number)
-        info = next(lineage)
+        info = images.round(number)
         pid = info.manifest.root_pid if pid is None else pid
         process = info.process(pid)
         if process is None:
@@ -61,7 +59,7 @@ class MemoryView(Closing):
                 round=info.number,
             )
         self.process = process
-        self._own = PageLineage(f"process {pid}", [item.pages_of(process) for item in chain((info,), lineage)])
+        self._own = PageLineage(f"process {pid}", list(images.levels_of(process, number)))
         self._objects = ObjectSources(info)
         self._uses_objects = any(vma.object is not None for vma in process.vmas)
         self._vma_starts_addr = [vma.start_addr for vma in process.vmas]

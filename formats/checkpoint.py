@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from formats.criu.names import has_images
 from formats.errors import ImageCorrupt, NotACheckpoint, OtherImages, ParentMissing, PredumpError, UsageError
@@ -21,7 +21,7 @@ from formats.layout import (
 )
 from formats.manifest import FileEntry, Manifest, Process
 from formats.manifestfile import read_manifest, read_outline
-from formats.outline import ManifestOutline
+from formats.outline import ManifestOutline, ProcessOutline
 from formats.rounddirs import is_committed, list_round_paths
 from formats.roundpages import RoundPages, StoredFile
 
@@ -39,6 +39,12 @@ class RoundOutline(NamedTuple):
     def is_known_as(self, sha256: str) -> bool:
         """Whether `sha256` is that of its manifest file, or of the one it had before it was flattened."""
         return sha256 == self.sha256 or sha256 in self.manifest.stands_for
+
+    def pages_of(self, process: Process) -> RoundPages:
+        """The pages that this round has of a process of it or of a later round."""
+        is_here = any(_is_same(process, one) for one in self.manifest.processes)
+        files = {entry.name: entry for entry in self.manifest.files}
+        return _pages_of(process, self.number, self.path, files, is_here=is_here)
 
     def file_problems(self) -> Iterator[PredumpError]:
         """What is wrong with its files, as far as their sizes and seek tables tell."""
@@ -90,14 +96,8 @@ class RoundInfo:
     def pages_of(self, process: Process) -> RoundPages:
         """The pages that this round has of a process of it or of a later round."""
         same = self.process(process.pid)
-        # After a reuse of the pid the earlier rounds hold another process's memory.
-        is_same = same is not None and same.start_time_ticks == process.start_time_ticks
-        pagemap = self._stored(pagemap_name(process.pid))
-        return RoundPages(
-            self.number,
-            self._stored(pages_name(process.pid)),
-            pagemap if is_same else pagemap._replace(entry=None),
-        )
+        is_here = same is not None and _is_same(process, same)
+        return _pages_of(process, self.number, self.path, self._files, is_here=is_here)
 
     def pages_of_object(self, number: int) -> RoundPages:
         """The pages that this round has of one of its memory objects."""
@@ -111,6 +111,9 @@ class RoundInfo:
 
     def _stored(self, name: str) -> StoredFile:
         return StoredFile(self.path / name, self.file(name))
+
+
+_AnyRound = TypeVar("_AnyRound", RoundInfo, RoundOutline)
 
 
 class Checkpoint:
@@ -212,6 +215,21 @@ class Checkpoint:
 
         Raises ParentMissing if it is gone, and ImageCorrupt if it is not the one meant.
         """
+        return self._parent_of(child.outline, self.round)
+
+    def levels_of(self, process: Process, number: int | None = None) -> Iterator[RoundPages]:
+        """The pages of a process in a round of it, and in those of `lineage`; raises as that.
+
+        Of all rounds but the first no more is read than an outline.
+        """
+        info = self.round(number)
+        yield info.pages_of(process)
+        level = self._parent_of(info.outline, self.outline)
+        while level is not None:
+            yield level.pages_of(process)
+            level = self._parent_of(level, self.outline)
+
+    def _parent_of(self, child: RoundOutline, read: Callable[[int], _AnyRound]) -> _AnyRound | None:
         parent = child.manifest.parent
         if child.manifest.full or parent is None:
             return None
@@ -222,7 +240,7 @@ class Checkpoint:
                 path=str(self.path),
                 round=parent.round,
             )
-        info = self.round(parent.round)
+        info = read(parent.round)
         if not info.is_known_as(parent.sha256):
             problem = "is not the one it was taken on top of"
         elif info.manifest.checkpoint_id != child.manifest.checkpoint_id:
@@ -247,6 +265,22 @@ class Checkpoint:
         manifest, sha256 = read_manifest(path / MANIFEST_NAME)
         _check_number(path, number, manifest.round)
         return RoundInfo(number, path, manifest, sha256)
+
+
+def _is_same(process: Process, other: Process | ProcessOutline) -> bool:
+    """Whether it is that process, and no other one with its pid, whose memory is of no use to it."""
+    return (process.pid, process.start_time_ticks) == (other.pid, other.start_time_ticks)
+
+
+def _pages_of(
+    process: Process, number: int, path: Path, files: Mapping[str, FileEntry], *, is_here: bool
+) -> RoundPages:
+    pages, pagemap = pages_name(process.pid), pagemap_name(process.pid)
+    return RoundPages(
+        number,
+        StoredFile(path / pages, files.get(pages)),
+        StoredFile(path / pagemap, files.get(pagemap) if is_here else None),
+    )
 
 
 def _check_number(path: Path, number: int, claimed: int) -> None:

@@ -145,3 +145,6 @@ class Images(Protocol):
 
         Raises as `round`, and ParentMissing.
         """
+
+    def levels_of(self, process: Process, number: int | None = None) -> Iterator[PageSource]:
+        """The pages of a process in a round of it, and in those of `lineage`; raises as that."""

@@ -64,16 +64,20 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
 def _decode(value: object, name: str) -> Manifest:
     """What a parsed BODY says; it is used up."""
     manifest = decode_record(Manifest, value, name)
-    unknown = sorted(set(manifest.features) - manifestrules.KNOWN_FEATURES)
+    _refuse_unknown(manifest.features, name)
+    problem = manifestrules.find_problem(manifest)
+    if problem:
+        raise ImageCorrupt(f"{name} is damaged: {problem}.", path=name)
+    return manifest
+
+
+def _refuse_unknown(features: list[str], name: str) -> None:
+    unknown = sorted(set(features) - manifestrules.KNOWN_FEATURES)
     if unknown:
         raise ImageVersionUnsupported(
             f"{name} needs features that this version lacks: {', '.join(unknown)[:200]}.",
             path=name,
         )
-    problem = manifestrules.find_problem(manifest)
-    if problem:
-        raise ImageCorrupt(f"{name} is damaged: {problem}.", path=name)
-    return manifest
 
 
 def read_manifest(path: Path) -> tuple[Manifest, str]:
@@ -94,6 +98,7 @@ def read_outline(path: Path) -> tuple[ManifestOutline, str]:
     with _no_collections():
         value, sha256 = _read(path)
         outline = decode_record(ManifestOutline, value, str(path))
+        _refuse_unknown(outline.features, str(path))
         problem = manifestrules.find_problem_of_outline(outline)
         if problem:
             raise ImageCorrupt(f"{path} is damaged: {problem}.", path=str(path))

@@ -38,6 +38,7 @@ class ManifestOutline:
     round: int
     kind: RoundKind
     created_ns: int
+    features: list[str] = field(default_factory=list)
     parent: Parent | None = None
     full: bool
     full_reason: str = ""

@@ -6,11 +6,13 @@ The content of the file is packed `layout.RUN` records, ascending by address, in
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
-from operator import gt, or_
+from itertools import accumulate, compress
+from operator import gt, not_, or_
 from pathlib import Path
 
 from formats import layout
@@ -26,6 +28,12 @@ _COMPRESSION_LEVEL = 3
 _CACHED_FRAMES = 16
 _DATA = RunKind.DATA.value
 _KINDS = {kind.value: kind for kind in RunKind}
+
+
+@lru_cache(maxsize=4)
+def _unpacker(n_runs: int) -> struct.Struct:
+    """The format of so many runs, which most frames have the same number of."""
+    return struct.Struct(layout.RUN.format[:1] + layout.RUN.format[1:] * n_runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,13 +256,9 @@ class Pagemap(Closing):
 
     def _decode_frame(self, index: int) -> _Frame:
         # Whole columns at a time: a frame has 2048 records, and a lookup wants one of them.
-        starts_addr: tuple[int, ...]
-        counts: tuple[int, ...]
-        kinds: tuple[int, ...]
-        page_indexes: tuple[int, ...]
-        starts_addr, counts, kinds, page_indexes = zip(
-            *layout.RUN.iter_unpack(self._reader.read_frame(index)), strict=True
-        )
+        content = self._reader.read_frame(index)
+        values: tuple[int, ...] = _unpacker(len(content) // layout.RUN.size).unpack(content)
+        starts_addr, counts, kinds, page_indexes = values[0::4], values[1::4], values[2::4], values[3::4]
         if not _KINDS.keys() >= set(kinds):
             raise self._corrupt(index, "has a run of an unknown kind")
         if min(counts) == 0 or reduce(or_, starts_addr) % PAGE_BYTES:
@@ -262,17 +266,16 @@ class Pagemap(Closing):
         ends_addr = [start_addr + n_pages * PAGE_BYTES for start_addr, n_pages in zip(starts_addr, counts, strict=True)]
         if any(map(gt, ends_addr, starts_addr[1:])) or ends_addr[-1] > ADDR_LIMIT:
             raise self._corrupt(index, "has runs out of order")
-        first_page_index: int | None = None
-        next_page_index: int | None = None
-        for kind, n_pages, page_index in zip(kinds, counts, page_indexes, strict=True):
-            if kind == _DATA:
-                if first_page_index is None:
-                    first_page_index = next_page_index = page_index
-                if page_index != next_page_index:
-                    raise self._corrupt(index, "does not count data pages")
-                next_page_index = page_index + n_pages
-            elif page_index:
-                raise self._corrupt(index, "has a page index without a page")
+        is_data = [kind == _DATA for kind in kinds]
+        if any(compress(page_indexes, map(not_, is_data))):
+            raise self._corrupt(index, "has a page index without a page")
+        data_indexes = list(compress(page_indexes, is_data))
+        first_page_index = data_indexes[0] if data_indexes else None
+        next_page_index = None
+        if first_page_index is not None:
+            *expected, next_page_index = accumulate(compress(counts, is_data), initial=first_page_index)
+            if expected != data_indexes:
+                raise self._corrupt(index, "does not count data pages")
         return _Frame(starts_addr, ends_addr, kinds, page_indexes, first_page_index, next_page_index)
 
     def _corrupt(self, index: int, problem: str) -> ImageCorrupt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from formats.check import verify
 from formats.checkpoint import Checkpoint
 from formats.errors import (
     ImageCorrupt,
+    ImageVersionUnsupported,
     NotACheckpoint,
     ParentMissing,
     StorageError,
@@ -93,34 +95,53 @@ def test_a_round_that_is_not_there(checkpoint_path: Path) -> None:
     assert "1 to 3" in caught.value.hint
 
 
-def test_a_lineage_goes_back_to_the_full_round(checkpoint_path: Path) -> None:
+WayBack = Callable[..., list[int]]
+
+
+def of_lineage(checkpoint: Checkpoint, number: int | None = None) -> list[int]:
+    return [info.number for info in checkpoint.lineage(number)]
+
+
+def of_levels(checkpoint: Checkpoint, number: int | None = None) -> list[int]:
+    process = checkpoint.round(number).manifest.processes[0]
+    return [pages.round for pages in checkpoint.levels_of(process, number)]
+
+
+both_ways = pytest.mark.parametrize("way_back", [of_lineage, of_levels])
+
+
+@both_ways
+def test_a_lineage_goes_back_to_the_full_round(way_back: WayBack, checkpoint_path: Path) -> None:
     write_round(checkpoint_path, 4, FULL)
     checkpoint = Checkpoint.open(checkpoint_path)
-    assert [info.number for info in checkpoint.lineage(3)] == [3, 2, 1]
-    assert [info.number for info in checkpoint.lineage()] == [4]
+    assert way_back(checkpoint, 3) == [3, 2, 1]
+    assert way_back(checkpoint) == [4]
 
 
-def test_a_missing_parent(checkpoint_path: Path) -> None:
+@both_ways
+def test_a_missing_parent(way_back: WayBack, checkpoint_path: Path) -> None:
     shutil.rmtree(checkpoint_path / "0001")
     with pytest.raises(ParentMissing, match="needs round 1") as caught:
-        list(Checkpoint.open(checkpoint_path).lineage())
+        way_back(Checkpoint.open(checkpoint_path))
     assert caught.value.exit_code == 22
     assert "0001" in caught.value.hint
 
 
-def test_another_round_in_the_parents_place(checkpoint_path: Path) -> None:
+@both_ways
+def test_another_round_in_the_parents_place(way_back: WayBack, checkpoint_path: Path) -> None:
     shutil.rmtree(checkpoint_path / "0001")
     write_round(checkpoint_path, 1, ImageRound({0: page_of(9), 1: page_of(9)}))
     with pytest.raises(ImageCorrupt, match="not the one it was taken on top of"):
-        list(Checkpoint.open(checkpoint_path).lineage())
+        way_back(Checkpoint.open(checkpoint_path))
 
 
-def test_a_parent_from_another_checkpoint(checkpoint_path: Path) -> None:
+@both_ways
+def test_a_parent_from_another_checkpoint(way_back: WayBack, checkpoint_path: Path) -> None:
     path = round_path(checkpoint_path, 3) / MANIFEST_NAME
     manifest, _ = read_manifest(path)
     path.write_bytes(encode_manifest(replace(manifest, checkpoint_id="f" * 32)))
     with pytest.raises(ImageCorrupt, match="another checkpoint"):
-        list(Checkpoint.open(checkpoint_path).lineage())
+        way_back(Checkpoint.open(checkpoint_path))
 
 
 def test_a_round_under_another_number(checkpoint_path: Path) -> None:
@@ -188,6 +209,14 @@ def test_an_outline_is_checked_as_a_whole(checkpoint_path: Path) -> None:
     (checkpoint_path / "0002").rename(checkpoint_path / "0004")
     with pytest.raises(ImageCorrupt, match="that of round 2"):
         Checkpoint.open(checkpoint_path).outline(4)
+
+
+def test_an_outline_of_a_round_with_an_unknown_feature_is_refused(checkpoint_path: Path) -> None:
+    path = checkpoint_path / "0002" / MANIFEST_NAME
+    manifest, _ = read_manifest(path)
+    path.write_bytes(encode_manifest(replace(manifest, features=["frobnication"])))
+    with pytest.raises(ImageVersionUnsupported, match="frobnication"):
+        Checkpoint.open(checkpoint_path).outline(2)
 
 
 def test_a_damaged_last_round_is_not_passed_over(checkpoint_path: Path) -> None:

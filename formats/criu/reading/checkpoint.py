@@ -13,6 +13,7 @@ from formats.criu.reading.directories import ImageDirectory, lineage
 from formats.criu.reading.manifests import manifest_of
 from formats.criu.reading.pages import CriuPages
 from formats.errors import ParentMissing, PredumpError, UsageError
+from formats.images import PageSource
 from formats.manifest import Manifest, Process
 
 _HELD_ROUNDS = 2
@@ -109,6 +110,10 @@ class CriuCheckpoint:
                 hint="Bring that directory back, or take a new dump.",
                 path=str(self._levels[-1].path),
             )
+
+    def levels_of(self, process: Process, number: int | None = None) -> Iterator[PageSource]:
+        """The pages of a process in a round of it, and in those of `lineage`; raises as that."""
+        return (info.pages_of(process) for info in self.lineage(number))
 
     def _load(self, number: int) -> CriuRound:
         levels = self._levels[-number:]
