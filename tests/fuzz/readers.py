@@ -91,6 +91,8 @@ def commands_on(checkpoint: Path, sample: Sample, out: Path) -> list[Words]:
         ("report", path, "-o", str(out)),
         ("export", path, "--to", "core", "-o", str(out), "--complete"),
         ("export", path, "--to", "raw", "-o", str(out)),
+        ("search", path, "the-secret"),
+        ("search", path, "re:s[a-z]+|\\x00\\x00", "--all-rounds", "--all-processes", "-m", "50", "--json"),
     ]
 
 
