@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.bench import Bench
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, spread
 from benchmarks.measure import Say
 from dumper import Checkpoint, MemoryView, Session
 from formats.layout import PAGE_BYTES
 from formats.segments import SegmentKind
+from tests.harness import number, parse_events
 
 ROUNDS = 100
 WRITER_PAGES_PER_S = 12_800  # 50 MB/s
 SUMMARY_S = 0.5
 PAGE_S = 0.3
+SEARCH_MB_PER_S = 500
+TEXT = "a text that nobody has"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,27 @@ def _page(images: Chain, runs: int) -> list[Figure]:
     ]
 
 
-MEASUREMENTS: Sequence[Callable[[Chain, int], list[Figure]]] = (_summary, _page)
+def _search(images: Chain, runs: int) -> list[Figure]:
+    """A text that is nowhere; of all rounds as well, where it takes as long as what is in them once."""
+    figures = []
+    for name, options in (("search", ()), ("search all rounds", ("--all-rounds",))):
+        found = [images.bench.predump("search", images.path, TEXT, *options, "--json") for _ in range(runs)]
+        searched_bytes = [number(parse_events(done.stdout)[-1], "searched_bytes") for done in found]
+        figures.append(
+            Figure(
+                name=f"{images.size}, {ROUNDS} rounds: {name}",
+                unit="s",
+                limit_name=f"{SEARCH_MB_PER_S} MB/s",
+                measured=[done.wall_ns / 1e9 for done in found],
+                limits=[n_bytes / (SEARCH_MB_PER_S * 1e6) for n_bytes in searched_bytes],
+                note=f"wall time of the command for {searched_bytes[0] / 1e6:.0f} MB, zeros among them; "
+                f"VmHWM {spread([done.max_rss_bytes / (1 << 20) for done in found])} MiB",
+            )
+        )
+    return figures
+
+
+MEASUREMENTS: Sequence[Callable[[Chain, int], list[Figure]]] = (_summary, _page, _search)
 
 
 def images(bench: Bench, mib: int, size: str, runs: int, say: Say) -> list[Figure]:
