@@ -25,6 +25,7 @@ NOT_THERE = (1, 2)
 MAX_CPU_S = 20.0  # 0.1 where all is well: what it tells is work without an end from a slow machine
 MAX_GROWTH_KB = 170 << 10  # of resident memory: with what Python itself takes it stays below 200 MiB
 _LINES_OF_AN_ERROR = 2
+_TIMES = re.compile(rb'"duration_ns": [0-9]+')
 _UNPRINTABLE = re.compile(r"[^\n\x20-\x7e\xa0-\U0010ffff]|[\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 Words = tuple[str, ...]
@@ -91,7 +92,7 @@ def commands_on(checkpoint: Path, sample: Sample, out: Path) -> list[Words]:
         ("report", path, "-o", str(out)),
         ("export", path, "--to", "core", "-o", str(out), "--complete"),
         ("export", path, "--to", "raw", "-o", str(out)),
-        ("search", path, "the-secret"),
+        ("search", path, "the-secret", "-c"),
         ("search", path, "re:s[a-z]+|\\x00\\x00", "--all-rounds", "--all-processes", "-m", "50", "--json"),
     ]
 
@@ -112,7 +113,7 @@ def run(words: Words, env: Mapping[str, str] | None = None) -> Ending:
     stderr = result.stderr
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         stderr += f"\nTraceback: {result.exception!r}"
-    output = out.read_bytes() if out is not None and out.is_file() else result.stdout_bytes
+    output = out.read_bytes() if out is not None and out.is_file() else _TIMES.sub(b"", result.stdout_bytes)
     return Ending(words, result.exit_code, output, stderr, written, cpu_s, growth_kb)
 
 
