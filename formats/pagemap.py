@@ -6,7 +6,8 @@ The content of the file is packed `layout.RUN` records, ascending by address, in
 
 from __future__ import annotations
 
-import struct
+import sys
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,12 +29,6 @@ _COMPRESSION_LEVEL = 3
 _CACHED_FRAMES = 16
 _DATA = RunKind.DATA.value
 _KINDS = {kind.value: kind for kind in RunKind}
-
-
-@lru_cache(maxsize=4)
-def _unpacker(n_runs: int) -> struct.Struct:
-    """The format of so many runs, which most frames have the same number of."""
-    return struct.Struct(layout.RUN.format[:1] + layout.RUN.format[1:] * n_runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +252,14 @@ class Pagemap(Closing):
     def _decode_frame(self, index: int) -> _Frame:
         # Whole columns at a time: a frame has 2048 records, and a lookup wants one of them.
         content = self._reader.read_frame(index)
-        values: tuple[int, ...] = _unpacker(len(content) // layout.RUN.size).unpack(content)
-        starts_addr, counts, kinds, page_indexes = values[0::4], values[1::4], values[2::4], values[3::4]
+        words, halves = array("Q", content), array("I", content)
+        if sys.byteorder == "big":
+            words.byteswap()
+            halves.byteswap()
+        # layout.RUN: a word, two halves, a word. What is gone through several times is made numbers once.
+        starts_addr, counts, kinds, page_indexes = (
+            column.tolist() for column in (words[0::3], halves[2::6], halves[3::6], words[2::3])
+        )
         if not _KINDS.keys() >= set(kinds):
             raise self._corrupt(index, "has a run of an unknown kind")
         if min(counts) == 0 or reduce(or_, starts_addr) % PAGE_BYTES:
