@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from itertools import chain
 
 from analysis.regions import MappedOverTime, Region, cut_into_cells, heaviest
+from analysis.survey import RoundFigures
 from analysis.writecount import Presence, RegionTotals, WriteCounter
 from formats.checkpoint import Checkpoint, RoundInfo
 from formats.errors import UsageError
-from formats.manifest import FreezeBy, Process, RoundKind, Stats
+from formats.manifest import FreezeBy, Process
 from formats.roundpages import RoundPages
 
 ROUNDS_MAX = 500
@@ -29,16 +30,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class RoundSeen:
-    """A round without its processes."""
+    """A round without its processes; `parent` is the one that it builds on, None if it holds everything."""
 
-    number: int
-    kind: RoundKind
-    created_ns: int
+    figures: RoundFigures
     parent: int | None
-    full_reason: str
-    streamed_while_frozen: bool
     freeze_by: FreezeBy | None
-    stats: Stats
 
 
 @dataclass(slots=True)
@@ -114,7 +110,7 @@ class History:
             for round_ in self.rounds:
                 presence = self._presence(followed, round_)
                 history.presence.append(presence)
-                source = followed.sources.get(round_.number)
+                source = followed.sources.get(round_.figures.number)
                 history.cells.append(counter.count(source, presence))
                 done_bytes += source.pagemap_bytes if source else 0
                 progress(done_bytes, total_bytes)
@@ -125,18 +121,7 @@ class History:
     def _see(self, info: RoundInfo) -> None:
         manifest = info.manifest
         parent = manifest.parent.round if manifest.parent and not manifest.full else None
-        self.rounds.append(
-            RoundSeen(
-                info.number,
-                manifest.kind,
-                manifest.created_ns,
-                parent,
-                manifest.full_reason if manifest.full else "",
-                manifest.streamed_while_frozen,
-                manifest.freeze_by,
-                manifest.stats,
-            )
-        )
+        self.rounds.append(RoundSeen(RoundFigures.of(manifest), parent, manifest.freeze_by))
         for followed in self._followed:
             same = info.process(followed.process.pid)
             if same is not None and same.start_time_ticks == followed.process.start_time_ticks:
@@ -144,11 +129,11 @@ class History:
                 followed.mapped.add(same.vmas)
 
     def _presence(self, followed: _Followed, round_: RoundSeen) -> Presence:
-        if round_.number not in followed.sources:
+        if round_.figures.number not in followed.sources:
             return Presence.ABSENT
         # Its parent may be of the rounds that are left out.
         is_first = round_.parent is None or (
-            round_.parent >= self.rounds[0].number and round_.parent not in followed.sources
+            round_.parent >= self.rounds[0].figures.number and round_.parent not in followed.sources
         )
         return Presence.FIRST if is_first else Presence.LATER
 

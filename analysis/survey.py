@@ -16,7 +16,8 @@ from formats.check import Finding, Severity
 from formats.errors import ImageCorrupt, ParentMissing, PredumpError
 from formats.images import Images, Outline
 from formats.layout import round_name
-from formats.manifest import Process, RoundKind, Stats
+from formats.manifest import Manifest, Process, RoundKind, Stats
+from formats.outline import ManifestOutline
 
 _FINDINGS_MAX = 100
 _REASON_MAX = 1000
@@ -33,6 +34,19 @@ class RoundFigures:
     full_reason: str
     streamed_while_frozen: bool
     stats: Stats
+
+    @staticmethod
+    def of(manifest: Manifest | ManifestOutline) -> RoundFigures:
+        """Those of a round, of which nothing else is held."""
+        return RoundFigures(
+            number=manifest.round,
+            kind=manifest.kind,
+            created_ns=manifest.created_ns,
+            full=manifest.full,
+            full_reason=manifest.full_reason[:_REASON_MAX],
+            streamed_while_frozen=manifest.streamed_while_frozen,
+            stats=manifest.stats,
+        )
 
 
 @dataclass(slots=True)
@@ -92,17 +106,7 @@ class _Surveyor:
 
     def _add(self, outline: Outline) -> None:
         manifest = outline.manifest
-        self.survey.rounds.append(
-            RoundFigures(
-                number=outline.number,
-                kind=manifest.kind,
-                created_ns=manifest.created_ns,
-                full=manifest.full,
-                full_reason=manifest.full_reason[:_REASON_MAX],
-                streamed_while_frozen=manifest.streamed_while_frozen,
-                stats=manifest.stats,
-            )
-        )
+        self.survey.rounds.append(RoundFigures.of(manifest))
         self.survey.written.add(manifest)
         self.survey.files += len(manifest.files)
         for problem in outline.file_problems():

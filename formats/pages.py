@@ -67,9 +67,4 @@ class PageStore(Closing):
         position = page_index * PAGE_BYTES
         if page_index < 0 or position > self._reader.content_bytes:
             raise ImageCorrupt(f"{self.path} has {self.n_pages} pages, not {page_index}.", path=str(self.path))
-        if not self._reader.frame_count:
-            return 0
-        index = min(self._reader.index_of(position), self._reader.frame_count - 1)
-        start, end = self._reader.frame_content_range(index)
-        stored_start, stored_end = self._reader.stored_range(index)
-        return stored_start + (stored_end - stored_start) * (position - start) // (end - start)
+        return self._reader.stored_before(position)

@@ -65,15 +65,15 @@ def _path(path: str) -> str:
 
 
 def _round(seen: RoundSeen) -> Json:
-    stats = seen.stats
-    notes = [_text(seen.full_reason)] if seen.full_reason else []
-    notes += ["streamed while frozen"] if seen.streamed_while_frozen else []
+    figures, stats = seen.figures, seen.figures.stats
+    notes = [_text(figures.full_reason)] if figures.full and figures.full_reason else []
+    notes += ["streamed while frozen"] if figures.streamed_while_frozen else []
     notes += [f"{counted(stats.pages_deferred, 'hot page')} left for the freeze"] if stats.pages_deferred else []
     return {
-        "number": seen.number,
-        "kind": seen.kind.value,
-        "time": time_text(seen.created_ns),
-        "full": seen.parent is None,
+        "number": figures.number,
+        "kind": figures.kind.value,
+        "time": time_text(figures.created_ns),
+        "full": figures.full,
         "note": "; ".join(notes),
         "present": stats.pages_present,
         "written": stats.pages_written,

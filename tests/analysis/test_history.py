@@ -164,7 +164,7 @@ def test_up_to_a_round(checkpoint: Path) -> None:
     write_chain(checkpoint, *rounds)
     assert [total.written_pages for total in counted(checkpoint, 2).totals] == [1]
     assert [total.written_pages for total in counted(checkpoint / "0003").totals] == [3]
-    assert [one.number for one in history_of(checkpoint, 2).rounds] == [1, 2]
+    assert [one.figures.number for one in history_of(checkpoint, 2).rounds] == [1, 2]
 
 
 def test_a_process_that_came_later_is_seen_for_the_first_time(checkpoint: Path) -> None:
@@ -192,7 +192,7 @@ def test_the_last_rounds_of_many(checkpoint: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(history, "ROUNDS_MAX", 2)
     write_chain(checkpoint, *[ImageRound({0: DATA})] * 4)
     found = history_of(checkpoint)
-    assert [one.number for one in found.rounds] == [3, 4]
+    assert [one.figures.number for one in found.rounds] == [3, 4]
     assert found.rounds_left_out == 2
     (process,) = found.processes(lambda _done, _total: None)
     assert process.presence == [Presence.LATER, Presence.LATER]  # though round 2, its parent, is not looked at
@@ -248,7 +248,7 @@ def test_a_round_that_lacks_its_parent(checkpoint: Path) -> None:
     with pytest.raises(ParentMissing):
         history_of(checkpoint, 3)
     found = history_of(checkpoint)
-    assert [one.number for one in found.rounds] == [1, 3, 4]
+    assert [one.figures.number for one in found.rounds] == [1, 3, 4]
 
 
 def test_a_damaged_pagemap(checkpoint: Path) -> None:

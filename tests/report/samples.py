@@ -10,6 +10,7 @@ from typing import cast
 
 from analysis.history import History, ProcessHistory, RoundSeen
 from analysis.regions import MappedOverTime, cut_into_cells
+from analysis.survey import RoundFigures
 from analysis.writecount import Presence, RegionTotals
 from display.report.data import report_data
 from formats.checkpoint import Checkpoint
@@ -162,8 +163,9 @@ def crowded_data() -> dict[str, object]:
     regions = MappedOverTime(vmas).regions
     cut_into_cells(regions, CELLS)
     assert sum(region.n_cells for region in regions) == CELLS
+    stats = _stats(2, _pages(2))
     seen = [
-        RoundSeen(at + 1, RoundKind.PRE_DUMP, at * 10**9, at or None, "", False, None, _stats(2, _pages(2)))
+        RoundSeen(RoundFigures(at + 1, RoundKind.PRE_DUMP, at * 10**9, not at, "", False, stats), at or None, None)
         for at in range(ROUNDS)
     ]
     totals = [RegionTotals(chance.randrange(10**6), chance.randrange(ROUNDS), chance.randrange(10**9)) for _ in regions]
