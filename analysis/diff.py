@@ -15,7 +15,8 @@ from analysis.diffbytes import ByteRange, ByteRanges
 from analysis.diffpages import Difference, ObjectsSeen, PageChange, PageComparer
 from analysis.diffprocesses import ProcessPair, pair_processes
 from analysis.diffstate import StateChange, state_changes
-from analysis.diffvmas import VmaPair, pair_vmas
+from analysis.difftouched import TouchedPages
+from analysis.diffvmas import VmaPair, is_same_process, pair_vmas
 from analysis.filledmemory import FilledMemory
 from analysis.mappedfiles import MappedFiles
 from analysis.places import Places
@@ -177,7 +178,8 @@ class RoundDiff:
             old = opened.enter_context(MemoryView(self.images[0], self.before.number, pair.before.pid))
             new = opened.enter_context(MemoryView(self.images[1], self.after.number, pair.after.pid))
             ranges, filled = self._for_bytes(old, new, opened)
-            comparer = PageComparer(old, new, self._objects, filled, one_chain=self._one_chain)
+            touched = self._touched(pair.before, pair.after, opened)
+            comparer = PageComparer(old, new, self._objects, filled, touched, one_chain=self._one_chain)
             for item in mappings:
                 counts = PageCounts()
                 for difference in progress.through(item, comparer):
@@ -193,6 +195,12 @@ class RoundDiff:
             result.pages_left, result.pages_unread = ranges.pages_left, ranges.pages_unread
             self._ranges_left -= len(ranges.ranges)
         return result
+
+    def _touched(self, before: Process, after: Process, opened: ExitStack) -> TouchedPages | None:
+        if not self._one_chain or not is_same_process(before, after):
+            return None
+        touched = TouchedPages.between(self.images[0], (self.before.number, self.after.number), after)
+        return opened.enter_context(touched) if touched else None
 
     def _for_bytes(
         self, before: MemoryView, after: MemoryView, opened: ExitStack

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from analysis.diffsides import Holding, Piece, Side
+from analysis.difftouched import TouchedPages
 from analysis.diffvmas import Part, Span, is_same_process
 from analysis.filledmemory import FilledMemory
 from formats import runs
@@ -93,13 +94,16 @@ class PageComparer:
         after: MemoryView,
         objects: ObjectsSeen,
         filled: tuple[FilledMemory, FilledMemory] | None = None,
+        touched: TouchedPages | None = None,
         *,
         one_chain: bool,
     ) -> None:
         """`one_chain`: both are of one checkpoint, where the same place in the same round has the same bytes.
 
-        `filled` has, where it is given, the bytes of pages of files that are in no round.
+        `filled` has, where it is given, the bytes of pages of files that are in no round. `touched` knows which pages
+        of the process can differ, if anything does.
         """
+        self._touched = touched
         self._filled = filled
         self._before, self._after = Side(before), Side(after)
         self._objects = objects
@@ -111,6 +115,13 @@ class PageComparer:
 
         `on_read` is called with the address up to which bytes were compared. Raises ImageCorrupt, StorageError.
         """
+        if self._touched is None:
+            yield from self._differences(span, on_read)
+            return
+        for start_addr, end_addr in self._touched.ranges(span.start_addr, span.end_addr):
+            yield from self._differences(span._replace(start_addr=start_addr, end_addr=end_addr), on_read)
+
+    def _differences(self, span: Span, on_read: Callable[[int], None]) -> Iterator[Difference]:
         for start_addr, end_addr, before, after in self._in_step(span):
             for part_addr, part_end_addr in self._to_compare(span, start_addr, end_addr, before, after):
                 change = _change(before.holding, after.holding)

@@ -147,6 +147,27 @@ def test_what_is_stored_in_one_place_is_not_read(tmp_path: Path) -> None:
         compared((path, 1), (copy, 1))
 
 
+def test_what_is_left_to_the_older_round_is_not_looked_up(tmp_path: Path) -> None:
+    """Runs of rounds before it, which are damaged, are in nobody's way as long as nothing there differs."""
+    vmas = (vma_of(0, 4),)
+    unchanged: dict[int, PageState] = dict.fromkeys(range(4), RunKind.PARENT)
+    path = write_chain(
+        tmp_path / "ck",
+        ImageRound({page: page_of(page) for page in range(4)}, vmas),
+        ImageRound(unchanged, vmas),
+        ImageRound(unchanged, vmas),
+        ImageRound({**unchanged, 1: page_of(9)}, vmas),
+    )
+    file = path / "0001" / "pagemap-42.zst"
+    content = bytearray(file.read_bytes())
+    content[8] ^= 1
+    file.write_bytes(content)
+    (result,) = compared((path, 2), (path, 3))
+    assert result.counts == PageCounts()
+    with pytest.raises(ImageCorrupt):
+        compared((path, 2), (path, 4))
+
+
 def test_only_so_many_ranges(tmp_path: Path) -> None:
     vmas = (vma_of(0, 8),)
     after = {page: page_of(page)[:-1] + b"x" for page in range(4)}

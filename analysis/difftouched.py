@@ -1,0 +1,58 @@
+"""Which pages can differ between two rounds of a chain: those that all rounds in between refer to their parents for do
+not. So nobody needs to find out where the bytes of all the others are, which in a long chain is most of the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from formats import runs
+from formats.closing import Closing
+from formats.images import Images, PageSource
+from formats.layout import RunKind
+from formats.manifest import Process
+
+
+class TouchedPages(Closing):
+    """Of a process in two rounds, of which the one builds on the other; not for use by two threads at once."""
+
+    def __init__(self, levels: list[PageSource]) -> None:
+        """`levels` are the newer round and those that it builds on, as far as they are newer than the older one."""
+        self._levels = levels
+
+    @staticmethod
+    def between(images: Images, numbers: tuple[int, int], process: Process) -> TouchedPages | None:
+        """Of two rounds in any order; None if the newer one does not build on the older one.
+
+        Raises what `Images.lineage` raises.
+        """
+        levels: list[PageSource] = []
+        for info in images.lineage(max(numbers)):
+            if info.number <= min(numbers):
+                return TouchedPages(levels) if info.number == min(numbers) else None
+            levels.append(info.pages_of(process))
+        return None
+
+    def close(self) -> None:
+        """Close all files; reading is over. May be called again."""
+        for level in self._levels:
+            level.close()
+
+    def ranges(self, start_addr: int, end_addr: int) -> Iterator[runs.Range]:
+        """Those of a page range, ascending; raises ImageCorrupt, StorageError."""
+        return runs.merge(self._pieces(start_addr, end_addr))
+
+    def _pieces(self, start_addr: int, end_addr: int) -> Iterator[runs.Range]:
+        if not self._levels:  # a round and itself
+            return
+        stack = [self._levels[0].pieces(start_addr, end_addr)]
+        while stack:
+            piece = next(stack[-1], None)
+            if piece is None:
+                stack.pop()
+                continue
+            piece_addr, piece_end_addr, run = piece
+            if run is None or run.kind is not RunKind.PARENT:
+                yield piece_addr, piece_end_addr
+            elif len(stack) < len(self._levels):
+                stack.append(self._levels[len(stack)].pieces(piece_addr, piece_end_addr))
