@@ -28,6 +28,7 @@ from tests.format.images import (
     ZERO_PAGE,
     ImageObject,
     ImageRound,
+    PageState,
     addr_of,
     object_vma,
     page_of,
