@@ -25,6 +25,7 @@ from formats.manifest import RoundKind
 from formats.openfiles import OpenFileKind
 from formats.opening import open_images
 from formats.roundwriter import RoundWriter
+from formats.threadstate import Thread
 from tests import criuwriter as criu
 from tests.criuwriter import PAGE_BYTES, CriuImages, Mark, Task, Vma, addr_of, write_chain
 from tests.elfreader import Core
@@ -346,8 +347,8 @@ def test_a_missing_parent(tmp_path: Path) -> None:
 # --- what predump exported ----------------------------------------------------------------------
 
 
-def exported(checkpoint: Path, directory: Path, *, flat: bool) -> Images:
-    options = CriuOptions(flat=flat)
+def exported(checkpoint: Path, directory: Path, *, flat: bool, torn: bool = False) -> Images:
+    options = CriuOptions(flat=flat, torn=torn)
     report = write_criu(Checkpoint.open(checkpoint), None, directory, options, lambda _done, _total: None)
     return open_images(Path(report.images))
 
@@ -382,6 +383,21 @@ def test_an_exported_chain_is_the_same_again(
                 for addr in range(vma.start_addr, vma.end_addr, PAGE_BYTES):
                     page = (addr - own.addr_of(0)) // PAGE_BYTES
                     assert view.read(addr, PAGE_BYTES) == memories[-1].get(page, ZEROS)
+
+
+def test_an_exported_pre_dump_has_mappings_but_no_state(tmp_path: Path) -> None:
+    image = own.ImageRound({0: own.page_of(1)}, (own.vma_of(0, 2),))
+    thread = Thread(tid=own.PID, name="runs")
+    writer = RoundWriter(tmp_path / "checkpoint", 1)
+    own.fill_round(writer, image)
+    writer.commit(own.manifest_of(1, replace(own.process_of(image), threads=[thread]), None))
+    again = exported(tmp_path / "checkpoint", tmp_path / "out", flat=True, torn=True)
+    manifest = again.round().manifest
+    (process,) = manifest.processes
+    assert (manifest.kind, process.name, process.state) == (RoundKind.PRE_DUMP, "runs", None)
+    assert process.threads == [thread]
+    with MemoryView(again) as view:
+        assert view.read(own.addr_of(0), 2 * PAGE_BYTES) == own.page_of(1) + ZEROS
 
 
 def test_an_exported_dump_says_the_same_again(tmp_path: Path) -> None:

@@ -137,7 +137,12 @@ UNSUPPORTED: dict[str, Spoil] = {
     "a core without credentials": replaced(
         f"core-{PID}.img",
         "core",
-        message((1, 1), (3, message((1, 1), (2, 0), (3, 0), (4, 0), (5, 0), (6, "old"))), (5, message((1, 0), (2, 0)))),
+        message(
+            (1, 1),
+            (2, criu.x86_thread(PID)),
+            (3, message((1, 1), (2, 0), (3, 0), (4, 0), (5, 0), (6, "old"))),
+            (5, message((1, 0), (2, 0))),
+        ),
     ),
 }
 

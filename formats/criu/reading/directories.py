@@ -2,7 +2,7 @@
 
 A directory that was dumped on top of another has a symbolic link `parent`. As CRIU does, a reader follows it wherever
 it leads: where the images lie is for their owner to say. What is opened there are regular files of CRIU's names and
-magics, with the rights of whoever reads; `inspect` names the directory of each round.
+magics, never through a link of their own, with the rights of whoever reads.
 """
 
 from __future__ import annotations

@@ -26,17 +26,17 @@ def manifest_of(levels: Sequence[ImageDirectory], *, has_parent: bool, root_pid:
     """
     directory = levels[0]
     _check_version(directory)
-    kind = RoundKind.DUMP if TREE_NAME in directory.names else RoundKind.PRE_DUMP
     reader = ProcessReader(levels)
-    processes = list(reader.dumped() if kind is RoundKind.DUMP else reader.running())
+    has_tree = TREE_NAME in directory.names
+    processes = list(reader.dumped() if has_tree else reader.running())
     if not processes:
         raise ImageCorrupt(f"{directory.path} is damaged: no process is in it.", path=str(directory.path))
-    if kind is RoundKind.DUMP or root_pid not in {process.pid for process in processes}:
+    if has_tree or root_pid not in {process.pid for process in processes}:
         root_pid = processes[0].pid
     return Manifest(
         checkpoint_id="",
         round=directory.number,
-        kind=kind,
+        kind=RoundKind.DUMP if any(process.state for process in processes) else RoundKind.PRE_DUMP,
         created_ns=_created_ns(directory),
         tool_version="",
         parent=Parent(round=directory.number - 1, sha256="") if has_parent else None,

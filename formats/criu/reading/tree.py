@@ -101,11 +101,18 @@ class ProcessReader:
         command_line, environment = self._texts(pid, memory)
         threads = self._threads(entry, core)
         credentials = threads[0].credentials
-        if credentials is None:
+        if credentials is None and core.HasField("x86"):
             raise ImageVersionUnsupported(
                 f"{self._path} has no credentials of process {pid}: it is of a CRIU before 2.0.",
                 hint="Take a new dump with a later CRIU.",
                 path=str(self._path),
+            )
+        state = None
+        if credentials is not None:  # what predump exported of a process that ran has neither state nor registers
+            directories = self._one("fs", pid, Magic.FS, messages.Directories)
+            descriptors = self._descriptors(pid, core)
+            state = state_of(
+                entry, core.process, memory, credentials, directories, descriptors, self._files, environment
             )
         return replace(
             _process(pid, pagemap),
@@ -118,16 +125,7 @@ class ProcessReader:
             threads=[replace(item, credentials=None) if item.credentials == credentials else item for item in threads],
             mapped_files=self._files.mapped(mapped_file_ids(memory)),
             missing=[NOT_IN_IMAGES],
-            state=state_of(
-                entry,
-                core.process,
-                memory,
-                credentials,
-                self._one("fs", pid, Magic.FS, messages.Directories),
-                self._descriptors(pid, core),
-                self._files,
-                environment,
-            ),
+            state=state,
         )
 
     def _threads(self, entry: messages.TreeEntry, leader: messages.Core) -> list[Thread]:
