@@ -56,6 +56,11 @@ class SymbolKind(Enum):
     """A number: SHN_ABS."""
 
     @property
+    def is_chosen_at_run_time(self) -> bool:
+        """Whether what the name means to callers lies elsewhere."""
+        return self is SymbolKind.RESOLVER
+
+    @property
     def is_address(self) -> bool:
         """Whether it goes where the file is loaded."""
         return self in {SymbolKind.PLACE, SymbolKind.RESOLVER}

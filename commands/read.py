@@ -79,6 +79,8 @@ def read(
         files = MappedFiles(info.manifest, view, sysroot)
         places = Places(view.vmas, Symbols(view, files, reporter.notice))
         found = whereabouts(where, places, _registers(view.process, tid))
+        if found.symbol is not None and found.symbol.kind.is_chosen_at_run_time:
+            reporter.notice("symbols", f"{where} is chosen at run time: here is the function that chooses")
         with FilledMemory(view, files, reporter.notice) as memory:
             if form == "string":
                 content, terminated = memory.read_string(found.addr, STRING_MAX_BYTES if length is None else length)

@@ -206,6 +206,8 @@ def test_reading_by_symbol(dumps: Dumps) -> None:
     constant = predump("read", dumped.checkpoint, "constant", "--sysroot", dumped.sysroot, "--json")
     assert constant.result["hex"] == b"constant".ljust(20, b"\0").hex()
     assert [event["subject"] for event in constant.events if event["type"] == "notice"] == ["file"]
+    chosen = predump("read", dumped.checkpoint, "indirect", "--sysroot", dumped.sysroot, "--json")
+    assert any("chosen at run time" in str(event["message"]) for event in chosen.events if event["type"] == "notice")
     middle = read(dumped, "long_text+4088", 12)
     assert bytes.fromhex(str(middle["hex"])) == b"\0\0" + b"x" * 10
 
