@@ -210,7 +210,9 @@ class HeatMap {
     }
 
     _wheel(event) {
-        if (document.activeElement !== this.frame && !event.ctrlKey) return; // the page scrolls
+        const isWhole = this.view.to - this.view.from >= this.model.nCells;
+        const isMeant = document.activeElement === this.frame || event.ctrlKey;
+        if (!isMeant || (isWhole && event.deltaY > 0)) return; // the page scrolls
         const under = this._under(event);
         event.preventDefault();
         if (Math.abs(event.deltaX) > Math.abs(event.deltaY)) this._pan(event.deltaX / this.width);

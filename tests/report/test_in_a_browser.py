@@ -198,6 +198,9 @@ def test_zoom_by_buttons_keys_and_wheel(browser: Browser, page: Path) -> None:
     browser.wait_for(f"document.querySelector('{ZOOM_TEXT}').innerText === '3.8×'")
     browser.press("0")
     assert browser.text(ZOOM_TEXT) == ""
+    before = browser.run("scrollY")
+    browser.mouse("mouseWheel", x + width / 2, y + height / 2, deltaX=0, deltaY=200)
+    browser.wait_for(f"scrollY > {before}")
 
 
 def test_moving_by_keys(browser: Browser, page: Path) -> None:
