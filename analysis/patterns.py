@@ -174,12 +174,14 @@ def _targets(place: str, places: Places) -> list[runs.Range]:
 
 
 def _prefixes(ranges: list[runs.Range]) -> list[bytes]:
-    """The high bytes that all values of each range have, as few as there may be anchors, and as long as possible."""
-    commons = []
+    """High bytes, one or more rows for each range, that its values begin with: as long as so few may be."""
+    commons: list[bytes] = []
     for start, end in ranges:
         low, high = start.to_bytes(WORD_BYTES, "big"), (end - 1).to_bytes(WORD_BYTES, "big")
         same = next((at for at in range(WORD_BYTES) if low[at] != high[at]), WORD_BYTES)
-        commons.append(low[:same])
+        # One byte more where it has a few values only: 55d0c0ff0000-55d0c1010000 is 55d0c0 and 55d0c1.
+        nexts = range(low[same], high[same] + 1) if same < WORD_BYTES else range(0)
+        commons += [low[:same] + bytes([one]) for one in nexts] if 0 < len(nexts) <= _MAX_ANCHORS else [low[:same]]
     prefixes: set[bytes] = set()
     for n_bytes in range(WORD_BYTES, -1, -1):
         prefixes = {common[:n_bytes] for common in commons}

@@ -213,7 +213,7 @@ def _behind(level: _Level, area: Area, addr: int, stop: int) -> _Behind:
     piece = next(level.objects.segments(area.object, offset, stop - area.shift))
     stop = piece.end_addr + area.shift
     if piece.kind is SegmentKind.DATA:
-        return stop, _Version(SegmentKind.DATA, level.number, piece.page_index, area.object)
+        return stop, _Version(SegmentKind.DATA, piece.round, piece.page_index, area.object)
     if piece.kind is SegmentKind.ZERO:
         return stop, _ZERO
     zeros = next(level.objects.zeros(area.object, offset, piece.end_addr), None)

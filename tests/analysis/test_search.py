@@ -19,11 +19,13 @@ from analysis.places import Places
 from analysis.scan import Match
 from analysis.search import Mapped, ProcessSearch, Scope, Search, SearchOptions, rounds_text
 from analysis.selection import VmaSelection
+from formats import runs
 from formats.chain import MemoryView
 from formats.errors import ImageCorrupt, UsageError
 from formats.layout import FRAME_PAGES, PAGE_BYTES, RunKind, pages_name
 from formats.manifest import Gap
 from formats.opening import open_images
+from tests import criuwriter as criu
 from tests.format.images import (
     BASE_ADDR,
     PID,
@@ -412,6 +414,31 @@ def test_a_pid_that_was_used_again_is_another_process(tmp_path: Path) -> None:
     write_tree(checkpoint, 2, {PID: again}, [])
     scope = Scope(all_rounds=True)
     assert [whose.rounds_of(match) for whose, match in search(checkpoint, "needle", scope)] == [[1], [2]]
+
+
+def test_checkpoints_of_criu(tmp_path: Path) -> None:
+    """A pre-dump, of which no mappings are known, and a dump on top of it; its shared memory has a parent, too."""
+    first = criu.CriuImages(
+        running={PID: {0: CONTENTS[0], 1: CONTENTS[8], 5: CONTENTS[1]}}, shared={55: {0: CONTENTS[0], 1: CONTENTS[4]}}
+    )
+    parents = dict.fromkeys((0, 1), criu.Mark.PARENT)
+    task = criu.Task(PID, (criu.Vma(0, 8), criu.shared(8, 10, 55)), {**parents, 2: CONTENTS[1], 5: CONTENTS[8]})
+    second = criu.CriuImages([task], shared={55: {0: criu.Mark.PARENT, 1: CONTENTS[1]}})
+    checkpoint = criu.write_chain(tmp_path, first, second)
+    for words in ("needle", "re:n[a-e]+le", "hex:61 61"):
+        wanted: dict[Place, set[int]] = {}
+        for number in (1, 2):
+            in_round = set()
+            with MemoryView(open_images(checkpoint), number) as view:
+                for start_addr, end_addr in runs.merge((vma.start_addr, vma.end_addr) for vma in view.vmas):
+                    content = view.read(start_addr, end_addr - start_addr)
+                    spans = MODELS[words](content, start_addr)
+                    in_round |= {(start_addr + start, content[start:end]) for start, end in spans}
+            assert set(answer(checkpoint, words, Scope(number)).rounds) == in_round
+            for place in in_round:
+                wanted.setdefault(place, set()).add(number)
+        assert wanted or words == "hex:61 61"
+        assert answer(checkpoint, words, Scope(all_rounds=True)).rounds == wanted
 
 
 @pytest.mark.parametrize(
