@@ -5,7 +5,6 @@ import functools
 import io
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from importlib import import_module
 from types import FrameType
@@ -108,7 +107,7 @@ def _guarded(action: Callable[[], int], reporter: Reporter, debug: bool) -> int:
         raise  # wrong usage, which `main` reports
     except PredumpError as error:
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         reporter.error(error.message, error.hint, error.exit_code, error.fields)
         return error.exit_code
     except (KeyboardInterrupt, Interrupted):
@@ -124,7 +123,7 @@ def _guarded(action: Callable[[], int], reporter: Reporter, debug: bool) -> int:
         return 1
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         no_memory = isinstance(error, MemoryError) or error.args == NO_THREAD
         shortage = SHORTAGES.get(errno.ENOMEM if no_memory else getattr(error, "errno", 0))
         if shortage:
@@ -133,6 +132,12 @@ def _guarded(action: Callable[[], int], reporter: Reporter, debug: bool) -> int:
         what = f"{type(error).__name__}: {error}"
         reporter.error(f"internal error: {what}", "Run it again with --debug and report the traceback", 1, {})
         return 1
+
+
+def _print_traceback() -> None:
+    import traceback  # noqa: PLC0415 -- what it needs would be loaded each time
+
+    traceback.print_exc()
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

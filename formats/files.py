@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import functools
 import os
@@ -51,6 +50,8 @@ def create_file(path: Path) -> int:
 
 def exchange(first: Path, second: Path) -> None:
     """Swap what two names mean, in one step: renameat2(2) with RENAME_EXCHANGE. Raises StorageError."""
+    import ctypes  # noqa: PLC0415 -- who reads a page does without
+
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
         return
@@ -187,6 +188,8 @@ def sync_file_system(path: Path) -> None:
 
     Raises StorageError.
     """
+    import ctypes  # noqa: PLC0415 -- as above
+
     libc = ctypes.CDLL(None, use_errno=True)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
