@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import chain
 
 from analysis.regions import MappedOverTime, Region, cut_into_cells, heaviest
+from analysis.subject import process_of
 from analysis.survey import RoundFigures
 from analysis.writecount import Presence, RegionTotals, WriteCounter
 from formats.checkpoint import Checkpoint, RoundInfo
-from formats.errors import UsageError
 from formats.manifest import FreezeBy, Process
 from formats.roundpages import RoundPages
 
@@ -79,7 +79,11 @@ class History:
         self.last = checkpoint.round(number)
         numbers = [one for one in checkpoint.numbers if one <= self.last.number]
         self.rounds_left_out = max(len(numbers) - ROUNDS_MAX, 0)
-        chosen = _chosen(checkpoint, self.last, pid)
+        if pid is None:
+            root_pid = self.last.manifest.root_pid
+            chosen = sorted(self.last.manifest.processes, key=lambda process: process.pid != root_pid)
+        else:
+            chosen = [process_of(checkpoint, self.last, pid)]
         self.processes_left_out = max(len(chosen) - PROCESSES_MAX, 0)
         self._followed = [_Followed(process, MappedOverTime(process.vmas), {}) for process in chosen[:PROCESSES_MAX]]
         self.rounds: list[RoundSeen] = []
@@ -136,19 +140,3 @@ class History:
             round_.parent >= self.rounds[0].figures.number and round_.parent not in followed.sources
         )
         return Presence.FIRST if is_first else Presence.LATER
-
-
-def _chosen(checkpoint: Checkpoint, info: RoundInfo, pid: int | None) -> list[Process]:
-    """The processes that are asked for, the root first."""
-    root_pid = info.manifest.root_pid
-    if pid is None:
-        return sorted(info.manifest.processes, key=lambda process: process.pid != root_pid)
-    process = info.process(pid)
-    if process is None:
-        raise UsageError(
-            f"Round {info.number} of {checkpoint.path} has no process {pid}.",
-            hint=f"Its root is {root_pid}; 'predump inspect' lists all.",
-            pid=pid,
-            round=info.number,
-        )
-    return [process]

@@ -44,13 +44,14 @@ def subject_of(
     the round itself; what is wrong with others the survey has.
     """
     info = images.round(number)
-    process = _process(images, info, pid)
+    process = process_of(images, info, pid)
     surveyed = survey(images, process)
     mappings = Mappings(info, process, surveyed.written)
     return Subject(images, info, process, surveyed, mappings, mappings.chosen(selection or VmaSelection(), order))
 
 
-def _process(images: Images, info: Round, pid: int | None) -> Process:
+def process_of(images: Images, info: Round, pid: int | None) -> Process:
+    """Process `pid` (the root) of a round. Raises UsageError if the round has no such process."""
     processes = info.manifest.processes
     process = info.process(info.manifest.root_pid if pid is None else pid)
     if process is not None:
