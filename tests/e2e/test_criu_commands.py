@@ -38,7 +38,7 @@ def chain(tmp_path: Path) -> Path:
 
 
 def test_inspect(chain: Path) -> None:
-    shown = predump("inspect", chain)
+    shown = " ".join(predump("inspect", chain, "--show", "all").split())
     for text in ("task, pid 100, 2 threads", "/usr/bin/task", "frozen for 2.1 ms", "[heap]", "Not captured"):
         assert text in shown
     *rounds, result = parse_events(predump("inspect", chain, "--json"))
