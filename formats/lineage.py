@@ -57,11 +57,11 @@ class PageLineage(Closing):
             level = levels[len(stack) - 1]
             if run is None:
                 if len(stack) > 1:
-                    raise self._unreachable(piece_start_addr, level)
+                    raise unreachable(self._owner, piece_start_addr, level.round)
                 yield Segment(piece_start_addr, piece_end_addr, SegmentKind.ABSENT, level.round, 0, self._object)
             elif run.kind is RunKind.PARENT:
                 if len(stack) == len(levels):
-                    raise self._unreachable(piece_start_addr, level)
+                    raise unreachable(self._owner, piece_start_addr, level.round)
                 stack.append(levels[len(stack)].pieces(piece_start_addr, piece_end_addr))
             else:
                 kind = SegmentKind.DATA if run.kind is RunKind.DATA else SegmentKind.ZERO
@@ -75,10 +75,12 @@ class PageLineage(Closing):
         """What round `number` has of the process."""
         return self._level_of[number]
 
-    def _unreachable(self, page_addr: int, level: PageSource) -> ImageCorrupt:
-        return ImageCorrupt(
-            f"Page {page_addr:#x} of {self._owner} refers to its parent round, but "
-            f"round {level.round}, where that leads, does not have it.",
-            addr=page_addr,
-            round=level.round,
-        )
+
+def unreachable(owner: str, page_addr: int, number: int) -> ImageCorrupt:
+    """The error for a page that a round leaves to round `number`, which does not have it either."""
+    return ImageCorrupt(
+        f"Page {page_addr:#x} of {owner} refers to its parent round, but "
+        f"round {number}, where that leads, does not have it.",
+        addr=page_addr,
+        round=number,
+    )

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from formats.checkpoint import Checkpoint
+from formats.checkpoint import Checkpoint, RoundInfo
 from formats.criu.memory import mapped_shared, shared_id
 from formats.criu.pagefiles import PageFiles
 from formats.criu.pages import OwnPages, PagesOfChain, PagesOfRound, PrivatePages, SharedPages
@@ -23,7 +24,7 @@ from formats.criu.state import write_state
 from formats.errors import StorageError
 from formats.exporting import Progress, is_torn
 from formats.files import create_directory
-from formats.images import PageSource, Round
+from formats.images import PageSource
 from formats.layout import ADDR_LIMIT, PAGE_BYTES, round_name
 from formats.manifest import Manifest, Missing, Process
 from formats.sources import ObjectSources
@@ -69,17 +70,18 @@ def write_criu(
     StorageError.
     """
     torn = is_torn(checkpoint, number, permitted=options.torn)
-    number = checkpoint.round(number).number
-    lineage = _lineage(checkpoint, number)
+    info = checkpoint.round(number)
+    lineage = _lineage(checkpoint, info.number)
     with whole_directory(path) as directory:
         counter = _Counter(lineage, progress, flat=options.flat)
-        export = _Export(checkpoint, lineage, options.threads, counter.add)
-        left_out = export.write_flat(directory) if options.flat else export.write_chain(directory)
+        export = _Export(checkpoint, info, options.threads, counter.add)
+        numbers = [level.number for level in lineage]
+        left_out = export.write_flat(directory) if options.flat else export.write_chain(directory, numbers)
         counter.finish()
-    manifest = checkpoint.round(number).manifest
+    manifest = info.manifest
     return CriuReport(
         path=str(path.absolute()),
-        images=str(path.absolute() if options.flat else path.absolute() / round_name(number)),
+        images=str(path.absolute() if options.flat else path.absolute() / round_name(info.number)),
         rounds=1 if options.flat else len(lineage),
         processes=len(manifest.processes),
         threads=sum(len(process.threads) for process in manifest.processes),
@@ -129,42 +131,51 @@ class _Counter:
 
 
 class _Export:
-    """Writes a round and those it builds on."""
+    """Writes round `info` and those it builds on."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, lineage: list[_Level], threads: int, on_copied: Callable[[int], None]
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, info: RoundInfo, threads: int, on_copied: Callable[[int], None]) -> None:
         self._checkpoint = checkpoint
-        self._lineage = lineage
+        self._info = info
         self._threads = threads
         self._on_copied = on_copied
 
     def write_flat(self, directory: Path) -> list[Missing]:
         """All in one directory. Returns what is left out; raises ImageCorrupt, StorageError."""
-        info = self._checkpoint.round(self._lineage[0].number)
-        levels: dict[int, list[PageSource]] = {process.pid: [] for process in _alive(info.manifest)}
-        for level in self._checkpoint.lineage(info.number):  # once for all: its manifests are large
-            for process in _alive(info.manifest):
-                levels[process.pid].append(level.pages_of(process))
-        return self._write_round(info, directory, lambda process: PagesOfChain(process.pid, levels.pop(process.pid)))
+        levels = self._levels()
+        return self._write_round(directory, lambda process: PagesOfChain(process.pid, levels.pop(process.pid)))
 
-    def write_chain(self, directory: Path) -> list[Missing]:
-        """Each round in a directory of its own. Returns what is left out; raises ImageCorrupt, StorageError."""
-        numbers = [level.number for level in self._lineage]
+    def _levels(self) -> dict[int, list[PageSource]]:
+        """What the round and those it builds on have of its processes by pid, each as far back as there is any."""
+        further = list(_alive(self._info.manifest))
+        levels: dict[int, list[PageSource]] = {process.pid: [] for process in further}
+        for level in self._checkpoint.lineage(self._info.number):  # once for all: its manifests are large
+            further = [process for process in further if _is_in(level, process)]
+            for process in further:
+                levels[process.pid].append(level.pages_of(process))
+        return levels
+
+    def write_chain(self, directory: Path, numbers: list[int]) -> list[Missing]:
+        """Each round in a directory of its own; `numbers` are theirs, from the last one back.
+
+        Returns what is left out; raises ImageCorrupt, StorageError.
+        """
         places = [directory / round_name(number) for number in numbers]
         for place in places:
             create_directory(place)
         for child, parent in pairwise(places):
             _link(child / _PARENT, Path("..", parent.name))
-        info = self._checkpoint.round(numbers[0])
-        left_out = self._write_round(info, places[0], lambda process: PagesOfRound(info.pages_of(process)))
-        processes = list(_alive(info.manifest))
+        left_out = self._write_round(places[0], partial(self._pages_of_round, self._info))
         for number, place in zip(numbers[1:], places[1:], strict=True):
-            self._write_earlier(self._checkpoint.round(number), processes, place)
+            self._write_earlier(self._checkpoint.round(number), place)
         return left_out
 
-    def _write_round(self, info: Round, directory: Path, own_pages: Callable[[Process], OwnPages]) -> list[Missing]:
-        """All of a round. Returns what is left out."""
+    def _pages_of_round(self, info: RoundInfo, process: Process) -> PagesOfRound:
+        parent = self._checkpoint.parent_of(info)
+        return PagesOfRound(process.pid, info.pages_of(process), parent.pages_of(process) if parent else None)
+
+    def _write_round(self, directory: Path, own_pages: Callable[[Process], OwnPages]) -> list[Missing]:
+        """All of the round. Returns what is left out."""
+        info = self._info
         left_out = write_state(info, directory)
         objects = {item.id: item for item in info.manifest.objects}
         files = PageFiles(directory, self._threads, self._on_copied)
@@ -178,18 +189,23 @@ class _Export:
                 files.write(f"shmem-{shared_id(number)}", shared, shared)
         return left_out
 
-    def _write_earlier(self, info: Round, processes: list[Process], directory: Path) -> None:
-        """The pages that a round has of processes of a later one."""
+    def _write_earlier(self, info: RoundInfo, directory: Path) -> None:
+        """The pages that an earlier round has of the processes."""
         files = PageFiles(directory, self._threads, self._on_copied)
-        for process in processes:
-            before = info.process(process.pid)
-            if before is not None and before.start_time_ticks == process.start_time_ticks:
-                with PagesOfRound(info.pages_of(process)) as own:
+        for process in _alive(self._info.manifest):
+            if _is_in(info, process):
+                with self._pages_of_round(info, process) as own:
                     files.write(str(process.pid), own.pages(0, ADDR_LIMIT), own)
 
 
 def _alive(manifest: Manifest) -> Iterator[Process]:
     return (process for process in manifest.processes if process.zombie is None)
+
+
+def _is_in(info: RoundInfo, process: Process) -> bool:
+    """Whether the round has this process, and not another that had its pid."""
+    same = info.process(process.pid)
+    return same is not None and same.start_time_ticks == process.start_time_ticks
 
 
 def _link(path: Path, target: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from formats.criu.threads import has_registers
 from formats.manifest import Manifest, Missing, Process
 from formats.processstate import ProcessState
 from formats.threadstate import Restart, Scheduling, Thread
@@ -66,7 +67,7 @@ def _left_out_of_state(state: ProcessState, root: ProcessState | None) -> Iterat
 
 
 def _left_out_of_thread(thread: Thread, *, is_dump: bool) -> Iterator[Missing]:
-    if is_dump and not thread.registers:
+    if is_dump and not has_registers(thread):
         yield Missing(what=f"registers of thread {thread.tid}", reason="the round does not have them")
     if thread.system_call is not None and thread.system_call.restart is Restart.REMAINING:
         yield Missing(

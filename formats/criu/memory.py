@@ -71,6 +71,7 @@ def memory_of(process: Process, objects: dict[int, MemoryObject], table: FileTab
     state = process.state
     layout = (state.layout if state else None) or _NO_LAYOUT
     auxv = state.auxv if state else b""
+    auxv = auxv[: len(auxv) // _AUXV_ENTRY.size * _AUXV_ENTRY.size]
     files = _MappedFiles(process, table)
     memory = Memory(
         **asdict(layout),

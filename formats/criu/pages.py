@@ -12,7 +12,7 @@ from formats.criu.pagefiles import NO_PAGES, Pages
 from formats.criu.values import PageFlags
 from formats.images import Frames, PageSource
 from formats.layout import RunKind
-from formats.lineage import PageLineage
+from formats.lineage import PageLineage, unreachable
 from formats.manifest import MemoryObject, Process
 from formats.segments import Segment, SegmentKind
 from formats.sources import ObjectSources
@@ -37,17 +37,23 @@ class OwnPages(Protocol):
 class PagesOfRound(Closing):
     """As a round alone has them: what it leaves to the round before is in the parent."""
 
-    def __init__(self, source: PageSource) -> None:
+    def __init__(self, pid: int, source: PageSource, parent: PageSource | None) -> None:
+        """`parent` is what the round before has of the process, None for a full round."""
+        self._owner = f"process {pid}"
         self._source = source
+        self._parent = parent
 
     def close(self) -> None:
         self._source.close()
+        if self._parent is not None:
+            self._parent.close()
 
     def pages(self, start_addr: int, end_addr: int) -> Iterator[Pages]:
         for start, end, run in self._source.pieces(start_addr, end_addr):
             if run is None:
                 yield Pages(start, end, NO_PAGES)
             elif run.kind is RunKind.PARENT:
+                self._check_parent(start, end)
                 yield Pages(start, end, PageFlags.PARENT)
             elif run.kind is RunKind.ZERO:
                 yield Pages(start, end, PageFlags.PRESENT)
@@ -57,6 +63,14 @@ class PagesOfRound(Closing):
 
     def open_frames(self, _segment: Segment, /) -> Frames:
         return self._source.open_frames()
+
+    def _check_parent(self, start_addr: int, end_addr: int) -> None:
+        """Raises ImageCorrupt unless the round before has all of the pages."""
+        if self._parent is None:
+            raise unreachable(self._owner, start_addr, self._source.round)
+        for hole_addr, _, run in self._parent.pieces(start_addr, end_addr):
+            if run is None:
+                raise unreachable(self._owner, hole_addr, self._parent.round)
 
 
 class PagesOfChain(Closing):

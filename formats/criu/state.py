@@ -41,6 +41,7 @@ class _StateWriter:
         self._table = FileTable(info.manifest)
         self._seccomp = SeccompTable()
         self._ids = Ids()
+        self._tids = {process.pid for process in info.manifest.processes if process.zombie is not None}
         root = info.process(info.manifest.root_pid)
         assert root is not None  # as every manifest has it
         self._root = root
@@ -71,6 +72,9 @@ class _StateWriter:
         ids = self._ids.of_process(process)
         self._put(f"ids-{pid}.img", Magic.IDS, [ids])
         for thread in process.threads:
+            if thread.tid in self._tids:
+                raise ValueError(f"thread {thread.tid} is of two processes")
+            self._tids.add(thread.tid)
             core = core_of_thread(process, thread, ids, self._seccomp.newest_of(process, thread))
             self._put(f"core-{thread.tid}.img", Magic.CORE, [core])
         self._put(f"mm-{pid}.img", Magic.MM, [memory_of(process, self._objects, self._table)])

@@ -50,6 +50,7 @@ _RESTART_BLOCK = -516
 _EINTR = -4
 _SYSCALL_BYTES = 2
 
+_REGISTERS = frozenset(Registers.DESCRIPTOR.fields_by_name) - {"mode"}
 _NATIVE, _COMPAT = 1, 2  # of registers
 _CS_32 = 0x23  # __USER32_CS of arch/x86/include/asm/segment.h
 
@@ -60,12 +61,17 @@ def core_of_thread(process: Process, thread: Thread, ids: SharedIds, seccomp_fil
     Raises ValueError for values that the messages have no room for.
     """
     core = Core(machine=Machine.X86_64, thread=_thread_core(process.state, thread, seccomp_filter))
-    if thread.registers:
+    if has_registers(thread):
         core.x86.CopyFrom(_x86_thread(thread))
     if thread.tid == process.pid:
         core.ids.CopyFrom(ids)
         core.process.CopyFrom(_process_core(process, thread))
     return core
+
+
+def has_registers(thread: Thread) -> bool:
+    """Whether the round has all that a thread needs to go on."""
+    return thread.registers.keys() >= _REGISTERS
 
 
 def core_of_zombie(process: Process, exit_code: int) -> Core:
@@ -233,7 +239,7 @@ def _registers(thread: Thread) -> dict[str, int]:
 
     And in a critical section of rseq(2): go on where that is given up.
     """
-    registers = dict(thread.registers)
+    registers = {name: thread.registers[name] for name in _REGISTERS}
     result = registers["rax"] - (1 << 64) if registers["rax"] >> 63 else registers["rax"]
     if not registers["orig_rax"] >> 63:  # negative: it was in no system call
         if result in _RESTARTS:

@@ -212,6 +212,18 @@ def test_nothing_is_left_of_an_export_that_failed(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_page_that_no_round_has_is_damage(tmp_path: Path, flat: bool) -> None:
+    checkpoint = write_chain(
+        tmp_path / "checkpoint",
+        ImageRound({0: page_of(1)}),
+        ImageRound({0: RunKind.PARENT, 1: RunKind.PARENT}),
+        ImageRound({0: RunKind.PARENT, 1: RunKind.PARENT}),
+    )
+    with pytest.raises(ImageCorrupt, match="refers to its parent round, but round 1"):
+        export(checkpoint, tmp_path / "out", CriuOptions(flat=flat, torn=True))
+
+
 # --- state --------------------------------------------------------------------------------------
 
 

@@ -94,6 +94,7 @@ def commands_on(checkpoint: Path, sample: Sample, out: Path) -> list[Words]:
         ("export", path, "--to", "raw", "-o", str(out)),
         ("search", path, "the-secret", "-c"),
         ("search", path, "re:s[a-z]+|\\x00\\x00", "--all-rounds", "--all-processes", "-m", "50", "--json"),
+        ("export", path, "--to", "criu", "-o", str(out)),
     ]
 
 
