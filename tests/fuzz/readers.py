@@ -54,7 +54,7 @@ class Ending:
             found.append("memory of the target in a message")
         if _UNPRINTABLE.search(self.stderr):
             found.append("an unprintable character in a message")
-        if self.words[0] != "read" and _UNPRINTABLE.search(self.output.decode(errors="replace")) and not self.written:
+        if "--raw" not in self.words and not self.written and _UNPRINTABLE.search(self.output.decode(errors="replace")):
             found.append("an unprintable character in the output")
         if (
             self.exit_code
@@ -82,8 +82,9 @@ def commands_on(checkpoint: Path, sample: Sample, out: Path) -> list[Words]:
         ("verify", path),
         ("verify", path, "--json"),
         *reads,
-        ("read", path, hex(addr), "64", "--json"),
+        ("read", path, hex(addr), "64", "--json", "--words"),
         ("read", path, hex(addr), "64"),
+        ("read", path, hex(addr), "--string"),
         ("read", path, hex(addr), "64", "--round", "1"),
         ("diff", path, "1", "--bytes"),
         ("diff", path, "1", "--json"),
