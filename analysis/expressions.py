@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from analysis.places import Places
 from analysis.symbols import ProcessSymbol
+from analysis.symboltable import SymbolKind
 from formats.errors import UsageError
 
 _OFFSET = re.compile(r"([+-])\s*(0[xX][0-9a-fA-F]{1,32}|[0-9]{1,32})\s*$")
@@ -45,7 +46,7 @@ def whereabouts(text: str, places: Places, registers: Mapping[str, int] | None =
         match = _OFFSET.search(name)
         if match is None or not match.start():
             raise _unknown(text, name, places)
-        offset_bytes += int(match[1] + match[2], 0)
+        offset_bytes += _number(match[2]) * (1 if match[1] == "+" else -1)
         name = name[: match.start()].rstrip()
     if len(found) > 1:
         shown = [f"{addr:#x} ({label})" for addr, (label, _) in list(found.items())[:_SHOWN_CANDIDATES]]
@@ -64,7 +65,7 @@ _Found = dict[int, tuple[str, ProcessSymbol | None]]
 def _candidates(name: str, places: Places, registers: Mapping[str, int]) -> _Found:
     """What a name without offset may be; raises UsageError for a symbol that has no address."""
     if _NUMBER.fullmatch(name):
-        return {int(name, 16 if name[:2] in {"0x", "0X"} else 10): (name, None)}
+        return {_number(name): (name, None)}
     register = name.removeprefix("$")
     if register in registers:
         return {registers[register]: (name, None)}
@@ -77,12 +78,22 @@ def _candidates(name: str, places: Places, registers: Mapping[str, int]) -> _Fou
         if symbol.kind.is_address:
             found.setdefault(symbol.start_addr, (places.symbol_name(symbol, symbol.start_addr), symbol))
     if symbols and not found:
-        label = places.symbol_name(symbols[0], symbols[0].start_addr)
-        raise UsageError(
-            f"{label} is no place in memory: it is {symbols[0].kind.value}, with the value {symbols[0].start_addr:#x}.",
-            hint="Of a thread-local variable each thread has its own, in memory that fs_base leads to.",
-        )
+        raise _no_address(symbols[0], places)
     return found
+
+
+def _number(text: str) -> int:
+    """As `_NUMBER` has it; one with zeros in front is decimal."""
+    return int(text, 16) if text[:2] in {"0x", "0X"} else int(text)
+
+
+def _no_address(symbol: ProcessSymbol, places: Places) -> UsageError:
+    label = places.symbol_name(symbol, symbol.start_addr)
+    is_own = symbol.kind is SymbolKind.THREAD_LOCAL
+    return UsageError(
+        f"{label} is no place in memory: it is {symbol.kind.value}, with the value {symbol.start_addr:#x}.",
+        hint="Each thread has its own, in memory that fs_base leads to." if is_own else "",
+    )
 
 
 def _unknown(text: str, name: str, places: Places) -> UsageError:

@@ -166,6 +166,7 @@ def test_sections_of_mappings() -> None:
         (hex(BASE_ADDR), BASE_ADDR),
         ("4096", 4096),
         ("010", 10),
+        ("heap+010", addr_of(0) + 10),
         ("0X10-1", 15),
         ("rsp+8", 108),
         ("$rsp", 100),
