@@ -104,7 +104,7 @@ def written(step: Step, span: range) -> int:
     return sum(page in span and kind_of(state) is not RunKind.PARENT for page, state in step.image.pages.items())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(steps=chains(), n_cells=st.sampled_from([1, 3, 10, 200]))
 def test_counts_are_those_of_a_model(steps: list[Step], n_cells: int) -> None:
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
