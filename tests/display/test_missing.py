@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-from display.missing import missing_of, missing_summary, missing_table
+from display.missing import missing_lines, missing_of, missing_summary, missing_table
 from display.progress import round_text
 from dumper.events import RoundFinished
 from formats.manifest import Gap, Missing
@@ -81,3 +81,16 @@ def test_the_event_of_a_round_counts_what_lacks() -> None:
     event = RoundFinished(**(figures | {"round": 3, "kind": "dump", "missing": 2}))
     assert "2 things not captured" in round_text(event)
     assert "not captured" not in round_text(replace(event, missing=0))
+
+
+def test_lines_name_all_kinds_but_for_endless_ones() -> None:
+    assert missing_lines("Left out", []) == []
+    assert missing_lines("Left out", queues(500)) == [
+        "Left out:",
+        "  queue of descriptor 7, 8, 9 and 497 more: out of scope",
+    ]
+    many = [Missing(what=f"{'a' * i}", reason="why" * 1000) for i in range(1, 101)]
+    lines = missing_lines("Left out", many)
+    assert len(lines) == 42
+    assert lines[-1] == "  ... and 60 more: --json has them all"
+    assert max(map(len, lines)) < 500

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,11 +19,6 @@ from tests.harness import Event, Target, predump
 from tests.schemas import check_event
 
 pytestmark = pytest.mark.usefixtures("targets")
-
-
-@pytest.fixture(params=["chain", "flat"])
-def way(request: pytest.FixtureRequest) -> list[str]:
-    return ["--flat"] if request.param == "flat" else []
 
 
 def dumped(pid: int, checkpoint: Path) -> Manifest:
@@ -76,15 +70,19 @@ def assert_reads_alike(checkpoint: Path, directory: Path, manifest: Manifest) ->
                         assert after.read(start_addr, end_addr - start_addr) == content
 
 
-@pytest.fixture
-def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
-    monkeypatch.setenv("TREE_FILE", str(tmp_path / "shared-file"))
-    with Target.spawn("tree", 2) as target:
-        yield target
+@pytest.fixture(scope="module")
+def dump(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    """A checkpoint of a tree, and what it says of its dump."""
+    directory = tmp_path_factory.mktemp("tree")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TREE_FILE", str(directory / "shared-file"))
+        with Target.spawn("tree", 2) as target:
+            return directory / "checkpoint", dumped(target.pid, directory / "checkpoint")
 
 
-def test_memory_of_a_tree(tree: Target, checkpoint: Path, tmp_path: Path, way: list[str]) -> None:
-    manifest = dumped(tree.pid, checkpoint)
+@pytest.mark.parametrize("way", [[], ["--flat"]], ids=["chain", "flat"])
+def test_memory_of_a_tree(dump: tuple[Path, Manifest], tmp_path: Path, way: list[str]) -> None:
+    checkpoint, manifest = dump
     result = exported(checkpoint, tmp_path / "out", *way)
     assert (result["processes"], result["rounds"]) == (3, 1 if way else 2)
     images = Path(str(result["images"]))
@@ -93,8 +91,8 @@ def test_memory_of_a_tree(tree: Target, checkpoint: Path, tmp_path: Path, way: l
 
 
 @needs_crit
-def test_crit_reads_all_of_a_tree(tree: Target, checkpoint: Path, tmp_path: Path) -> None:
-    manifest = dumped(tree.pid, checkpoint)
+def test_crit_reads_all_of_a_tree(dump: tuple[Path, Manifest], tmp_path: Path) -> None:
+    checkpoint, manifest = dump
     directory = Path(str(exported(checkpoint, tmp_path / "out")["images"]))
     entries = decode(*images_of(directory))
     for earlier in decode(*images_of(directory.parent / "0001")).values():
@@ -102,7 +100,7 @@ def test_crit_reads_all_of_a_tree(tree: Target, checkpoint: Path, tmp_path: Path
         assert len(earlier) > 1
     processes = {process.pid: process for process in manifest.processes}
     assert {item["pid"]: item["ppid"] for item in entries["pstree.img"]} == {
-        pid: 0 if pid == tree.pid else tree.pid for pid in processes
+        pid: 0 if pid == manifest.root_pid else manifest.root_pid for pid in processes
     }
     for process in processes.values():
         [memory] = entries[f"mm-{process.pid}.img"]
