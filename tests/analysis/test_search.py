@@ -223,7 +223,7 @@ def expected(words: str, memory: dict[int, bytes | None] | Memory, pages: Iterab
 
 
 @given(history=histories(), words=st.sampled_from(sorted(MODELS)))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_each_round_and_all_of_them(
     tmp_path_factory: pytest.TempPathFactory, history: tuple[list[ImageRound], list[Memory]], words: str
 ) -> None:
