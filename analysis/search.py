@@ -14,12 +14,13 @@ from formats import runs
 from formats.areas import Area, areas_of
 from formats.chain import MemoryView
 from formats.closing import Closing
-from formats.columns import AllRounds, columns_of
+from formats.columns import AllRounds, Column, columns_of
 from formats.errors import UsageError
 from formats.framesahead import FramesAhead
-from formats.images import Images
+from formats.images import Frames, Images
 from formats.layout import PAGE_BYTES
 from formats.manifest import Manifest, Process
+from formats.segments import Segment
 
 _FRAMES_PER_THREAD = 4
 _PROGRESS_STEP_BYTES = 16 << 20
@@ -78,7 +79,6 @@ class Search:
         self._places_of = places_of
         self._options = options
         self._total_bytes = 0
-        self._objects_bytes: dict[tuple[int, int], int] = {}
         self._last: dict[tuple[int, int], int] = {}
         """The last round of each process, by pid and start."""
         self._plan()
@@ -163,29 +163,31 @@ class ProcessSearch(Closing):
         self._number = number
         self._view = MemoryView(images, number, pid)
         self.places = places_of(images.round(number).manifest, self._view)
-        self._rounds: AllRounds | None = None
-        if scope.all_rounds:
-            self._rounds = AllRounds(images, self._view.process, self._areas)
+        self._all_rounds = scope.all_rounds
 
     def close(self) -> None:
         """Close all files. May be called again."""
         self._view.close()
-        if self._rounds is not None:
-            self._rounds.close()
 
     def matches(self, scanner: Scanner, report: Callable[[], None], threads: int) -> Iterator[Match]:
         """All of them, ascending; `report` is called now and then. Raises ImageCorrupt, StorageError."""
-        source = self._rounds or self._view
-        columns = self._rounds.columns() if self._rounds else columns_of(self._view, self._number, self._areas)
-        with FramesAhead(source.open_frames, threads) as frames:
-            found = _reporting(blocks(columns, frames, threads * _FRAMES_PER_THREAD), report)
-            yield from scanner.scan(found)
+
+        def scan(columns: Iterator[Column], open_frames: Callable[[Segment], Frames]) -> Iterator[Match]:
+            with FramesAhead(open_frames, threads) as frames:
+                found = _reporting(blocks(columns, frames, threads * _FRAMES_PER_THREAD), report)
+                yield from scanner.scan(found)
+
+        if self._all_rounds:
+            with AllRounds(self._images, self._view.process, self._areas) as rounds:
+                yield from scan(rounds.columns(), rounds.open_frames)
+        else:
+            yield from scan(columns_of(self._view, self._number, self._areas), self._view.open_frames)
 
     def rounds_of(self, match: Match) -> list[int]:
         """The rounds that a match is in, ascending."""
-        if self._rounds is None:
+        if not self._all_rounds:
             return [self._number]
-        return [number for bit, number in enumerate(self._rounds.numbers) if match.rounds >> bit & 1]
+        return [number for bit, number in enumerate(self._images.numbers) if match.rounds >> bit & 1]
 
     def places_of(self, match: Match) -> Places:
         """Names for the addresses around a match."""

@@ -84,7 +84,7 @@ _Behind = tuple[int, _Version | None]
 class AllRounds(Closing):
     """One process in all rounds; a context manager, not for use by two threads at once.
 
-    `numbers` are the rounds in the order of their bits, the first having the lowest.
+    `numbers` are the rounds of the images in the order of their bits, the first having the lowest.
     """
 
     def __init__(self, images: Images, process: Process, choose: Choice) -> None:
