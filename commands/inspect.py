@@ -71,7 +71,8 @@ def inspect(
     """Show what a checkpoint or a round holds.
 
     One screen says what process it is of, when and how it was taken, how big it is, and whether it is whole as far as
-    can be told without reading it (exit code 20 or 22 if not). --show has the rest.
+    can be told without reading it (exit code 20 or 22 if not). --show has the rest. With --json there is an event for
+    each row of it, and the result has the manifest if the summary is shown.
 
     \b
       predump inspect /var/tmp/ck

@@ -1,7 +1,6 @@
 """A checkpoint for people, section by section: the summary, the rounds, the tree, and the details of one process."""
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from rich.console import RenderableType
 
@@ -65,6 +64,7 @@ _SECTIONS: dict[str, _Section] = {
 }
 
 
-def shown(subject: Subject, view: View, sections: Iterable[str]) -> RenderableType:
+def shown(subject: Subject, view: View, sections: Sequence[str]) -> RenderableType:
     """These sections, in their order; one that has nothing to show is left out."""
-    return apart(chain.from_iterable(_SECTIONS[name](subject, view) for name in sections))
+    pieces = [piece for name in sections for piece in _SECTIONS[name](subject, view) if piece is not None]
+    return apart(pieces) if pieces else line(f"There is nothing to show: {', '.join(sections)}.")

@@ -149,11 +149,11 @@ def vmas_table(subject: Subject, whose: str, view: View) -> RenderableType | Non
         guards = counted(len(process.guards), "guard range")
         below.append(line(f"{guards} (MADV_GUARD_INSTALL), {pages_text(n_pages)}"))
     if process.unseen_writers:
-        below.append(line(unseen_text(process)))
+        unseen = f"Pages may be older than the round, for writes that went unseen: {writers_text(process)}"
+        below.append(line(unseen))
     return Group(table, *below)
 
 
-def unseen_text(process: Process) -> str:
-    """That pages may be older than the round, and why."""
-    writers = first_few(process.unseen_writers, _WRITERS_SHOWN)
-    return f"Pages may be older than the round, for writes that went unseen: {writers}"
+def writers_text(process: Process) -> str:
+    """What may have written to pages after they were copied."""
+    return first_few(process.unseen_writers, _WRITERS_SHOWN)

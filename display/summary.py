@@ -11,7 +11,7 @@ from analysis.selection import VmaSelection
 from analysis.subject import Subject
 from analysis.survey import RoundFigures
 from display.listing import Column, line, listing, numbers, safe_text
-from display.memory import stored_text, unseen_text, vma_text, written_text
+from display.memory import stored_text, vma_text, writers_text, written_text
 from display.missing import missing_briefly
 from display.pagebar import bar_legend, page_bar
 from display.program import command_text, host_text
@@ -71,7 +71,7 @@ def _facts(subject: Subject, view: View) -> Iterator[_Fact]:
         yield name, text, "yellow"
         name = ""
     if process.unseen_writers:
-        yield "unseen", unseen_text(process), "yellow"
+        yield "unseen", f"writes by {writers_text(process)}: pages may be older than the round", "yellow"
 
 
 def _who(subject: Subject) -> str:
@@ -124,7 +124,7 @@ def _wholeness(subject: Subject) -> Iterator[_Fact]:
         return
     yield "whole", f"NO: {counted(survey.n_findings, 'problem')}; 'verify' reads every byte", "bold red"
     for finding in survey.findings[:_PROBLEMS_SHOWN]:
-        yield "", finding.message, "red"
+        yield "", finding.message.replace(f"{subject.images.path}/", "", 1), "red"
 
 
 def _largest(subject: Subject, view: View, rows_max: int) -> list[RenderableType]:

@@ -16,8 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from analysis.mappings import PageKind
+from analysis.mappings import Order, PageKind
+from analysis.subject import subject_of
+from commands.inspect import ORDERS, SECTIONS
+from display.inspect import shown
 from display.pagebar import bar_legend, page_bar
+from display.view import View
+from formats.checkpoint import Checkpoint
 from formats.layout import RunKind
 from formats.manifest import Manifest, Missing
 from tests.display import samples
@@ -173,6 +178,21 @@ def test_sections_come_in_one_order(chain: Path) -> None:
     text = predump("inspect", chain, "--show", "vmas,stats", "--show", "rounds").stdout
     assert re.findall(r"^(Rounds|Figures|VMAs)", text, re.MULTILINE) == ["Rounds", "Figures", "VMAs"]
     assert "whole" in predump("inspect", chain, "--show", "all").stdout
+
+
+def test_the_words_of_the_options_are_those_of_the_view(chain: Path) -> None:
+    """The command has them written down: reading help loads no engine."""
+    assert tuple(Order) == ORDERS
+    opened = subject_of(Checkpoint.open(chain))
+    for section in SECTIONS:
+        shown(opened, View(80), (section,))
+
+
+def test_sections_without_content(chain: Path) -> None:
+    assert predump("inspect", chain, "--show", "objects,files").stdout.strip() == (
+        "There is nothing to show: files, objects."
+    )
+    assert "None of the 3 VMAs is meant." in predump("inspect", chain, "--vma", "stack").stdout
 
 
 def test_an_unknown_section(chain: Path) -> None:

@@ -32,7 +32,7 @@ def test_into_a_new_checkpoint(chain: Path, tmp_path: Path) -> None:
     assert not done.stderr
     assert Checkpoint.open(out).numbers == [2]
     assert predump("read", out, hex(addr_of(1)), PAGE_BYTES, "--json").result["hex"] == page_of(1001).hex()
-    assert "flattened from rounds 1 to 2" in predump("inspect", out, "--show", "rounds").stdout
+    assert "flattened from rounds 1 to 2" in " ".join(predump("inspect", out, "--show", "rounds").stdout.split())
     predump("verify", out)
     again = predump("flatten", chain, "-o", out, check=False)
     assert again.returncode == USAGE
