@@ -62,6 +62,11 @@ def header(magic: Magic) -> bytes:
     return _U32.pack(_SERVICE_MAGIC if magic is Magic.STATS else _COMMON_MAGIC) + _U32.pack(magic)
 
 
+def damage(path: Path, problem: str) -> ImageCorrupt:
+    """The error for a file of CRIU's; `problem` is the rest of a sentence that begins with its path."""
+    return ImageCorrupt(f"{path} {problem}.", hint="Look at it with 'crit decode'.", path=str(path))
+
+
 class ImageReader(Closing):
     """Messages of an image file in their order; a context manager."""
 
@@ -156,7 +161,7 @@ class ImageReader(Closing):
         return content
 
     def _damage(self, problem: str) -> ImageCorrupt:
-        return ImageCorrupt(f"{self._path} {problem}.", hint="Look at it with 'crit decode'.", path=str(self._path))
+        return damage(self._path, problem)
 
 
 def read_message(path: Path, magic: Magic, kind: type[M]) -> M:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from analysis.survey import survey
 from formats.chain import MemoryView
 from formats.checkpoint import Checkpoint
 from formats.criu.export import CriuOptions, write_criu
@@ -339,7 +340,10 @@ def test_a_missing_parent(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "d1")
     opened = open_images(last)
     assert opened.numbers == [1]
-    assert opened.round().manifest.processes[0].pid == PID, "what is there can be looked at"
+    (process,) = opened.round().manifest.processes
+    assert process.pid == PID, "what is there can be looked at"
+    (finding,) = survey(opened, process).findings
+    assert (finding.exit_code, "d1, which is not there" in finding.message) == (22, True)
     with pytest.raises(ParentMissing, match="d1"):
         MemoryView(opened)
 

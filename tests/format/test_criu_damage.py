@@ -201,7 +201,7 @@ def test_a_parent_may_be_anywhere(tmp_path: Path) -> None:
     ("module", "name", "limit", "problem"),
     [
         (pagemap, "MAX_ENTRIES", 1, "more than 1 entries"),
-        (mappings, "MAX_VMAS", 1, "more than 1 mappings"),
+        (mappings, "MAX_VMAS", 1, "more mappings than the 1 "),
         (tree, "MAX_RECORDS", 1, "more than 1 "),
     ],
 )

@@ -22,12 +22,13 @@ _HELD_ROUNDS = 2
 class CriuRound:
     """A directory of images; see formats.images.Round and Outline."""
 
-    def __init__(self, levels: list[ImageDirectory], manifest: Manifest) -> None:
-        """`levels` are the directory and those that it builds on, the nearest first."""
+    def __init__(self, levels: list[ImageDirectory], manifest: Manifest, missing: Path | None) -> None:
+        """`levels` are the directory and those that it builds on, the nearest first, without one that is `missing`."""
         self.number = levels[0].number
         self.path = levels[0].path
         self.manifest = manifest
         self._levels = levels
+        self._missing = missing
         self._processes = {process.pid: process for process in manifest.processes}
 
     def process(self, pid: int) -> Process | None:
@@ -43,7 +44,9 @@ class CriuRound:
         return True
 
     def file_problems(self) -> Iterator[PredumpError]:
-        """What is wrong with files of pages, as far as their sizes tell."""
+        """What is wrong with files of pages, as far as their sizes tell, and if what it builds on is missing."""
+        if self._missing is not None and len(self._levels) == 1:
+            yield parent_missing(self.path, self._missing)
         sources = [self.pages_of(process) for process in self.manifest.processes]
         sources += [self._levels[0].shared_pages(held.id) for held in self.manifest.objects]
         for source in sources:
@@ -105,11 +108,7 @@ class CriuCheckpoint:
         yield self.round(number)
         yield from map(self.round, range(number - 1, 0, -1))
         if self._missing is not None:
-            raise ParentMissing(
-                f"{self._levels[-1].path} needs {self._missing}, which is not there.",
-                hint="Bring that directory back, or take a new dump.",
-                path=str(self._levels[-1].path),
-            )
+            raise parent_missing(self._levels[-1].path, self._missing)
 
     def levels_of(self, process: Process, number: int | None = None) -> Iterator[PageSource]:
         """The pages of a process in a round of it, and in those of `lineage`; raises as that."""
@@ -119,5 +118,14 @@ class CriuCheckpoint:
         levels = self._levels[-number:]
         # A pre-dump does not say which of its processes is the root, but the dump does that was named.
         root_pid = self.round().manifest.root_pid if number != self.selected else None
-        has_parent = number > 1 or self._missing is not None
-        return CriuRound(levels, manifest_of(levels, has_parent=has_parent, root_pid=root_pid))
+        manifest = manifest_of(levels, is_full=number == 1 and self._missing is None, root_pid=root_pid)
+        return CriuRound(levels, manifest, self._missing)
+
+
+def parent_missing(path: Path, missing: Path) -> ParentMissing:
+    """The error for a directory that builds on another, which is not there."""
+    return ParentMissing(
+        f"{path} needs {missing}, which is not there.",
+        hint="Bring that directory back, or take a new dump.",
+        path=str(path),
+    )

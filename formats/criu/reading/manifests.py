@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from formats.criu.framing import Magic, read_message
+from formats.criu.framing import Magic, damage, read_message
 from formats.criu.images_pb2 import DumpStats, Inventory
 from formats.criu.images_pb2 import Stats as StatsMessage
 from formats.criu.names import INVENTORY_NAME, STATS_NAME, TREE_NAME
 from formats.criu.reading.directories import ImageDirectory
 from formats.criu.reading.tree import ProcessReader
-from formats.errors import ImageCorrupt, ImageVersionUnsupported, StorageError
+from formats.errors import ImageVersionUnsupported, StorageError
 from formats.layout import PAGE_BYTES
 from formats.manifest import Host, Manifest, MemoryObject, Parent, Process, RoundKind, Stats
 
@@ -18,10 +18,10 @@ _VERSION = 2
 _NS_PER_US = 1000
 
 
-def manifest_of(levels: Sequence[ImageDirectory], *, has_parent: bool, root_pid: int | None) -> Manifest:
+def manifest_of(levels: Sequence[ImageDirectory], *, is_full: bool, root_pid: int | None) -> Manifest:
     """The manifest of the first of `levels`, behind which come those that it builds on.
 
-    `has_parent` is whether it builds on another, be that missing; `root_pid` is the root process of a pre-dump, which
+    It `is_full` if it builds on no other, be that missing; `root_pid` is the root process of a pre-dump, which
     does not tell itself. Raises ImageCorrupt, ImageVersionUnsupported, StorageError.
     """
     directory = levels[0]
@@ -30,7 +30,7 @@ def manifest_of(levels: Sequence[ImageDirectory], *, has_parent: bool, root_pid:
     has_tree = TREE_NAME in directory.names
     processes = list(reader.dumped() if has_tree else reader.running())
     if not processes:
-        raise ImageCorrupt(f"{directory.path} is damaged: no process is in it.", path=str(directory.path))
+        raise damage(directory.path / TREE_NAME, "has no process")
     if has_tree or root_pid not in {process.pid for process in processes}:
         root_pid = processes[0].pid
     return Manifest(
@@ -39,8 +39,8 @@ def manifest_of(levels: Sequence[ImageDirectory], *, has_parent: bool, root_pid:
         kind=RoundKind.DUMP if any(process.state for process in processes) else RoundKind.PRE_DUMP,
         created_ns=_created_ns(directory),
         tool_version="",
-        parent=Parent(round=directory.number - 1, sha256="") if has_parent else None,
-        full=not has_parent,
+        parent=Parent(round=directory.number - 1, sha256="") if len(levels) > 1 else None,
+        full=is_full,
         host=Host(boot_id="", hostname="", kernel_release="", machine=reader.machine),
         root_pid=root_pid,
         processes=processes,

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from formats import runs
+from formats.criu.framing import damage
 from formats.criu.images_pb2 import MemfdInode, Memory
 from formats.criu.images_pb2 import Vma as VmaMessage
 from formats.criu.names import shared_pagemap_name
@@ -140,13 +141,13 @@ class Mappings:
         """
         self._room -= len(memory.vmas)
         if self._room < 0:
-            raise ImageCorrupt(f"{path.parent} has more than {MAX_VMAS} mappings.", path=str(path))
+            raise damage(path, f"has more mappings than the {MAX_VMAS} that all processes may have")
         found: list[Vma] = []
         previous_end_addr = 0
         for message in memory.vmas:
             start_addr, end_addr = message.start_addr, message.end_addr
             if not previous_end_addr <= start_addr < end_addr or start_addr % PAGE_BYTES or end_addr % PAGE_BYTES:
-                raise _corrupt(path, start_addr, "is out of order, or is not one of whole pages")
+                raise _corrupt(path, start_addr, "is out of order, or not one of whole pages")
             previous_end_addr = end_addr
             is_stack = start_addr <= memory.start_stack_addr < end_addr
             found.append(self._vma(path, message, pagemap, is_stack=is_stack))
@@ -225,4 +226,4 @@ def _perms(message: VmaMessage) -> str:
 
 
 def _corrupt(path: Path, start_addr: int, problem: str) -> ImageCorrupt:
-    return ImageCorrupt(f"{path} is damaged: the mapping at {start_addr:#x} {problem}.", path=str(path))
+    return damage(path, f"has a mapping at {start_addr:#x} that {problem}")

@@ -14,7 +14,7 @@ from itertools import accumulate
 from operator import le, lt, or_
 from pathlib import Path
 
-from formats.criu.framing import ImageReader, Magic
+from formats.criu.framing import ImageReader, Magic, damage
 from formats.criu.images_pb2 import PagemapEntries, PagemapEntry, PagemapHead
 from formats.criu.values import PageFlags
 from formats.errors import ImageCorrupt, ImageVersionUnsupported
@@ -112,7 +112,7 @@ class CriuPagemap:
                 for kind, entry in zip(kinds, entries, strict=True)
             ]
         if len(self._kinds) + len(kinds) > MAX_ENTRIES:
-            raise ImageCorrupt(f"{self._path} has more than {MAX_ENTRIES} entries.", path=str(self._path))
+            raise damage(self._path, f"has more than {MAX_ENTRIES} entries")
         stored = (n_pages if kind == _DATA else 0 for kind, n_pages in zip(kinds, counts, strict=True))
         *page_indexes, self.data_pages = accumulate(stored, initial=self.data_pages)
         self._starts_addr.extend(starts_addr)
@@ -148,7 +148,7 @@ class CriuPagemap:
         return _PARENT if entry.in_parent else _NOTHING
 
     def _corrupt(self, start_addr: int, problem: str) -> ImageCorrupt:
-        return ImageCorrupt(f"{self._path} is damaged: the entry at {start_addr:#x} {problem}.", path=str(self._path))
+        return damage(self._path, f"has an entry at {start_addr:#x} that {problem}")
 
 
 def _says_more(batch: PagemapEntries) -> bool:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from formats.closing import Closing
+from formats.criu.framing import damage
 from formats.criu.names import pages_name
 from formats.criu.reading.pagemap import CriuPagemap
-from formats.errors import ImageCorrupt
 from formats.files import close_quietly, open_regular, read_exactly
 from formats.layout import PAGE_BYTES, PAGES_FRAME_BYTES
 from formats.pagemap import Piece, cut
@@ -69,9 +69,8 @@ class RawPages(Closing):
     def check(self, end_bytes: int) -> None:
         """See to it that the file goes on to there; raises ImageCorrupt."""
         if end_bytes > self._size_bytes:
-            raise ImageCorrupt(
-                f"{self._path} has {self._size_bytes} bytes, but its pagemap names pages up to byte {end_bytes}.",
-                path=str(self._path),
+            raise damage(
+                self._path, f"has {self._size_bytes} bytes, but its pagemap names pages up to byte {end_bytes}"
             )
 
 
@@ -83,6 +82,7 @@ class CriuPages(Closing):
         self.round = directory.number
         self._directory = directory
         self._pagemap_name = pagemap_name
+        self._pagemap: CriuPagemap | None = None
         self._pages: RawPages | None = None
 
     def close(self) -> None:
@@ -92,7 +92,7 @@ class CriuPages(Closing):
 
     def check(self) -> None:
         """See to it that there are as many pages as there must be; raises ImageCorrupt, StorageError."""
-        pagemap = self._pagemap()
+        pagemap = self._opened()
         if pagemap is not None and pagemap.data_pages:
             with self.open_frames() as frames:
                 frames.check(pagemap.data_pages * PAGE_BYTES)
@@ -102,7 +102,7 @@ class CriuPages(Closing):
 
         Raises ImageCorrupt, ImageVersionUnsupported, StorageError.
         """
-        pagemap = self._pagemap()
+        pagemap = self._opened()
         return cut(pagemap.runs(start, end) if pagemap else (), start, end)
 
     def read(self, page_index: int, n_pages: int) -> bytes:
@@ -116,10 +116,12 @@ class CriuPages(Closing):
 
         Raises ImageCorrupt, StorageError.
         """
-        pagemap = self._pagemap()
+        pagemap = self._opened()
         if pagemap is None:
             raise ValueError("there are no pages")
         return RawPages(self._directory.path / pages_name(pagemap.pages_id))
 
-    def _pagemap(self) -> CriuPagemap | None:
-        return self._directory.pagemap(self._pagemap_name)
+    def _opened(self) -> CriuPagemap | None:
+        if self._pagemap is None:
+            self._pagemap = self._directory.pagemap(self._pagemap_name)
+        return self._pagemap

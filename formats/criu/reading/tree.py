@@ -19,7 +19,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from formats.criu import images_pb2 as messages
-from formats.criu.framing import ImageReader, Magic, read_message
+from formats.criu.framing import ImageReader, Magic, damage, read_message
 from formats.criu.names import FILES_NAME, MEMFD_NAME, TREE_NAME, of_task, pagemap_name
 from formats.criu.reading.directories import ImageDirectory
 from formats.criu.reading.mappings import Mappings, SharedMemory, gaps_of, mapped_file_ids, vmas_of_pages
@@ -84,10 +84,10 @@ class ProcessReader:
         for entry in entries:
             for tid in {entry.pid, *entry.tids}:
                 if tid in seen or not 1 <= tid <= _PID_MAX:
-                    raise self._corrupt(TREE_NAME, f"has thread {tid} twice, or that is none")
+                    raise damage(self._path / TREE_NAME, f"has thread {tid} twice, or that is none")
                 seen.add(tid)
             if len(seen) > MAX_RECORDS:
-                raise self._corrupt(TREE_NAME, f"has more than {MAX_RECORDS} threads")
+                raise damage(self._path / TREE_NAME, f"has more than {MAX_RECORDS} threads")
 
     def _process(self, entry: messages.TreeEntry) -> Process:
         pid = entry.pid
@@ -149,8 +149,7 @@ class ProcessReader:
         name = pagemap_name(pid)
         pagemap = self._levels[0].pagemap(name)
         if pagemap is None:
-            path = self._path / name
-            raise ImageCorrupt(f"{path} is missing.", path=str(path))
+            raise damage(self._path / name, "is missing")
         return pagemap
 
     def _core(self, tid: int) -> messages.Core:
@@ -171,12 +170,8 @@ class ProcessReader:
             for item in reader.rest(message):
                 found.append(item)
                 if len(found) > MAX_RECORDS:
-                    raise self._corrupt(name, f"has more than {MAX_RECORDS} messages")
+                    raise damage(self._path / name, f"has more than {MAX_RECORDS} messages")
         return found
-
-    def _corrupt(self, name: str, problem: str) -> ImageCorrupt:
-        path = self._path / name
-        return ImageCorrupt(f"{path} is damaged: it {problem}.", path=str(path))
 
 
 def _process(pid: int, pagemap: CriuPagemap | None) -> Process:
