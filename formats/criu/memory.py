@@ -40,10 +40,9 @@ class _Map(IntFlag):
     GROWSDOWN = 0x0100
     LOCKED = 0x2000
     NORESERVE = 0x4000
-    HUGETLB = 0x40000
 
 
-_FLAGS = {"gd": _Map.GROWSDOWN, "lo": _Map.LOCKED, "nr": _Map.NORESERVE, "ht": _Map.HUGETLB}
+_FLAGS = {"gd": _Map.GROWSDOWN, "lo": _Map.LOCKED, "nr": _Map.NORESERVE}
 """By VmFlags, as in /proc/PID/smaps: proc(5)."""
 _ADVICE = {"rr": 1, "sr": 2, "dc": 10, "mg": 12, "hg": 14, "nh": 15, "dd": 16, "wf": 18}
 """MADV_* of madvise(2), by VmFlags."""

@@ -14,12 +14,14 @@ from hypothesis import given, settings
 
 from formats.checkpoint import Checkpoint
 from formats.criu.export import CriuOptions, CriuReport, write_criu
+from formats.criu.files import FileTable
 from formats.criu.images_pb2 import Core, SharedIds
+from formats.criu.memory import memory_of
 from formats.criu.processes import tree_entries
 from formats.criu.threads import core_of_thread
 from formats.errors import ImageCorrupt, UsageError
 from formats.layout import PAGE_BYTES, RunKind
-from formats.manifest import Manifest, PageRange
+from formats.manifest import Manifest, PageRange, Vma
 from formats.openfiles import Eventfd, OpenFile, OpenFileKind, Pipe
 from formats.processstate import Descriptor, FileLock, Limit, MemoryLayout, Namespace
 from formats.roundwriter import RoundWriter
@@ -613,3 +615,29 @@ def test_a_circle_of_parents_is_written_below_the_root(tmp_path: Path) -> None:
         (CHILD, PID),
         (CHILD + 1, PID),
     ]
+
+
+@pytest.mark.parametrize(
+    ("vma", "status", "flags", "advice"),
+    [
+        (replace(vma_of(0, 1, "stack", "[stack]"), flags="rd wr gd ac"), 0x201, 0x122, 0),
+        (replace(vma_of(0, 1), flags="rd wr lo nr hg dd"), 0x201, 0x6022, 1 << 14 | 1 << 16),
+        (replace(vma_of(0, 1, "special", "[vdso]"), perms="r-xp"), 0x209, 0x22, 0),
+        (replace(vma_of(0, 1, "special", "[vvar_vclock]"), perms="r--p"), 0x1201, 0x22, 0),
+        (replace(vma_of(0, 1, "special", "[vsyscall]"), perms="--xp"), 0x204, 0x22, 0),
+        (vma_of(0, 1, "file", "/lib/x"), 0x41, 0x02, 0),
+        (replace(vma_of(0, 1, "file", "/data"), perms="rw-s", flags="rd wr sh mw"), 0x81, 0x01, 0),
+        (replace(vma_of(0, 1, "hugetlb", "/anon_hugepage (deleted)"), flags="ht"), 0x201, 0x22, 0),
+    ],
+)
+def test_kinds_of_mappings(vma: Vma, status: int, flags: int, advice: int) -> None:
+    process = replace(samples.DUMP_PROCESS, vmas=[vma], exe_build_id="")
+    table = FileTable(samples.DUMP)
+    [message] = memory_of(process, {}, table).vmas
+    assert (message.status, message.flags, message.advice, message.fd) == (status, flags, advice, -1)
+    if status & 0xC0:
+        [file] = [item for item in table.messages if item.id == message.shared_id]
+        assert file.regular.path == vma.path.encode()
+        assert file.regular.flags == message.open_flags == (2 if vma.is_shared else 0)
+    else:
+        assert not message.shared_id
