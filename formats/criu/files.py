@@ -57,7 +57,7 @@ class FileTable:
         return Directories(cwd_file=self.path(cwd), root_file=self.path(root), umask=umask)
 
     def descriptors(self, process: Process) -> Iterator[Descriptor]:
-        """What goes into fdinfo-ID.img; `left_out_of_files` names the others."""
+        """What goes into fdinfo-ID.img; `left_out` names the others."""
         for item in process.state.descriptors if process.state else ():
             opened = self._open_files[item.open_file]
             if self.why_not(opened):
