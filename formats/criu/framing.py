@@ -24,6 +24,7 @@ from formats.files import close_quietly, close_written, create_file, open_regula
 MAX_MESSAGE_BYTES = 8 << 20
 """More than the largest message of a process with 65530 mappings; parsed, one takes up to a hundred times its size."""
 
+_HINT = "'crit decode' shows what is in a file of CRIU's."
 _COMMON_MAGIC = 0x54564319
 _SERVICE_MAGIC = 0x55105940
 _U32 = struct.Struct("<I")
@@ -64,7 +65,15 @@ def header(magic: Magic) -> bytes:
 
 def damage(path: Path, problem: str) -> ImageCorrupt:
     """The error for a file of CRIU's; `problem` is the rest of a sentence that begins with its path."""
-    return ImageCorrupt(f"{path} {problem}.", hint="Look at it with 'crit decode'.", path=str(path))
+    return ImageCorrupt(f"{path} {problem}.", hint=_HINT, path=str(path))
+
+
+def open_image(path: Path) -> tuple[int, int]:
+    """Open a file of CRIU's for reading; returns its descriptor and its size. Raises as formats.files.open_regular."""
+    try:
+        return open_regular(path)
+    except ImageCorrupt as error:
+        raise ImageCorrupt(error.message, hint=_HINT, **error.fields) from error
 
 
 class ImageReader(Closing):
@@ -73,7 +82,7 @@ class ImageReader(Closing):
     def __init__(self, path: Path, magic: Magic) -> None:
         """Raises ImageCorrupt if the file is missing, no regular one, or has another magic; StorageError."""
         self._path = path
-        self._fd, self._size_bytes = open_regular(path)
+        self._fd, self._size_bytes = open_image(path)
         self._block = b""
         self._block_offset = 0
         self._offset = 0

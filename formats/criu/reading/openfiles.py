@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable
 from formats.criu.images_pb2 import Descriptor as DescriptorMessage
 from formats.criu.images_pb2 import MemfdInode, RegularFile
 from formats.criu.images_pb2 import OpenFile as OpenFileMessage
-from formats.criu.reading.text import decoded
 from formats.criu.values import FileKind
 from formats.manifest import MappedFile
 from formats.openfiles import Eventfd, OpenFile, OpenFileKind
@@ -38,7 +37,7 @@ SHARED_MEMORY_NAME = b"/dev/zero"
 
 def memfd_path(inode: MemfdInode) -> str:
     """As /proc/PID/maps shows it, without " (deleted)"."""
-    return decoded(inode.name if inode.name == SHARED_MEMORY_NAME else b"/memfd:" + inode.name)
+    return os.fsdecode(inode.name if inode.name == SHARED_MEMORY_NAME else b"/memfd:" + inode.name)
 
 
 class OpenFiles:
@@ -54,7 +53,7 @@ class OpenFiles:
         if message is None:
             return ""
         inode = self.memfd(number)
-        return memfd_path(inode) if inode else decoded(message.regular.path)
+        return memfd_path(inode) if inode else os.fsdecode(message.regular.path)
 
     def build_id(self, number: int) -> str:
         """The build id of an ELF file in hex digits, "" if it is not known."""

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from formats.closing import Closing
-from formats.criu.framing import damage
+from formats.criu.framing import damage, open_image
 from formats.criu.names import pages_name
 from formats.criu.reading.pagemap import CriuPagemap
-from formats.files import close_quietly, open_regular, read_exactly
+from formats.files import close_quietly, read_exactly
 from formats.layout import PAGE_BYTES, PAGES_FRAME_BYTES
 from formats.pagemap import Piece, cut
 
@@ -28,7 +28,7 @@ class RawPages(Closing):
     def __init__(self, path: Path) -> None:
         """Open the file; raises ImageCorrupt, StorageError."""
         self._path = path
-        self._fd, self._size_bytes = open_regular(path)
+        self._fd, self._size_bytes = open_image(path)
 
     def close(self) -> None:
         """Close the file; reading is over. May be called again."""

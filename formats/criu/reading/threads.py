@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable, Sequence
 
 from formats.criu.images_pb2 import Core, FloatingPoint, ThreadCore
 from formats.criu.images_pb2 import Credentials as CredentialsMessage
 from formats.criu.images_pb2 import PendingSignal as PendingSignalMessage
-from formats.criu.reading.text import decoded
 from formats.threadstate import Credentials, PendingSignal, Rseq, SignalStack, Thread
 from formats.xstate import Feature, assembled
 
@@ -28,7 +28,7 @@ def thread_of(tid: int, core: Core) -> Thread:
     registers, fpregs, xstate = _registers(core)
     return Thread(
         tid=tid,
-        name=decoded(name),
+        name=os.fsdecode(name),
         registers=registers,
         fpregs=fpregs,
         xstate=xstate,

@@ -12,6 +12,7 @@ CRIU's pre-dumps have pagemaps alone.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -26,7 +27,6 @@ from formats.criu.reading.mappings import Mappings, SharedMemory, gaps_of, mappe
 from formats.criu.reading.openfiles import OpenFiles, descriptors_of
 from formats.criu.reading.pagemap import CriuPagemap
 from formats.criu.reading.state import NOT_IN_IMAGES, NOT_IN_PRE_DUMP, lineage_of, state_of
-from formats.criu.reading.text import decoded
 from formats.criu.reading.threads import thread_of
 from formats.criu.values import MACHINE_NAMES, Machine, TaskState
 from formats.errors import ImageCorrupt, ImageVersionUnsupported
@@ -95,7 +95,7 @@ class ProcessReader:
         process = _process(pid, None)
         if core.process.state in {TaskState.DEAD, TaskState.ZOMBIE}:
             zombie = Zombie(exit_code=core.process.exit_code, lineage=lineage_of(entry))
-            return replace(process, ppid=entry.ppid, name=decoded(core.process.name), zombie=zombie)
+            return replace(process, ppid=entry.ppid, name=os.fsdecode(core.process.name), zombie=zombie)
         pagemap = self._pagemap(pid)
         memory = self._one("mm", pid, Magic.MM, messages.Memory)
         command_line, environment = self._texts(pid, memory)
@@ -117,10 +117,10 @@ class ProcessReader:
         return replace(
             _process(pid, pagemap),
             ppid=entry.ppid,
-            name=decoded(core.process.name),
+            name=os.fsdecode(core.process.name),
             exe=self._files.path(memory.exe_file),
             exe_build_id=self._files.build_id(memory.exe_file),
-            cmdline=[decoded(word) for word in command_line.rstrip(b"\0").split(b"\0")] if command_line else [],
+            cmdline=[os.fsdecode(word) for word in command_line.rstrip(b"\0").split(b"\0")] if command_line else [],
             vmas=self._mappings.of(self._path / of_task("mm", pid), memory, pagemap),
             threads=[replace(item, credentials=None) if item.credentials == credentials else item for item in threads],
             mapped_files=self._files.mapped(mapped_file_ids(memory)),
