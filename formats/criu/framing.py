@@ -77,18 +77,18 @@ def open_image(path: Path) -> tuple[int, int]:
 
 
 class ImageReader(Closing):
-    """Messages of an image file in their order; a context manager."""
+    """Messages of an image file in their order; a context manager. `size_bytes` is the size of the file."""
 
     def __init__(self, path: Path, magic: Magic) -> None:
         """Raises ImageCorrupt if the file is missing, no regular one, or has another magic; StorageError."""
         self._path = path
-        self._fd, self._size_bytes = open_image(path)
+        self._fd, self.size_bytes = open_image(path)
         self._block = b""
         self._block_offset = 0
         self._offset = 0
         try:
             expected = header(magic)
-            if self._size_bytes < len(expected) or self._take(len(expected)) != expected:
+            if self.size_bytes < len(expected) or self._take(len(expected)) != expected:
                 raise self._damage(f"does not begin as a file with {magic.name} messages does")
         except BaseException:
             self.close()
@@ -102,19 +102,19 @@ class ImageReader(Closing):
 
     def read(self, kind: type[M]) -> M:
         """The next message. Raises ImageCorrupt, also if there is none; StorageError."""
-        if self._offset == self._size_bytes:
+        if self._offset == self.size_bytes:
             raise self._damage("ends where a message is due")
         start = self._offset
-        if self._size_bytes - start < _U32.size:
+        if self.size_bytes - start < _U32.size:
             raise self._damage(f"ends in the middle of a message, at byte {start}")
         (n_bytes,) = _U32.unpack(self._take(_U32.size))
-        if n_bytes > min(self._size_bytes - self._offset, MAX_MESSAGE_BYTES):
+        if n_bytes > min(self.size_bytes - self._offset, MAX_MESSAGE_BYTES):
             raise self._damage(f"has a message of {n_bytes} bytes at byte {start}: more than can be")
         return self._parse(kind, self._take(n_bytes), start)
 
     def rest(self, kind: type[M]) -> Iterator[M]:
         """All messages that are left. Raises as `read` does."""
-        while self._offset < self._size_bytes:
+        while self._offset < self.size_bytes:
             yield self.read(kind)
 
     def gathered(self, kind: type[M]) -> Iterator[M]:
@@ -122,7 +122,7 @@ class ImageReader(Closing):
 
         None of them may have more than 127 bytes. Raises as `read` does.
         """
-        while self._offset < self._size_bytes:
+        while self._offset < self.size_bytes:
             start = self._offset
             block = self._peek()
             parts: list[bytes] = []
@@ -153,7 +153,7 @@ class ImageReader(Closing):
 
     def _peek(self) -> bytes:
         """Bytes from here on, as many as are gathered at once or are left."""
-        n_bytes = min(_GATHER_BYTES, self._size_bytes - self._offset)
+        n_bytes = min(_GATHER_BYTES, self.size_bytes - self._offset)
         content = self._take(n_bytes)
         self._offset -= n_bytes
         return content
@@ -162,7 +162,7 @@ class ImageReader(Closing):
         """Bytes that the file has."""
         end = self._offset + n_bytes
         if end > self._block_offset + len(self._block):
-            block_bytes = min(max(n_bytes, _BLOCK_BYTES), self._size_bytes - self._offset)
+            block_bytes = min(max(n_bytes, _BLOCK_BYTES), self.size_bytes - self._offset)
             self._block = read_exactly(self._fd, block_bytes, self._offset, self._path)
             self._block_offset = self._offset
         content = self._block[self._offset - self._block_offset : end - self._block_offset]

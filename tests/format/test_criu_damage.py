@@ -203,6 +203,7 @@ def test_a_parent_may_be_anywhere(tmp_path: Path) -> None:
         (pagemap, "MAX_ENTRIES", 1, "more than 1 entries"),
         (mappings, "MAX_VMAS", 1, "more mappings than the 1 "),
         (tree, "MAX_RECORDS", 1, "more than 1 "),
+        (tree, "MAX_STATE_BYTES", 1000, "more than 1000 bytes of state"),
     ],
 )
 def test_counts_are_limited(

@@ -30,6 +30,7 @@ NOT_IN_PRE_DUMP = Missing(
 _SIGCHLD = 17  # CRIU makes all processes with it
 _NO_DISPOSITION = {9, 19}  # SIGKILL, SIGSTOP
 _SIGNALS = 64
+_LIMITS = 16  # RLIM_NLIMITS
 _NS_PER_S = 10**9
 _US_PER_S = 10**6
 
@@ -69,7 +70,7 @@ def state_of(
         interval_timers=_interval_timers(core),
         limits=[
             Limit(resource=resource, soft=limit.soft, hard=limit.hard)
-            for resource, limit in enumerate(core.limits.limits)
+            for resource, limit in enumerate(core.limits.limits[:_LIMITS])
         ],
         credentials=credentials,
         seccomp_filters=[],

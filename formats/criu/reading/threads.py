@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from formats.criu.images_pb2 import Core, FloatingPoint, ThreadCore
 from formats.criu.images_pb2 import Credentials as CredentialsMessage
 from formats.criu.images_pb2 import PendingSignal as PendingSignalMessage
+from formats.errors import ImageCorrupt
 from formats.threadstate import Credentials, PendingSignal, Rseq, SignalStack, Thread
 from formats.xstate import Feature, assembled
 
@@ -17,6 +18,7 @@ _FXSAVE = struct.Struct("<HHHHQQII32I64I24I")
 _ST_WORDS, _XMM_WORDS, _PADDING_WORDS = 32, 64, 24
 _U16 = 0xFFFF
 _SIGINFO_BYTES = 128
+_MAX_GROUPS = 65536  # NGROUPS_MAX
 
 
 def thread_of(tid: int, core: Core) -> Thread:
@@ -48,10 +50,14 @@ def thread_of(tid: int, core: Core) -> Thread:
 
 
 def pending_of(signals: Iterable[PendingSignalMessage]) -> list[PendingSignal]:
-    """Signals that wait, in order; the number is the first word of siginfo_t."""
+    """Signals that wait, in order; the number is the first word of siginfo_t. Raises ImageCorrupt."""
     found = []
     for message in signals:
-        siginfo = message.siginfo.ljust(_SIGINFO_BYTES, b"\0")[:_SIGINFO_BYTES]
+        siginfo = message.siginfo
+        if len(siginfo) != _SIGINFO_BYTES:
+            raise ImageCorrupt(
+                f"A pending signal in an image of CRIU's has {len(siginfo)} bytes, not {_SIGINFO_BYTES}."
+            )
         found.append(PendingSignal(number=int.from_bytes(siginfo[:4], "little", signed=True), siginfo=siginfo))
     return found
 
@@ -61,7 +67,7 @@ def credentials_of(message: CredentialsMessage) -> Credentials:
     return Credentials(
         uids=[message.uid, message.effective_uid, message.saved_uid, message.filesystem_uid],
         gids=[message.gid, message.effective_gid, message.saved_gid, message.filesystem_gid],
-        groups=list(message.groups),
+        groups=list(message.groups[:_MAX_GROUPS]),
         cap_inheritable=_mask(message.cap_inheritable),
         cap_permitted=_mask(message.cap_permitted),
         cap_effective=_mask(message.cap_effective),

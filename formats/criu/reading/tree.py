@@ -20,7 +20,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from formats.criu import images_pb2 as messages
-from formats.criu.framing import ImageReader, Magic, damage, read_message
+from formats.criu.framing import ImageReader, Magic, damage
 from formats.criu.names import FILES_NAME, MEMFD_NAME, TREE_NAME, of_task, pagemap_name
 from formats.criu.reading.directories import ImageDirectory
 from formats.criu.reading.mappings import Mappings, SharedMemory, gaps_of, mapped_file_ids, vmas_of_pages
@@ -41,6 +41,9 @@ from formats.threadstate import Thread
 MAX_RECORDS = 1 << 17
 """Threads, open files or descriptors of a directory (inclusive)."""
 
+MAX_STATE_BYTES = 32 << 20
+"""Bytes of files read for the processes of a directory, but for pagemaps (inclusive): records may take 20 times that."""
+
 _PID_MAX = (1 << 31) - 1
 _MAX_TEXT_BYTES = 256 << 10  # of a command line or an environment; they are for readers
 
@@ -54,6 +57,7 @@ class ProcessReader:
         """`levels` are the directory and those that it builds on. Raises ImageCorrupt, StorageError."""
         self._levels = levels
         self._path, self._names = levels[0].path, levels[0].names
+        self._room_bytes = MAX_STATE_BYTES
         self._files = OpenFiles(
             self._all(FILES_NAME, Magic.FILES, messages.OpenFile),
             self._all(MEMFD_NAME, Magic.MEMFD, messages.MemfdInode),
@@ -92,10 +96,10 @@ class ProcessReader:
     def _process(self, entry: messages.TreeEntry) -> Process:
         pid = entry.pid
         core = self._core(pid)
-        process = _process(pid, None)
         if core.process.state in {TaskState.DEAD, TaskState.ZOMBIE}:
             zombie = Zombie(exit_code=core.process.exit_code, lineage=lineage_of(entry))
-            return replace(process, ppid=entry.ppid, name=os.fsdecode(core.process.name), zombie=zombie)
+            name = os.fsdecode(core.process.name)
+            return replace(_process(pid, None), ppid=entry.ppid, name=name, zombie=zombie)
         pagemap = self._pagemap(pid)
         memory = self._one("mm", pid, Magic.MM, messages.Memory)
         command_line, environment = self._texts(pid, memory)
@@ -159,19 +163,31 @@ class ProcessReader:
         return core
 
     def _one(self, kind: str, number: int, magic: Magic, message: type[M]) -> M:
-        return read_message(self._path / of_task(kind, number), magic, message)
+        with self._open(of_task(kind, number), magic) as reader:
+            return reader.read(message)
 
     def _all(self, name: str, magic: Magic, message: type[M]) -> list[M]:
         """All messages of a file, none if it is not there."""
         if name not in self._names:
             return []
         found: list[M] = []
-        with ImageReader(self._path / name, magic) as reader:
+        with self._open(name, magic) as reader:
             for item in reader.rest(message):
                 found.append(item)
                 if len(found) > MAX_RECORDS:
                     raise damage(self._path / name, f"has more than {MAX_RECORDS} messages")
         return found
+
+    def _open(self, name: str, magic: Magic) -> ImageReader:
+        """A file, as long as there is room for all that it may have; a file that is read again counts again."""
+        reader = ImageReader(self._path / name, magic)
+        self._room_bytes -= reader.size_bytes
+        if self._room_bytes < 0:
+            reader.close()
+            raise damage(
+                self._path / name, f"is too much: its directory has more than {MAX_STATE_BYTES} bytes of state"
+            )
+        return reader
 
 
 def _process(pid: int, pagemap: CriuPagemap | None) -> Process:
