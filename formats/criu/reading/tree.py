@@ -42,7 +42,7 @@ MAX_RECORDS = 1 << 17
 """Threads, open files or descriptors of a directory (inclusive)."""
 
 MAX_STATE_BYTES = 32 << 20
-"""Bytes of files read for all processes of a directory, but for pagemaps (inclusive); records take up to 20 times it."""
+"""Bytes of files read for the processes of a directory, pagemaps apart (inclusive). Records take up to 20 times it."""
 
 _PID_MAX = (1 << 31) - 1
 _MAX_TEXT_BYTES = 256 << 10  # of a command line or an environment; they are for readers
