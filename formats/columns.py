@@ -24,7 +24,7 @@ from formats.errors import ImageCorrupt
 from formats.images import Frames, Images, PageSource
 from formats.layout import PAGE_BYTES, RunKind
 from formats.manifest import Process
-from formats.pagemap import Piece
+from formats.pagemap import Run
 from formats.segments import Segment, SegmentKind
 from formats.sources import ObjectSources
 
@@ -105,6 +105,13 @@ class AllRounds(Closing):
             objects = ObjectSources(info) if any(area.object is not None for area in areas) else None
             position = None if parent is None else self.numbers.index(parent.number)
             self._levels.append(_Level(number, position, info.pages_of(process), areas, objects))
+        self._heirs = [1 << index for index in range(len(self._levels))]
+        """The rounds that a page of each round may be passed on to, itself among them."""
+        for index in range(len(self._levels) - 1, -1, -1):
+            parent_index = self._levels[index].parent
+            if parent_index is not None:
+                self._heirs[parent_index] |= self._heirs[index]
+        self._childrens_parents = self._children = 0
 
     def close(self) -> None:
         """Close all files; reading is over. May be called again."""
@@ -126,20 +133,25 @@ class AllRounds(Closing):
             yield from self._sweep(start_addr, end_addr)
 
     def _sweep(self, start_addr: int, end_addr: int) -> Iterator[Column]:
-        levels = self._levels
-        pieces = [level.source.pieces(start_addr, end_addr) for level in levels]
-        covers = [_cover(level.areas, start_addr, end_addr) for level in levels]
-        piece: list[Piece] = [(start_addr, start_addr, None)] * len(levels)
-        cover: list[tuple[int, Area | None]] = [(start_addr, None)] * len(levels)
+        # A chain may have a thousand rounds, and a page is new in few of them: only what changes at an address is
+        # looked at there. Sets of rounds are bits of numbers.
+        pieces = [level.source.pieces(start_addr, end_addr) for level in self._levels]
+        covers = [_cover(level.areas, start_addr, end_addr) for level in self._levels]
+        state = _State()
+        ends = [(start_addr, index, is_run) for index in range(len(self._levels)) for is_run in (True, False)]
+        heapq.heapify(ends)
         position = start_addr
         while position < end_addr:
-            for index in range(len(levels)):
-                if piece[index][1] <= position:
-                    piece[index] = next(pieces[index])
-                if cover[index][0] <= position:
-                    cover[index] = next(covers[index])
-            stop = min(*(one[1] for one in piece), *(one[0] for one in cover))
-            stop, versions = self._versions(position, stop, piece, cover)
+            while ends[0][0] <= position:
+                _, index, is_run = ends[0]
+                if is_run:
+                    _, stop, run = next(pieces[index])
+                    state.set_run(index, run)
+                else:
+                    stop, area = next(covers[index])
+                    state.set_area(index, area)
+                heapq.heapreplace(ends, (stop, index, is_run))
+            stop, versions = self._versions(position, ends[0][0], state)
             if versions:
                 parts = [
                     (Segment(position, stop, version.kind, version.round, version.page_index, version.object), bits)
@@ -148,35 +160,42 @@ class AllRounds(Closing):
                 yield Column(position, stop, parts)
             position = stop
 
-    def _versions(
-        self, addr: int, stop: int, piece: list[Piece], cover: list[tuple[int, Area | None]]
-    ) -> tuple[int, dict[_Version, int]]:
+    def _versions(self, addr: int, stop: int, state: _State) -> tuple[int, dict[_Version, int]]:
         """What the pages from `addr` on are, with the bits of the rounds where they are that; and up to where."""
         found: dict[_Version, int] = {}
-        own: list[_Version | None] = []
-        for index, level in enumerate(self._levels):
-            run = piece[index][2]
-            version: _Version | None = None
-            if run is None:
-                pass
-            elif run.kind is RunKind.PARENT:
-                version = None if level.parent is None else own[level.parent]
-                if version is None:
-                    raise self._unreachable(addr, level)
-            elif run.kind is RunKind.DATA:
-                page_index = run.page_index + (addr - run.start_addr) // PAGE_BYTES
-                version = _Version(SegmentKind.DATA, level.number, page_index)
-            else:
-                version = _ZERO
-            own.append(version)
-            area = cover[index][1]
-            if area is None:
-                continue
-            if version is None:
-                stop, version = _behind(level, area, addr, stop)
-            if version is not None:
+        zeros = state.holes & state.zeros
+        for index in _bits(state.holes & state.objects):
+            stop, version = _behind(self._levels[index], state.areas[index], addr, stop)
+            if version is _ZERO:
+                zeros |= 1 << index
+            elif version is not None:
                 found[version] = found.get(version, 0) | 1 << index
+        taken = state.holes
+        for index in sorted(state.runs, reverse=True):
+            run = state.runs[index]
+            rounds = self._heirs[index] & ~taken
+            taken |= self._heirs[index]
+            if run.kind is RunKind.DATA:
+                page_index = run.page_index + (addr - run.start_addr) // PAGE_BYTES
+                version = _Version(SegmentKind.DATA, self._levels[index].number, page_index)
+                if rounds & state.visible:
+                    found[version] = rounds & state.visible
+            else:
+                zeros |= rounds & state.visible
+        for index in _bits(state.parents & (self._children_of(state.holes) | ~taken)):
+            raise self._unreachable(addr, self._levels[index])
+        if zeros:
+            found[_ZERO] = zeros
         return stop, found
+
+    def _children_of(self, rounds: int) -> int:
+        """Those whose PARENT runs lead to one of these rounds."""
+        if rounds != self._childrens_parents:
+            self._childrens_parents, self._children = rounds, 0
+            for index, level in enumerate(self._levels):
+                if level.parent is not None and rounds >> level.parent & 1:
+                    self._children |= 1 << index
+        return self._children
 
     def _unreachable(self, addr: int, level: _Level) -> ImageCorrupt:
         return ImageCorrupt(
@@ -188,6 +207,53 @@ class AllRounds(Closing):
 
 
 _ZERO = _Version(SegmentKind.ZERO, 0)
+
+
+class _State:
+    """What the levels have at an address, by their position: as bits, and in full where that is needed.
+
+    `runs` are those that are not PARENT, `parents` the levels whose run is, `holes` those without a run; `visible` are
+    those that are looked at there, and of these `zeros` and `objects` say what holes are.
+    """
+
+    def __init__(self) -> None:
+        self.runs: dict[int, Run] = {}
+        self.areas: dict[int, Area] = {}
+        self.parents = self.holes = self.visible = self.zeros = self.objects = 0
+
+    def set_run(self, index: int, run: Run | None) -> None:
+        """What a level has from here on."""
+        bit = 1 << index
+        self.runs.pop(index, None)
+        self.parents &= ~bit
+        self.holes &= ~bit
+        if run is None:
+            self.holes |= bit
+        elif run.kind is RunKind.PARENT:
+            self.parents |= bit
+        else:
+            self.runs[index] = run
+
+    def set_area(self, index: int, area: Area | None) -> None:
+        """The area of a level from here on, None if it is not looked at."""
+        bit = 1 << index
+        self.areas.pop(index, None)
+        self.visible &= ~bit
+        self.zeros &= ~bit
+        self.objects &= ~bit
+        if area is not None:
+            self.areas[index] = area
+            self.visible |= bit
+            self.objects |= bit if area.object is not None else 0
+            self.zeros |= bit if area.object is None and area.zeros else 0
+
+
+def _bits(number: int) -> Iterator[int]:
+    """The positions of its bits, ascending."""
+    while number:
+        lowest = number & -number
+        yield lowest.bit_length() - 1
+        number ^= lowest
 
 
 def _cover(areas: list[Area], start_addr: int, end_addr: int) -> Iterator[tuple[int, Area | None]]:
@@ -206,9 +272,9 @@ def _cover(areas: list[Area], start_addr: int, end_addr: int) -> Iterator[tuple[
 
 
 def _behind(level: _Level, area: Area, addr: int, stop: int) -> _Behind:
-    """What pages are that the process itself does not have, from `addr` on up to `stop` at most."""
+    """What pages of an object are that the process itself does not have, from `addr` on up to `stop` at most."""
     if area.object is None or level.objects is None:
-        return stop, _ZERO if area.zeros else None
+        return stop, None
     offset = addr - area.shift
     piece = next(level.objects.segments(area.object, offset, stop - area.shift))
     stop = piece.end_addr + area.shift
