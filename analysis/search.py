@@ -14,13 +14,12 @@ from formats import runs
 from formats.areas import Area, areas_of
 from formats.chain import MemoryView
 from formats.closing import Closing
-from formats.columns import AllRounds, Column, columns_of
+from formats.columns import ProcessRounds
 from formats.errors import UsageError
 from formats.framesahead import FramesAhead
-from formats.images import Frames, Images
+from formats.images import Images
 from formats.layout import PAGE_BYTES
 from formats.manifest import Manifest, Process
-from formats.segments import Segment
 
 _FRAMES_PER_THREAD = 4
 _PROGRESS_STEP_BYTES = 16 << 20
@@ -171,17 +170,13 @@ class ProcessSearch(Closing):
 
     def matches(self, scanner: Scanner, report: Callable[[], None], threads: int) -> Iterator[Match]:
         """All of them, ascending; `report` is called now and then. Raises ImageCorrupt, StorageError."""
-
-        def scan(columns: Iterator[Column], open_frames: Callable[[Segment], Frames]) -> Iterator[Match]:
-            with FramesAhead(open_frames, threads) as frames:
-                found = _reporting(blocks(columns, frames, threads * _FRAMES_PER_THREAD), report)
-                yield from scanner.scan(found)
-
-        if self._all_rounds:
-            with AllRounds(self._images, self._view.process, self._areas) as rounds:
-                yield from scan(rounds.columns(), rounds.open_frames)
-        else:
-            yield from scan(columns_of(self._view, self._number, self._areas), self._view.open_frames)
+        number = None if self._all_rounds else self._number
+        with (
+            ProcessRounds(self._images, self._view.process, self._areas, number) as rounds,
+            FramesAhead(rounds.open_frames, threads) as frames,
+        ):
+            found = _reporting(blocks(rounds.columns(), frames, threads * _FRAMES_PER_THREAD), report)
+            yield from scanner.scan(found)
 
     def rounds_of(self, match: Match) -> list[int]:
         """The rounds that a match is in, ascending."""

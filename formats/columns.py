@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 from formats import runs
 from formats.areas import Area
-from formats.chain import MemoryView
 from formats.closing import Closing
 from formats.errors import ImageCorrupt
 from formats.images import Frames, Images, PageSource
@@ -38,23 +37,6 @@ class Column(NamedTuple):
     start_addr: int
     end_addr: int
     parts: list[tuple[Segment, int]]
-
-
-def columns_of(view: MemoryView, number: int, choose: Choice) -> Iterator[Column]:
-    """Of one round, which `view` shows, ascending; its bit is 1. What is not known is left out.
-
-    Raises ImageCorrupt, StorageError.
-    """
-    for area in choose(number, view.process):
-        for segment in view.segments(area.start_addr, area.end_addr):
-            if segment.kind is not SegmentKind.ABSENT:
-                yield Column(segment.start_addr, segment.end_addr, [(segment, 1)])
-            elif area.zeros and area.object is None:
-                yield Column(segment.start_addr, segment.end_addr, [(_zeros(segment), 1)])
-
-
-def _zeros(hole: Segment) -> Segment:
-    return Segment(hole.start_addr, hole.end_addr, SegmentKind.ZERO, hole.round, 0)
 
 
 @dataclass(slots=True)
@@ -81,30 +63,32 @@ _Behind = tuple[int, _Version | None]
 """Up to where what is behind a page is the same, and what that is, None if it is not known."""
 
 
-class AllRounds(Closing):
-    """One process in all rounds; a context manager, not for use by two threads at once.
+class ProcessRounds(Closing):
+    """One process in all rounds, or in one of them; a context manager, not for use by two threads at once.
 
-    `numbers` are the rounds of the images in the order of their bits, the first having the lowest.
+    `numbers` are the rounds in the order of their bits, the first having the lowest: of one round, it and those that it
+    builds on, of which it alone is looked at.
     """
 
-    def __init__(self, images: Images, process: Process, choose: Choice) -> None:
+    def __init__(self, images: Images, process: Process, choose: Choice, number: int | None = None) -> None:
         """`process` is it in any of the rounds. Raises ParentMissing, ImageCorrupt, StorageError and the like."""
         self._images = images
-        self.numbers = list(images.numbers)
+        wanted = images.numbers if number is None else [number]
+        self.numbers = list(images.numbers) if number is None else sorted(one.number for one in images.lineage(number))
         self._pid = process.pid
         self._levels: list[_Level] = []
         shared: dict[Area, Area] = {}  # most mappings are the same in all rounds
-        for number in self.numbers:
-            lineage = images.lineage(number)
+        for one in self.numbers:
+            lineage = images.lineage(one)
             info = next(lineage)
             parent = next(lineage, None)
             same = info.process(process.pid)
             areas: list[Area] = []
-            if same is not None and same.start_time_ticks == process.start_time_ticks:
-                areas = [shared.setdefault(area, area) for area in choose(number, same)]
+            if one in wanted and same is not None and same.start_time_ticks == process.start_time_ticks:
+                areas = [shared.setdefault(area, area) for area in choose(one, same)]
             objects = ObjectSources(info) if any(area.object is not None for area in areas) else None
             position = None if parent is None else self.numbers.index(parent.number)
-            self._levels.append(_Level(number, position, info.pages_of(process), areas, objects))
+            self._levels.append(_Level(one, position, info.pages_of(process), areas, objects))
         self._heirs = [1 << index for index in range(len(self._levels))]
         """The rounds that a page of each round may be passed on to, itself among them."""
         for index in range(len(self._levels) - 1, -1, -1):
