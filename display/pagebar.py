@@ -61,7 +61,7 @@ def _shared_out(pages: Mapping[PageKind, int], columns: int) -> dict[PageKind, i
     shares = {kind: max(count * columns // total, 1) for kind, count in counts.items()}
     while sum(shares.values()) > columns:
         shares[max(shares, key=lambda kind: shares[kind])] -= 1  # a kind of few pages had been given a column
-    lacking = sorted(counts, key=lambda kind: counts[kind] * columns % total, reverse=True)
+    lacking = sorted(counts, key=lambda kind: counts[kind] * columns - shares[kind] * total, reverse=True)
     for kind in lacking[: columns - sum(shares.values())]:
         shares[kind] += 1
     return shares

@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -92,6 +92,7 @@ PAGES = st.fixed_dictionaries({kind: st.integers(0, 1 << 40) | st.integers(0, 3)
 
 
 @given(PAGES, st.integers(len(PageKind), 40), st.booleans())
+@example({**dict.fromkeys(PageKind, 0), PageKind.FILE: 1, PageKind.HOLE: 2, PageKind.UNREADABLE: 5}, 7, True)
 def test_a_bar_shows_every_kind_and_no_more(pages: dict[PageKind, int], columns: int, plain: bool) -> None:
     bar = page_bar(pages, columns, plain=plain)
     assert len(bar) == (columns if any(pages.values()) else 0)
