@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.bench import Bench
-from benchmarks.figures import Figure, spread
+from benchmarks.figures import Figure
 from benchmarks.measure import Say
 from dumper import Checkpoint, MemoryView, Session
 from formats.layout import PAGE_BYTES
@@ -90,8 +90,7 @@ def _search(images: Chain, runs: int) -> list[Figure]:
                 limit_name=f"{SEARCH_MB_PER_S} MB/s",
                 measured=[done.wall_ns / 1e9 for done in found],
                 limits=[n_bytes / (SEARCH_MB_PER_S * 1e6) for n_bytes in searched_bytes],
-                note=f"wall time of the command for {searched_bytes[0] / 1e6:.0f} MB, zeros among them; "
-                f"VmHWM {spread([done.max_rss_bytes / (1 << 20) for done in found])} MiB",
+                note=f"wall time of the command for {searched_bytes[0] / 1e6:.0f} MB, zeros among them",
             )
         )
     return figures
