@@ -29,7 +29,13 @@ WORD_BYTES = 8
 @click.argument("length", type=Address(), required=False)
 @round_option
 @process_option
-@click.option("--thread", "tid", type=click.IntRange(min=1), metavar="TID", help="WHERE may name registers of it: rsp.")
+@click.option(
+    "--thread",
+    "tid",
+    type=click.IntRange(min=1),
+    metavar="TID",
+    help="Registers are those of this thread (default: the main one).",
+)
 @click.option("--raw", "form", flag_value="raw", help="The bytes as they are, on stdout.")
 @click.option("--string", "form", flag_value="string", help="The text up to the first byte of 0.")
 @click.option("--words", "form", flag_value="words", help="Words of 8 bytes, with the places that they point to.")
@@ -48,7 +54,8 @@ def read(
     """Print memory at WHERE: LENGTH bytes, by default all of a symbol, or 64.
 
     WHERE is an address, a mapping (heap, stack, libc.so.6), a symbol of a mapped file
-    (libc.so.6:main_arena, or main_arena alone), with an offset if you like.
+    (libc.so.6:main_arena, or main_arena alone), or what a register holds (rsp), with an
+    offset if you like.
 
     \b
     What the checkpoint lacks are unchanged pages of files: they are read from the
@@ -137,12 +144,12 @@ def _usual_length(found: "Whereabouts", places: "Places") -> int:
 
 
 def _registers(process: "Process", tid: int | None) -> Mapping[str, int]:
-    """Of the thread, if one is named."""
+    """Of the thread that is named, or of the main one as far as the round has it."""
+    for thread in process.threads:
+        if thread.tid == (process.pid if tid is None else tid):
+            return thread.registers
     if tid is None:
         return {}
-    for thread in process.threads:
-        if thread.tid == tid:
-            return thread.registers
     raise UsageError(
         f"Process {process.pid} has no thread {tid}.",
         hint=f"It has: {', '.join(str(thread.tid) for thread in process.threads[:20])}.",

@@ -215,6 +215,7 @@ def test_reading_by_symbol(dumps: Dumps) -> None:
 def test_registers(pie: Dumped) -> None:
     thread = Checkpoint.open(pie.checkpoint).round().manifest.processes[0].threads[0]
     assert read(pie, "rsp", 16, "--thread", thread.tid)["addr"] == thread.registers["rsp"]
+    assert read(pie, "rsp", 16)["addr"] == thread.registers["rsp"], "the main thread is meant"
     assert read(pie, "$rsp+8", 8, "--thread", thread.tid)["addr"] == thread.registers["rsp"] + 8
     done = predump("read", pie.checkpoint, "rsp", "--thread", thread.tid + 1, expect=2)
     assert str(thread.tid) in done.stderr
