@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from analysis.places import Places
-from analysis.symbols import ProcessSymbol
-from analysis.symboltable import SymbolKind
+from analysis.symbols.symbols import ProcessSymbol
+from analysis.symbols.symboltable import SymbolKind
 from formats.errors import UsageError
 
 _OFFSET = re.compile(r"([+-])\s*(0[xX][0-9a-fA-F]{1,32}|[0-9]{1,32})\s*$")

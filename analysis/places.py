@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from formats.manifest import Vma
 
 if TYPE_CHECKING:
-    from analysis.symbols import ProcessSymbol, Symbols
+    from analysis.symbols.symbols import ProcessSymbol, Symbols
 
 _DELETED = " (deleted)"
 

@@ -11,7 +11,7 @@ from commands.options import IMAGE_PATH, path_argument, quiet_option, sysroot_op
 from display.reporter import Reporter
 
 if TYPE_CHECKING:
-    from analysis.diff import RoundDiff
+    from analysis.diff.rounds import RoundDiff
     from formats.images import Images
 
     Chosen = tuple[Images, int]
@@ -73,7 +73,7 @@ def diff(
     by name. With --bytes, what a page of a file held before the process wrote
     to it is read from that file, if it is the same still.
     """
-    from analysis.diff import BytesWanted, PageCounts, RoundDiff
+    from analysis.diff.rounds import BytesWanted, PageCounts, RoundDiff
     from commands.diffevents import events_of
     from display import diff as view
     from display.bytesbar import BytesBar

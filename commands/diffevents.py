@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from analysis.diff import MappingDiff, ProcessDiff, is_news
+from analysis.diff.rounds import MappingDiff, ProcessDiff, is_news
 from formats.manifest import Vma
 from formats.records import encode_value
 

@@ -54,8 +54,8 @@ Done = tuple[dict[str, object], str]
 
 
 def _core(reporter: Reporter, wish: Wish, progress: Progress) -> Done:
-    from analysis.corefiles import CoreFiles
-    from analysis.mappedfiles import MappedFiles
+    from analysis.files.corefiles import CoreFiles
+    from analysis.files.mappedfiles import MappedFiles
     from display.listing import first_few
     from formats.chain import MemoryView
     from formats.elfcore import CoreOptions, write_core

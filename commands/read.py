@@ -66,10 +66,10 @@ def read(
       predump read /var/tmp/ck rsp 256 --words --thread 4711
     """
     from analysis.expressions import whereabouts
-    from analysis.filledmemory import FilledMemory
-    from analysis.mappedfiles import MappedFiles
+    from analysis.files.filledmemory import FilledMemory
+    from analysis.files.mappedfiles import MappedFiles
     from analysis.places import Places
-    from analysis.symbols import Symbols
+    from analysis.symbols.symbols import Symbols
     from formats.chain import MemoryView
     from formats.opening import open_images
 

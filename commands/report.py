@@ -28,7 +28,7 @@ def report(
     """
     from time import monotonic_ns
 
-    from analysis.history import History
+    from analysis.history.history import History
     from display.bytesbar import BytesBar, RoundsBar
     from display.report.data import report_data, title_of
     from display.report.page import render

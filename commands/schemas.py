@@ -12,11 +12,11 @@ import typing
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.corefiles import FilesOfCore
-from analysis.diff import PageCounts
+from analysis.diff.rounds import PageCounts
+from analysis.files.corefiles import FilesOfCore
 from analysis.mappings import PageKind
 from analysis.places import Section
-from analysis.search import Mapped
+from analysis.search.search import Mapped
 from analysis.words import Word
 from commands.diffevents import MappingPlace
 from commands.fieldnames import FIELDS

@@ -22,8 +22,8 @@ from display.units import bytes_text, counted, duration_text
 from formats.errors import UsageError
 
 if TYPE_CHECKING:
-    from analysis.scan import Match
-    from analysis.search import ProcessSearch, Search
+    from analysis.search.scan import Match
+    from analysis.search.search import ProcessSearch, Search
     from display.matches import FoundMatch
 
 CONTEXT_MAX_BYTES = 4096
@@ -103,11 +103,11 @@ def search(
     """
     from time import monotonic_ns
 
-    from analysis.mappedfiles import MappedFiles
-    from analysis.patterns import pattern_of
+    from analysis.files.mappedfiles import MappedFiles
     from analysis.places import Places
-    from analysis.search import Scope, Search, SearchOptions
-    from analysis.symbols import Symbols
+    from analysis.search.patterns import pattern_of
+    from analysis.search.search import Scope, Search, SearchOptions
+    from analysis.symbols.symbols import Symbols
     from display.bytesbar import BytesBar
     from display.matches import matches_dump, matches_table
     from formats.chain import MemoryView
@@ -203,7 +203,7 @@ class _Taken:
 
 
 def _summary(found: "Search", n_matches: int, searched: list[int], duration_ns: int) -> str:
-    from analysis.search import rounds_text
+    from analysis.search.search import rounds_text
 
     data_bytes = found.searched_bytes - found.zero_bytes
     where = f"round {searched[0]}" if len(searched) == 1 else f"rounds {rounds_text(searched)}"
@@ -242,7 +242,7 @@ def _event(whose: "ProcessSearch", match: "Match", *, is_pointer: bool) -> dict[
 
 
 def _shown(whose: "ProcessSearch", match: "Match", *, all_rounds: bool, is_pointer: bool) -> "FoundMatch":
-    from analysis.search import rounds_text
+    from analysis.search.search import rounds_text
     from display.matches import FoundMatch
 
     return FoundMatch(

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 
-from analysis.diff import MappingDiff, PageCounts, ProcessDiff, RoundDiff, is_news
-from analysis.diffbytes import ByteRange
-from analysis.diffvmas import DELETED
+from analysis.diff.byteranges import ByteRange
+from analysis.diff.rounds import MappingDiff, PageCounts, ProcessDiff, RoundDiff, is_news
+from analysis.diff.vmas import DELETED
 from display.diffstate import change_rows
 from display.listing import Cell, Column, apart, block, line, listing, numbers
 from display.units import clip, counted, duration_text, pages_cell, pages_text, tail, time_text

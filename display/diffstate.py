@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import is_dataclass
 
-from analysis.diffstate import OpenDescriptor, StateChange, Subject
+from analysis.diff.state import OpenDescriptor, StateChange, Subject
 from display.environment import limit_text
 from display.listing import CELL_MAX
 from display.names import (

@@ -9,10 +9,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable
 
-from analysis.history import History, ProcessHistory, RoundSeen
+from analysis.history.history import History, ProcessHistory, RoundSeen
+from analysis.history.regions import Region
+from analysis.history.writecount import RegionTotals
 from analysis.places import Places, vma_name
-from analysis.regions import Region
-from analysis.writecount import RegionTotals
 from display.missing import missing_of
 from display.program import command_text, host_text
 from display.threads import call_text, process_cpus, thread_notes

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from analysis import corefiles
-from analysis.corefiles import CoreFiles
-from analysis.mappedfiles import MappedFiles
+from analysis.files import corefiles
+from analysis.files.corefiles import CoreFiles
+from analysis.files.mappedfiles import MappedFiles
 from formats.chain import Checkpoint, MemoryView
 from formats.elfcore import CoreOptions, write_core
 from formats.errors import StorageError

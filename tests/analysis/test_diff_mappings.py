@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from analysis.diff import MappingDiff, PageCounts, is_news
-from analysis.diffvmas import Part, Span, VmaPair, pair_vmas
+from analysis.diff.rounds import MappingDiff, PageCounts, is_news
+from analysis.diff.vmas import Part, Span, VmaPair, pair_vmas
 from formats.manifest import Process, Vma
 from tests.analysis.samples import vma
 from tests.format.images import ImageRound, process_of

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.diff import BytesWanted, PageCounts, ProcessDiff, RoundDiff
-from analysis.diffbytes import JOINED_BYTES, KEPT_BYTES, ByteRange, ByteRanges
-from analysis.diffpages import Difference, PageChange
-from analysis.diffvmas import Span
+from analysis.diff.byteranges import JOINED_BYTES, KEPT_BYTES, ByteRange, ByteRanges
+from analysis.diff.pages import Difference, PageChange
+from analysis.diff.rounds import BytesWanted, PageCounts, ProcessDiff, RoundDiff
+from analysis.diff.vmas import Span
 from analysis.places import Places
 from analysis.selection import VmaSelection
 from formats.chain import MemoryView

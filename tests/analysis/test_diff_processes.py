@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from analysis.diffprocesses import pair_processes
+from analysis.diff.processes import pair_processes
 from formats.manifest import Manifest
 from tests.display.samples import manifest_of, process_of
 

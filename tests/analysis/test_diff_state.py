@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, replace
 
-from analysis.diffprocesses import ProcessPair
-from analysis.diffstate import OpenDescriptor, state_changes
+from analysis.diff.processes import ProcessPair
+from analysis.diff.state import OpenDescriptor, state_changes
 from formats.manifest import Manifest, Process
 from formats.openfiles import OpenFile, Pipe
 from formats.processstate import Descriptor, Disposition, IntervalTimer, Limit, PosixTimer, ProcessState

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.debugfiles import stripped_symbols
-from analysis.elffile import DebugLink, ElfFile, UnusableElf
+from analysis.symbols.debugfiles import stripped_symbols
+from analysis.symbols.elffile import DebugLink, ElfFile, UnusableElf
 from formats.elf import EHDR, SHDR
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")

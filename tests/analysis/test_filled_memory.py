@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from analysis.expressions import whereabouts
-from analysis.filledmemory import FilledMemory
-from analysis.mappedfiles import MappedFiles
+from analysis.files.filledmemory import FilledMemory
+from analysis.files.mappedfiles import MappedFiles
 from analysis.places import Places, Section
 from analysis.words import Word, words_of
 from formats.chain import Checkpoint, MemoryView

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import history
-from analysis.history import History, ProcessHistory
-from analysis.regions import MappedOverTime, Region, cut_into_cells, heaviest
-from analysis.writecount import FIRST_SEEN, SHARE_ALL, Presence
+from analysis.history import history
+from analysis.history.history import History, ProcessHistory
+from analysis.history.regions import MappedOverTime, Region, cut_into_cells, heaviest
+from analysis.history.writecount import FIRST_SEEN, SHARE_ALL, Presence
 from formats.checkpoint import Checkpoint
 from formats.errors import ImageCorrupt, ParentMissing, UsageError
 from formats.layout import PAGE_BYTES, RunKind
@@ -290,7 +290,7 @@ def test_more_regions_than_cells() -> None:
 
 
 def test_regions_of_earlier_rounds_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.regions.REGIONS_MAX", 3)
+    monkeypatch.setattr("analysis.history.regions.REGIONS_MAX", 3)
     mapped = MappedOverTime([held(0, 1, 1)])
     mapped.add([held(at, at + 1, 1) for at in range(10)])
     assert len(mapped.regions) == 3

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from analysis.elffile import ElfFile
-from analysis.mappedfiles import MappedFiles
+from analysis.files.mappedfiles import MappedFiles
 from analysis.places import Places
-from analysis.symbols import Symbols
+from analysis.symbols.elffile import ElfFile
+from analysis.symbols.symbols import Symbols
 from formats.buildid import build_id
 from formats.chain import Checkpoint, MemoryView
 from formats.layout import PAGE_BYTES

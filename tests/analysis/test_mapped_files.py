@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.mappedfiles import FoundFile, MappedFiles, Sameness
+from analysis.files.mappedfiles import FoundFile, MappedFiles, Sameness
 from formats.chain import Checkpoint, MemoryView
 from formats.errors import ImageCorrupt
 from formats.layout import PAGE_BYTES

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.matchers import MATCH_MAX_BYTES
-from analysis.patterns import pattern_of
 from analysis.places import Places
-from analysis.scan import Match
-from analysis.search import Mapped, ProcessSearch, Scope, Search, SearchOptions, rounds_text
+from analysis.search.matchers import MATCH_MAX_BYTES
+from analysis.search.patterns import pattern_of
+from analysis.search.scan import Match
+from analysis.search.search import Mapped, ProcessSearch, Scope, Search, SearchOptions, rounds_text
 from analysis.selection import VmaSelection
 from formats import runs
 from formats.chain import MemoryView

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.symboltable import SymbolKind, SymbolTable
+from analysis.symbols.symboltable import SymbolKind, SymbolTable
 
 TEXT, DATA, NOTES = 1, 2, 3
 LOADED = {TEXT, DATA}

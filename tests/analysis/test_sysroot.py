@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.sysroot import open_below
+from analysis.files.sysroot import open_below
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Group
 
-from analysis.diff import BytesWanted, RoundDiff
-from analysis.diffprocesses import ProcessPair
-from analysis.diffstate import state_changes
+from analysis.diff.processes import ProcessPair
+from analysis.diff.rounds import BytesWanted, RoundDiff
+from analysis.diff.state import state_changes
 from display.diff import missing_line, process_view, rounds_block
 from display.diffstate import change_rows
 from formats.checkpoint import Checkpoint

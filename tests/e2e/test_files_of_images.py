@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.mappedfiles import MappedFiles, Sameness
+from analysis.files.mappedfiles import MappedFiles, Sameness
 from formats.chain import Checkpoint, MemoryView
 from formats.manifest import RoundKind, Vma
 from tests import ownlibrary

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from analysis.expressions import whereabouts
-from analysis.mappedfiles import MappedFiles
+from analysis.files.mappedfiles import MappedFiles
 from analysis.places import Places, vma_name
-from analysis.symbols import Symbols
-from analysis.symboltable import SymbolKind
+from analysis.symbols.symbols import Symbols
+from analysis.symbols.symboltable import SymbolKind
 from formats.chain import Checkpoint, MemoryView
 from formats.errors import UsageError
 from tests.e2e.test_core import gdb

@@ -8,10 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
-from analysis.history import History, ProcessHistory, RoundSeen
-from analysis.regions import MappedOverTime, cut_into_cells
+from analysis.history.history import History, ProcessHistory, RoundSeen
+from analysis.history.regions import MappedOverTime, cut_into_cells
+from analysis.history.writecount import Presence, RegionTotals
 from analysis.survey import RoundFigures
-from analysis.writecount import Presence, RegionTotals
 from display.report.data import report_data
 from formats.checkpoint import Checkpoint
 from formats.layout import RunKind

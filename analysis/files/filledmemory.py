@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from analysis.mappedfiles import FoundFile, MappedFiles, Sameness, is_file
+from analysis.files.mappedfiles import FoundFile, MappedFiles, Sameness, is_file
 from analysis.places import vma_name
 from formats.chain import MemoryView
 from formats.closing import Closing

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from analysis.expressions import whereabouts
-from analysis.matchers import (
+from analysis.places import Places
+from analysis.search.matchers import (
     MATCH_MAX_BYTES,
     Form,
     FormMatcher,
@@ -19,7 +20,6 @@ from analysis.matchers import (
     anchored,
     longest_row,
 )
-from analysis.places import Places
 from analysis.selection import VmaSelection
 from analysis.words import WORD_BYTES
 from formats import runs

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from analysis.diffpages import Difference, PageChange
+from analysis.diff.pages import Difference, PageChange
 from analysis.places import Places, Section
 from formats import runs
 from formats.layout import PAGE_BYTES

@@ -6,9 +6,9 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from analysis.patterns import Pattern
 from analysis.places import Places
-from analysis.scan import Block, Match, Scanner, blocks
+from analysis.search.patterns import Pattern
+from analysis.search.scan import Block, Match, Scanner, blocks
 from analysis.selection import VmaSelection
 from formats import runs
 from formats.areas import Area, areas_of

@@ -15,10 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
-from analysis.diffsides import Holding, Piece, Side
-from analysis.difftouched import TouchedPages
-from analysis.diffvmas import Part, Span, is_same_process
-from analysis.filledmemory import FilledMemory
+from analysis.diff.sides import Holding, Piece, Side
+from analysis.diff.touched import TouchedPages
+from analysis.diff.vmas import Part, Span, is_same_process
+from analysis.files.filledmemory import FilledMemory
 from formats import runs
 from formats.chain import AddressAbsent, MemoryView, SegmentKind
 from formats.layout import PAGE_BYTES, PAGES_FRAME_BYTES

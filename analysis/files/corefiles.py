@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from analysis.elffile import ElfFile, UnusableElf
-from analysis.mappedfiles import ROOT, FoundFile, MappedFiles, Sameness, is_file
+from analysis.files.mappedfiles import ROOT, FoundFile, MappedFiles, Sameness, is_file
+from analysis.symbols.elffile import ElfFile, UnusableElf
 from formats.closing import Closing
 from formats.elf import IDENT_64_LITTLE
 from formats.errors import StorageError

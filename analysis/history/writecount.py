@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from analysis.regions import Region
+from analysis.history.regions import Region
 from formats.layout import PAGE_BYTES, RunKind
 from formats.roundpages import RoundPages
 

@@ -13,7 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import BinaryIO
 
-from analysis.sysroot import open_below
+from analysis.files.sysroot import open_below
 from formats.buildid import build_id
 from formats.chain import MemoryView
 from formats.closing import Closing

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from analysis.matchers import Matcher
+from analysis.search.matchers import Matcher
 from formats.columns import Column
 from formats.framesahead import FramesAhead, Piece
 from formats.layout import PAGES_FRAME_BYTES

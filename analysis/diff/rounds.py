@@ -11,17 +11,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from analysis.diffbytes import ByteRange, ByteRanges
-from analysis.diffpages import Difference, ObjectsSeen, PageChange, PageComparer
-from analysis.diffprocesses import ProcessPair, pair_processes
-from analysis.diffstate import StateChange, state_changes
-from analysis.difftouched import TouchedPages
-from analysis.diffvmas import VmaPair, is_same_process, pair_vmas
-from analysis.filledmemory import FilledMemory
-from analysis.mappedfiles import MappedFiles
+from analysis.diff.byteranges import ByteRange, ByteRanges
+from analysis.diff.pages import Difference, ObjectsSeen, PageChange, PageComparer
+from analysis.diff.processes import ProcessPair, pair_processes
+from analysis.diff.state import StateChange, state_changes
+from analysis.diff.touched import TouchedPages
+from analysis.diff.vmas import VmaPair, is_same_process, pair_vmas
+from analysis.files.filledmemory import FilledMemory
+from analysis.files.mappedfiles import MappedFiles
 from analysis.places import Places
 from analysis.selection import VmaSelection
-from analysis.symbols import Symbols
+from analysis.symbols.symbols import Symbols
 from formats.chain import MemoryView
 from formats.errors import UsageError
 from formats.images import Images, Round
@@ -48,7 +48,7 @@ class BytesWanted:
 
 @dataclass(slots=True)
 class PageCounts:
-    """Pages by what became of them; analysis.diffpages.PageChange says what that is."""
+    """Pages by what became of them; analysis.diff.pages.PageChange says what that is."""
 
     pages_changed: int = 0
     pages_added: int = 0
@@ -98,7 +98,7 @@ class ProcessDiff:
     """A process in both rounds, or in one.
 
     `mappings` are those that were selected, ascending, the same ones as well. `ranges`, `pages_left` and
-    `pages_unread` are those of analysis.diffbytes.ByteRanges, where bytes were asked for.
+    `pages_unread` are those of analysis.diff.byteranges.ByteRanges, where bytes were asked for.
     """
 
     pair: ProcessPair

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 
-from analysis.regions import MappedOverTime, Region, cut_into_cells, heaviest
+from analysis.history.regions import MappedOverTime, Region, cut_into_cells, heaviest
+from analysis.history.writecount import Presence, RegionTotals, WriteCounter
 from analysis.subject import process_of
 from analysis.survey import RoundFigures
-from analysis.writecount import Presence, RegionTotals, WriteCounter
 from formats.checkpoint import Checkpoint, RoundInfo
 from formats.manifest import FreezeBy, Process
 from formats.roundpages import RoundPages

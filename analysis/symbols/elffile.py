@@ -14,7 +14,7 @@ from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import Section
 
-from analysis.symboltable import ENTRY_BYTES, SymbolTable
+from analysis.symbols.symboltable import ENTRY_BYTES, SymbolTable
 
 Read = Callable[[int, int], bytes]
 """Bytes of the file from an offset on, at most so many; fewer where it ends. May raise OSError."""

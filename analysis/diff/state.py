@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
-from analysis.diffprocesses import ProcessPair
-from analysis.diffvmas import is_same_process
+from analysis.diff.processes import ProcessPair
+from analysis.diff.vmas import is_same_process
 from formats.manifest import Manifest, Process
 from formats.openfiles import OpenFile, Pipe
 from formats.processstate import Disposition, IntervalTimer, Limit, PosixTimer, ProcessState, Zombie

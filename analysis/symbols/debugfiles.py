@@ -6,9 +6,9 @@ import zlib
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from analysis.elffile import DebugLink, ElfFile, UnusableElf
-from analysis.mappedfiles import FoundFile, MappedFiles
-from analysis.symboltable import SymbolTable
+from analysis.files.mappedfiles import FoundFile, MappedFiles
+from analysis.symbols.elffile import DebugLink, ElfFile, UnusableElf
+from analysis.symbols.symboltable import SymbolTable
 
 _DIRECTORY = PurePosixPath("/usr/lib/debug")
 _CHECKSUM_BYTES = 1 << 20

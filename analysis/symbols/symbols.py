@@ -1,7 +1,7 @@
 """The symbols of a process: those of the ELF files that it had mapped, at the addresses where they were.
 
 A file is opened when an address in it, or a name that may be in it, is asked for, and its symbols count only if it is
-the file that was mapped (`analysis.mappedfiles`).
+the file that was mapped (`analysis.files.mappedfiles`).
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from analysis.mappedfiles import FoundFile, MappedFiles, Sameness, is_file
+from analysis.files.mappedfiles import FoundFile, MappedFiles, Sameness, is_file
 from formats.chain import MemoryView
 from formats.errors import AddressAbsent
 from formats.layout import PAGE_BYTES
 from formats.manifest import FileKey, Vma
 
 if TYPE_CHECKING:
-    from analysis.elffile import ElfFile, LoadSegment
-    from analysis.symboltable import Symbol, SymbolKind, SymbolTable
+    from analysis.symbols.elffile import ElfFile, LoadSegment
+    from analysis.symbols.symboltable import Symbol, SymbolKind, SymbolTable
 
 Notice = Callable[[str, str], None]
 """Takes what the user should know: a word for programs, and a sentence."""
@@ -151,8 +151,8 @@ class Symbols:
         return module
 
     def _read(self, vmas: list[Vma], file: FoundFile) -> _Module | None:
-        from analysis.debugfiles import stripped_symbols  # noqa: PLC0415 -- few addresses are in files
-        from analysis.elffile import ElfFile, UnusableElf  # noqa: PLC0415
+        from analysis.symbols.debugfiles import stripped_symbols  # noqa: PLC0415 -- few addresses are in files
+        from analysis.symbols.elffile import ElfFile, UnusableElf  # noqa: PLC0415
 
         try:
             elf = ElfFile(file.read, file.size_bytes)
@@ -168,7 +168,7 @@ class Symbols:
 
     def _vdso(self, vma: Vma) -> _Module | None:
         """The kernel's library, which has no file: the image has all of it."""
-        from analysis.elffile import ElfFile, UnusableElf  # noqa: PLC0415 -- as above
+        from analysis.symbols.elffile import ElfFile, UnusableElf  # noqa: PLC0415 -- as above
 
         try:
             content = self._view.read(vma.start_addr, vma.end_addr - vma.start_addr)

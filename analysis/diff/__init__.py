@@ -1,0 +1,1 @@
+"""Two rounds compared, from processes down to bytes."""

@@ -1,0 +1,1 @@
+"""How often memory was written, round by round."""

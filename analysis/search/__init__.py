@@ -1,0 +1,1 @@
+"""What matches a pattern, and where."""

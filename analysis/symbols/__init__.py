@@ -1,0 +1,1 @@
+"""Symbols of the ELF files that a process had mapped."""
