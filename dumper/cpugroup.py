@@ -97,11 +97,10 @@ class CpuGroup:
             raise NoCpuGroupError(f"{self.path} takes no limit: {error.strerror}") from None
 
     def lift(self) -> None:
-        """Takes the limit away, at once. Raises OSError if the cgroup is gone."""
-        if self.unified:
-            (self.path / "cpu.max").write_text("max")
-        else:
-            (self.path / "cpu.cfs_quota_us").write_text("-1")
+        """Takes the limit away, at once. Raises OSError: ENOENT if the cgroup is gone, or has no such controller."""
+        name, text = ("cpu.max", "max") if self.unified else ("cpu.cfs_quota_us", "-1")
+        with (self.path / name).open("r+") as file:  # not "w": nobody may create a file there, which is EACCES
+            file.write(text)
 
     def set_back(self) -> None:
         """Takes the limit away, moves everybody back and removes the cgroup; without effect if that was done.
