@@ -40,6 +40,7 @@
 #include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -293,6 +294,7 @@ static void main_thread_brink(void)
 /* ---- rseq ---- */
 
 static volatile uint64_t n_aborts;
+static atomic_bool main_takes_signals;
 
 static void handle_nothing(int signal)
 {
@@ -320,6 +322,7 @@ static void main_thread_rseq(void)
 	sigemptyset(&set);
 	sigaddset(&set, SIGUSR1);
 	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+	main_takes_signals = true;
 	for (;;) {
 		asm goto volatile(".pushsection .data.rseq_cs, \"aw\"\n\t"
 				  ".balign 32\n"
@@ -740,6 +743,8 @@ static void *serve_in_thread(void *first_word)
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
 		die("prctl");
 	while (mode->main_thread == main_thread_leaderless && state_of_main_thread() != 'Z')
+		nap();
+	while (mode->main_thread == main_thread_rseq && !main_takes_signals)
 		nap();
 	serve(first_word);
 	return NULL;
