@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from formats.checkpoint import RoundInfo, last_round
 from formats.errors import PredumpError
 from formats.faults import Point, reached
 from formats.replacing import tidy_up
-from formats.roundwriter import KeptRoundWriter
+from formats.roundwriter import KeptRoundWriter, remove_unfinished
 from streams.journal import Entry, Journal, JournalReader, remove_journal
 from streams.messages import (
     Begin,
@@ -92,6 +93,8 @@ class Session:
     def end(self) -> None:
         """It cannot be resumed any more; a round that was not completed is removed."""
         self.sequence.abandon()
+        with suppress(PredumpError):  # of one whose directory an interrupt has just followed nobody knows
+            remove_unfinished(self._path)
         self.close()
         remove_journal(self._path)
 

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from formats import roundwriter
 from formats.check import verify
 from formats.checkpoint import Checkpoint
 from formats.checkpointlock import CheckpointBusy
 from formats.errors import ImageVersionUnsupported, PredumpError
+from formats.faults import Point
 from formats.flatten import FlattenOptions
 from formats.frames import compress_frames
 from formats.layout import PAGE_BYTES, PAGES_FRAME_BYTES
@@ -112,6 +114,19 @@ def test_a_stream_that_breaks_off_leaves_the_rounds_before(sent: Path, directory
             receiver.take(Player(messages[:end], breaks=True))
         whole = sum(begin <= end for begin in begins[1:])
         assert sorted(path.name for path in target.iterdir()) == [f"{number:04d}" for number in range(1, whole + 1)]
+
+
+def test_an_interrupt_right_behind_the_making_of_a_round_leaves_none(
+    sent: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(point: Point) -> None:
+        if point is Point.ROUND_MADE and (directory / "0002").exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(roundwriter, "reached", interrupt)
+    with Receiver(directory) as receiver, pytest.raises(KeyboardInterrupt):
+        receiver.take(Player(recorded(sent)))
+    assert [path.name for path in directory.iterdir()] == ["0001"]
 
 
 def test_the_end_in_the_middle_of_a_round_is_refused(sent: Path, directory: Path) -> None:
