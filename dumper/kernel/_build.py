@@ -22,6 +22,8 @@ SOURCES = [
     "vdso.c",
     "files.c",
     "probes.c",
+    "spawn.c",
+    "remote.c",
 ]
 HEADERS = [
     "predump.h",

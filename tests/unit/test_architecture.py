@@ -1,6 +1,6 @@
-"""Imports run one way: cli -> commands -> display -> dumper -> streams -> formats; dumper -> dumper.kernel, .proc.
+"""Imports run one way: cli -> commands -> display -> restorer -> dumper -> streams -> formats.
 
-Beside the engine, display -> analysis -> formats.
+Within the engine, dumper -> dumper.kernel, .proc; beside the engine, display -> analysis -> formats.
 """
 
 import ast
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).parents[2]
-OURS = {"analysis", "cli", "commands", "display", "dumper", "formats", "streams"}
+OURS = {"analysis", "cli", "commands", "display", "dumper", "formats", "restorer", "streams"}
 
 # Which of our packages a place may import, and which third-party ones.
 RULES: dict[str, tuple[set[str], set[str]]] = {
@@ -20,7 +20,8 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "dumper/kernel": ({"dumper.kernel", "formats"}, {"cffi"}),
     "dumper/proc": ({"dumper.proc"}, set()),
     "dumper": ({"dumper", "streams", "formats"}, set()),
-    "display": ({"display", "analysis", "dumper", "streams", "formats"}, {"rich"}),
+    "restorer": ({"restorer", "dumper", "streams", "formats"}, set()),
+    "display": ({"display", "analysis", "restorer", "dumper", "streams", "formats"}, {"rich"}),
     "commands": (OURS - {"cli"}, {"click"}),
     "cli.py": (OURS, {"click"}),
 }

@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 12
+#define PD_ABI 13
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -564,3 +564,39 @@ int64_t pd_peek(int fd, int credentials, uint8_t *into, uint64_t room, int32_t *
 int pd_join_network(int namespace_fd);
 /* Doubles what lies in a pipe into another one: tee(2), which does not wait. -EAGAIN: nothing there. */
 int64_t pd_tee(int source_fd, int into_fd, uint64_t n_bytes);
+
+/* ---- spawn.c, remote.c: processes that a restore makes ---------------------------------------------------------- */
+
+struct pd_spawn {
+	const int32_t *set_tids; /* the pid in the innermost pid namespace first: clone3(2) */
+	uint64_t n_set_tids;
+	uint64_t clone_flags;	 /* CLONE_NEW* */
+	uint64_t personality;	 /* 0: ours */
+	int32_t keep_fd, keep_as; /* the one descriptor of ours that it gets, beside those without close-on-exec */
+	int32_t options;	 /* PTRACE_O_* */
+};
+/*
+ * Makes a blank process and seizes it: it stands still, with all signals blocked. Returns its pid, and the address of a
+ * `syscall` instruction in it. -EEXIST: a pid is taken; -EPERM: not allowed to choose it; -EINVAL: not a valid one.
+ */
+int pd_spawn_blank(const struct pd_spawn *spawn, int64_t timeout_ns, uint64_t *syscall_addr);
+
+struct pd_remote_call {
+	int64_t nr;
+	uint64_t args[6];
+	int64_t result;
+	int32_t child, pad; /* of clone3(2): the pid as we see it */
+};
+/*
+ * Makes the calls in a stopped thread, one after the other, until one fails. Returns how many succeeded (the result of the
+ * next one is its -errno then); -ESRCH: it is gone; -ETIMEDOUT: a call did not end.
+ */
+int64_t pd_remote_calls(int tid, uint64_t syscall_addr, int64_t timeout_ns, struct pd_remote_call *calls, uint64_t n_calls);
+/* Waits for the first stop of a child that a call made. 0, -ESRCH, -ETIMEDOUT. */
+int pd_remote_wait_born(int tid, int64_t timeout_ns);
+int pd_remote_set_mask(int tid, uint64_t mask);
+/* general: struct user_regs_struct; xstate: NT_X86_XSTATE, none if xstate_bytes is 0. */
+int pd_remote_set_registers(int tid, const uint64_t *general, const uint8_t *xstate, uint64_t xstate_bytes);
+int pd_remote_set_fpregs(int tid, const uint8_t *fpregs, uint64_t fpregs_bytes);
+/* It goes on, untraced; with the signal if it is not 0. */
+int pd_remote_detach(int tid, int signal);

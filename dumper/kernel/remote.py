@@ -1,0 +1,185 @@
+"""Processes that a restore makes: a blank one, and system calls in its threads.
+
+They end with us (PTRACE_O_EXITKILL), until they are detached from. All calls come from one OS thread.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from dumper.kernel.native import checked, ffi, lib, new_array
+from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, REGISTER_NAMES
+
+O_EXITKILL = 1 << 20  # PTRACE_O_EXITKILL
+O_TRACE_CHILDREN = 1 << 1 | 1 << 2 | 1 << 3  # PTRACE_O_TRACEFORK, TRACEVFORK, TRACECLONE
+ALL_SIGNALS = (1 << 64) - 1
+CALL_TIMEOUT_NS = 10_000_000_000
+_MAX_CALLS = 4096
+
+
+class Sys(IntEnum):
+    """Numbers of system calls: arch/x86/entry/syscalls/syscall_64.tbl."""
+
+    READ = 0
+    WRITE = 1
+    CLOSE = 3
+    MMAP = 9
+    MPROTECT = 10
+    MUNMAP = 11
+    RT_SIGACTION = 13
+    MREMAP = 25
+    SHMAT = 30
+    MADVISE = 28
+    SETITIMER = 38
+    RECVMSG = 47
+    EXIT = 60
+    WAIT4 = 61
+    FCNTL = 72
+    CHDIR = 80
+    FCHDIR = 81
+    UMASK = 95
+    SETPGID = 109
+    SETSID = 112
+    SETGROUPS = 116
+    SETRESUID = 117
+    SETRESGID = 119
+    SETFSUID = 122
+    SETFSGID = 123
+    CAPSET = 126
+    RT_SIGQUEUEINFO = 129
+    SIGALTSTACK = 131
+    PERSONALITY = 135
+    MLOCK = 149
+    PRCTL = 157
+    ARCH_PRCTL = 158
+    CHROOT = 161
+    SETRLIMIT = 160
+    REMAP_FILE_PAGES = 216
+    SET_TID_ADDRESS = 218
+    TIMER_CREATE = 222
+    TIMER_SETTIME = 223
+    EXIT_GROUP = 231
+    EPOLL_CTL = 233
+    IOPRIO_SET = 251
+    UNSHARE = 272
+    SET_ROBUST_LIST = 273
+    DUP3 = 292
+    RT_TGSIGQUEUEINFO = 297
+    PRLIMIT64 = 302
+    SETNS = 308
+    SCHED_SETATTR = 314
+    SECCOMP = 317
+    MLOCK2 = 325
+    RSEQ = 334
+    USERFAULTFD = 323
+    CLONE3 = 435
+    CLOSE_RANGE = 436
+
+
+class CallFailed(OSError):
+    """A system call that was made in another process failed; `nr` is its number."""
+
+    def __init__(self, error: int, nr: int, tid: int) -> None:
+        name = Sys(nr).name.lower() if nr in set(Sys) else f"system call {nr}"
+        super().__init__(error, f"{name} in thread {tid}: {os.strerror(error)}")
+        self.nr = nr
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A system call: its number and up to six arguments; negative ones are taken as 64 bits."""
+
+    nr: int
+    args: tuple[int, ...] = ()
+
+
+class RemoteThread:
+    """A stopped thread of a process that is ours; `syscall_addr` is a `syscall` instruction in it, and may change."""
+
+    def __init__(self, tid: int, syscall_addr: int) -> None:
+        self.tid = tid
+        self.syscall_addr = syscall_addr
+
+    def call(self, nr: int, *args: int) -> int:
+        """One call; its result. Raises CallFailed, ProcessLookupError if the thread is gone, TimeoutError."""
+        return self.calls([Call(nr, args)])[0]
+
+    def calls(self, calls: Sequence[Call]) -> list[int]:
+        """Calls one after the other; their results. Raises as `call`, with what came before the failed one done."""
+        results: list[int] = []
+        for start in range(0, len(calls), _MAX_CALLS):
+            made, n_calls = self._make(calls[start : start + _MAX_CALLS])
+            results += [int(item.result) for item in made[0:n_calls]]
+        return results
+
+    def clone(self, args_addr: int, args_bytes: int) -> tuple[int, int]:
+        """clone3(2) with its arguments in the process's memory: the new id there, and as we see it.
+
+        The new thread or process is traced, too, and stands still with the signal mask of this one. Raises as `call`.
+        """
+        made, _ = self._make([Call(Sys.CLONE3, (args_addr, args_bytes))])
+        tid = int(made[0].child)
+        checked(lib.pd_remote_wait_born(tid, CALL_TIMEOUT_NS))
+        return int(made[0].result), tid
+
+    def set_mask(self, mask: int) -> None:
+        """Which signals it blocks. Raises OSError."""
+        checked(lib.pd_remote_set_mask(self.tid, mask))
+
+    def set_registers(self, registers: dict[str, int], xstate: bytes, fpregs: bytes) -> None:
+        """All of them, as NT_X86_XSTATE or, where that is empty, NT_PRFPREG. Raises OSError."""
+        general = new_array("uint64_t", len(REGISTER_NAMES))
+        for index, name in enumerate(REGISTER_NAMES):
+            general[index] = registers[name]
+        checked(lib.pd_remote_set_registers(self.tid, general, ffi.from_buffer(xstate), len(xstate)))
+        if not xstate and fpregs:
+            checked(lib.pd_remote_set_fpregs(self.tid, ffi.from_buffer(fpregs), len(fpregs)))
+
+    def detach(self, signal: int = 0) -> None:
+        """Let it go on as it is, with `signal` if that is not 0. Raises ProcessLookupError."""
+        checked(lib.pd_remote_detach(self.tid, signal))
+
+    def _make(self, calls: Sequence[Call]) -> tuple[Any, int]:
+        made = new_array("struct pd_remote_call", len(calls))
+        for item, call in zip(made, calls, strict=True):
+            item.nr = call.nr
+            for index in range(6):
+                item.args[index] = call.args[index] & ALL_SIGNALS if index < len(call.args) else 0
+        n_made = checked(lib.pd_remote_calls(self.tid, self.syscall_addr, CALL_TIMEOUT_NS, made, len(calls)))
+        if n_made < len(calls):
+            raise CallFailed(-int(made[n_made].result), calls[n_made].nr, self.tid)
+        return made, n_made
+
+
+def spawn_blank(
+    set_tids: Sequence[int],
+    keep_fd: int,
+    keep_as: int,
+    *,
+    clone_flags: int = 0,
+    personality: int = 0,
+    suspend_seccomp: bool = False,
+) -> RemoteThread:
+    """A process without anything: it stands still, all signals blocked, the caller's child.
+
+    Of our descriptors it gets `keep_fd`, as `keep_as`, and those without close-on-exec. set_tids: its pid in each pid
+    namespace, the innermost first; none for any. suspend_seccomp: filters that it installs are not asked while it is
+    ours, which needs CAP_SYS_ADMIN.
+
+    Raises OSError: EEXIST if the pid is taken, EPERM if the caller may not choose it, EINVAL for an impossible one.
+    """
+    tids = ffi.new("int32_t[]", list(set_tids) or [0])
+    spawn = {
+        "set_tids": tids if set_tids else ffi.NULL,
+        "n_set_tids": len(set_tids),
+        "clone_flags": clone_flags,
+        "personality": personality,
+        "keep_fd": keep_fd,
+        "keep_as": keep_as,
+        "options": O_EXITKILL | O_TRACE_CHILDREN | (O_SUSPEND_SECCOMP if suspend_seccomp else 0),
+    }
+    addr = ffi.new("uint64_t *")
+    pid = checked(lib.pd_spawn_blank(ffi.new("struct pd_spawn *", spawn), CALL_TIMEOUT_NS, addr))
+    return RemoteThread(pid, int(addr[0]))

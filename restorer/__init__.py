@@ -1,0 +1,1 @@
+"""Processes out of images: everything that brings a checkpoint back to life."""
