@@ -46,6 +46,7 @@ COMMANDS = {
     "report": "report",
     "send": "send",
     "receive": "receive",
+    "restore": "restore",
     "keys": "keys",
 }
 """The module of `commands` with the function of each command."""

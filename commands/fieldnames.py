@@ -25,6 +25,10 @@ FIELDS = {
     # Rounds.
     "round": "Number of the round, from 1; of a finding, null if it is about no single round.",
     "rounds": "How many rounds.",
+    "pids": "Pids of the processes, as predump sees them; the first is the root's.",
+    "pages_filled": "How many pages were brought into memory.",
+    "memory_ns": "How long it took to map and fill memory, in ns.",
+    "status": "What the process ended with, as a shell tells it.",
     "kind": "Kind of the round (pre-dump or dump), of the mapping, or of the pages (data, zero or absent).",
     "full": "Whether the round builds on no earlier one.",
     "full_reason": "Why it holds everything; empty if it does not.",

@@ -31,6 +31,7 @@ from formats.flatten import FlattenReport
 from formats.manifest import Stats, Vma
 from formats.rawexport import RawReport
 from formats.rawindex import RawIndex
+from restorer.events import Restored
 
 DIRECTORY = Path(__file__).parent.parent / "docs" / "schemas"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -128,6 +129,7 @@ EVENTS: dict[str, tuple[str, Fields, Fields]] = {
         {"pid": int, "subject": str, "name": str, "field": str, "before": object, "after": object},
         {},
     ),
+    "restored": ("The processes are there again, and run.", {**_fields(Restored), "checkpoint": str}, {}),
     "round-send": ("A round has been sent.", SENT, {}),
     "round-receive": ("A round was received and is on disk.", SENT, {}),
 }
@@ -192,6 +194,7 @@ RESULTS: dict[str, tuple[Fields, Fields]] = {
             **_fields(RawReport),
         },
     ),
+    "restore": ({**_fields(Restored), "checkpoint": str}, {"status": int}),
     "flatten": ({"checkpoint": str, "dropped": int, "duration_ns": int}, FIGURES),
     "report": (
         {

@@ -86,6 +86,10 @@ class MemoryView(Closing):
             else:
                 yield segment
 
+    def own_segments(self, start_addr: int, end_addr: int) -> Iterator[Segment]:
+        """The same of the process's own pages alone: what lies in an object is ABSENT. Raises as `segments`."""
+        return self._own.segments(start_addr, end_addr)
+
     def chunks(
         self, start_addr: int, end_addr: int, max_bytes: int = 1 << 20
     ) -> Iterator[tuple[int, int, bytes | None]]:

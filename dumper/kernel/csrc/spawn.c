@@ -25,6 +25,7 @@
 #include "stops.h"
 
 #define STACK_BYTES (64 << 10)
+#define N_SIGNALS 64
 #define PROGRAM_ADDR 0x400000UL
 
 /* `mov $34, %eax; syscall; jmp -9`: pause(2), for ever */
@@ -76,7 +77,10 @@ static void be_born(struct birth *birth)
 {
 	static char *const arguments[] = {"predump-restore", NULL}, *const environment[] = {NULL};
 	const struct pd_spawn *spawn = birth->spawn;
+	const uint64_t by_default[4] = {0}; /* struct sigaction of the kernel */
 
+	for (int number = 1; number <= N_SIGNALS; number++) /* what we ignore would stay ignored */
+		syscall(SYS_rt_sigaction, number, by_default, NULL, sizeof(uint64_t));
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || dup3(spawn->keep_fd, spawn->keep_as, 0) < 0 ||
 	    (spawn->personality && personality((unsigned long)spawn->personality) < 0) ||
 	    syscall(SYS_execveat, birth->program_fd, "", arguments, environment, AT_EMPTY_PATH))

@@ -1,0 +1,78 @@
+"""The command that brings processes back."""
+
+import os
+from pathlib import Path
+from time import monotonic_ns
+
+import click
+
+from commands.filelimit import allow_many_files
+from commands.options import path_argument, quiet_option, round_option, threads_option
+from display.reporter import Reporter
+from display.units import counted, duration_text
+
+
+@path_argument
+@round_option
+@click.option(
+    "--pid",
+    type=click.Choice(["original", "new"]),
+    default="original",
+    show_default=True,
+    help="The ids that the processes had, or new ones: what remembers an id of its own is wrong then.",
+)
+@click.option("--detach/--wait", default=False, help="Leave them alone, or wait for the first one to end (default).")
+@click.option("--stopped", is_flag=True, help="Leave them stopped; SIGCONT lets them run.")
+@threads_option("Threads that decompress and fill memory.")
+@quiet_option
+def restore(
+    reporter: Reporter,
+    path: Path,
+    number: int | None,
+    pid: str,
+    detach: bool,
+    stopped: bool,
+    threads: int,
+    quiet: bool,
+) -> int:
+    """Bring the processes of a dump back to life.
+
+    \b
+    They go on where they were when the round was taken. What fails half way
+    leaves no process behind.
+      predump dump -t 1234 -D /var/tmp/ck --kill
+      predump restore /var/tmp/ck --detach
+    """
+    from dataclasses import asdict
+
+    from formats.checkpoint import Checkpoint
+    from restorer.restore import Restoration, RestoreOptions
+
+    def tell(what: str) -> None:
+        if not quiet:
+            reporter.notice("restore", f"Not as it was: {what}.")
+
+    allow_many_files()
+    started_ns = monotonic_ns()
+    options = RestoreOptions(same_pids=pid == "original", stopped=stopped, threads=threads)
+    with Restoration(Checkpoint.open(path), number, options, tell) as restoration:
+        restoration.build()
+        done = restoration.release(started_ns)
+    fields = asdict(done) | {"checkpoint": str(path.absolute())}
+    back = counted(len(done.pids), "process", "processes")
+    text = f"{path}: {back} of round {done.round} back as {done.pids[0]}, in {duration_text(done.duration_ns)}."
+    if detach:
+        reporter.result(fields, text)
+        return 0
+    reporter.event({"type": "restored", **fields})
+    if not (quiet or reporter.as_json):
+        reporter.errors.print(text, highlight=False, markup=False)
+    exit_code = _exit_code(os.waitpid(done.pids[0], 0)[1])
+    reporter.result(fields | {"status": exit_code}, f"Process {done.pids[0]} ended with {exit_code}.", exit_code)
+    return exit_code
+
+
+def _exit_code(status: int) -> int:
+    """As a shell tells it."""
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code

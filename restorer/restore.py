@@ -1,0 +1,222 @@
+"""Conducts a restore: from a dump round to processes that run.
+
+    shells      bare processes with their ids
+    memory      mappings, pages, boundaries
+    threads     and what is theirs
+    rest        signals, timers, directories, limits
+    who         credentials and filters: nothing that needs the caller's privileges comes after
+    go          registers, and they are let go
+
+Until the last step everything is ours and ends with us: a restore that fails leaves nothing.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from dumper.kernel.remote import CallFailed, Sys
+from dumper.proc.status import read_thread_status
+from dumper.state.threads import credentials
+from formats.chain import MemoryView
+from formats.checkpoint import Checkpoint
+from formats.closing import Closing
+from formats.errors import UsageError
+from formats.manifest import Process, RoundKind
+from formats.processstate import ProcessState
+from restorer import surroundings, threads, timers
+from restorer.credentials import set_credentials, set_dumpable, set_seccomp
+from restorer.errors import RestoreFailed
+from restorer.events import Restored, Tell
+from restorer.freepids import when_free
+from restorer.memory.boundaries import set_boundaries
+from restorer.memory.fill import fill
+from restorer.memory.layout import Mapper
+from restorer.memory.objects import MemoryObjects
+from restorer.shell import Channel, Shell, boot_address
+from restorer.signals import queue_for_process, queue_for_thread, set_dispositions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreOptions:
+    """same_pids: with the pids that they had; stopped: left stopped by SIGSTOP; threads: that decompress and fill."""
+
+    same_pids: bool = True
+    stopped: bool = False
+    threads: int = 2
+
+
+@dataclass(slots=True)
+class _Member:
+    """A process on its way."""
+
+    process: Process
+    state: ProcessState
+    shell: Shell
+    own_pid: int
+
+
+class Restoration(Closing):
+    """Processes that are being made; a context manager: what was not let go by `release` ends with it.
+
+    For one OS thread.
+    """
+
+    def __init__(self, images: Checkpoint, number: int | None, options: RestoreOptions, tell: Tell) -> None:
+        """Raises UsageError for a round that is no dump, ImageCorrupt, ImageVersionUnsupported, StorageError."""
+        self._images = images
+        self._info = images.round(number)
+        self._manifest = self._info.manifest
+        self._options = options
+        self._tell_one = tell
+        self._stack = ExitStack()
+        self._members: list[_Member] = []
+        self._pages_filled = 0
+        self._memory_ns = 0
+        if self._manifest.kind is not RoundKind.DUMP:
+            raise UsageError(
+                f"Round {self._info.number} of {images.path} is a pre-dump: it has no threads and no open files.",
+                hint="Restore a round that 'predump dump' or 'predump run' took at its end.",
+                round=self._info.number,
+            )
+
+    def close(self) -> None:
+        """End what was not let go. May be called again."""
+        self._stack.close()
+
+    def build(self) -> None:
+        """Make everything; it stands still. Raises RestoreFailed, ImageCorrupt, StorageError."""
+        with _failures():
+            objects = self._stack.enter_context(MemoryObjects(self._info, self._options.threads))
+            self._make_shells()
+            start_ns = time.monotonic_ns()
+            for member in self._members:
+                self._build_memory(member, objects)
+            self._memory_ns = time.monotonic_ns() - start_ns
+            for member in self._members:
+                self._build_threads(member)
+                self._build_rest(member)
+            objects.seal()
+            for member in self._members:
+                member.shell.call(Sys.CLOSE, member.shell.channel.fd)
+            for member in self._members:
+                self._set_credentials(member)
+            for member in self._members:
+                timers.arm_timers(member.shell, member.state.posix_timers, member.state.interval_timers)
+
+    def release(self, started_ns: int) -> Restored:
+        """Let all of them go; `started_ns` is when the restore began (CLOCK_MONOTONIC). Raises RestoreFailed."""
+        start_ns = time.monotonic_ns()
+        with _failures():
+            for member in self._members:
+                member.shell.leave_boot_pages()
+                for thread in member.process.threads:
+                    threads.let_registers_be(member.shell, thread)
+            for member in self._members:
+                member.shell.let_go(signal.SIGSTOP if self._options.stopped else 0)
+        now_ns = time.monotonic_ns()
+        return Restored(
+            round=self._info.number,
+            pids=[member.shell.pid for member in self._members],
+            pages_filled=self._pages_filled,
+            duration_ns=now_ns - started_ns,
+            memory_ns=self._memory_ns,
+            resume_ns=now_ns - start_ns,
+        )
+
+    def _make_shells(self) -> None:
+        processes = [item for item in self._manifest.processes if item.zombie is None]
+        used = [(vma.start_addr, vma.end_addr) for item in processes for vma in item.vmas]
+        fds = [one.fd for item in processes if item.state for one in item.state.descriptors]
+        channel = self._stack.enter_context(Channel(max(fds, default=2) + 1))
+        boot_addr = boot_address(used)
+        (process,) = processes
+        if process.state is None:
+            raise RestoreFailed(f"The image does not have the state of process {process.pid}.")
+        own_pid = threads.own_tid(process.threads[0])
+        make = partial(
+            Shell.first,
+            [own_pid] if self._options.same_pids else [],
+            boot_addr,
+            channel,
+            personality=process.state.personality,
+            suspend_seccomp=bool(process.state.seccomp_filters),
+        )
+        shell = self._stack.enter_context(when_free(own_pid, make))
+        self._members.append(_Member(process, process.state, shell, own_pid if self._options.same_pids else shell.pid))
+
+    def _build_memory(self, member: _Member, objects: MemoryObjects) -> None:
+        mapper = Mapper(member.shell, member.process, objects)
+        mapper.map_all()
+        with MemoryView(self._images, self._info.number, member.process.pid) as view:
+            self._pages_filled += fill(member.shell, view, self._options.threads)
+        mapper.finish()
+        self._tell([set_boundaries(member.shell, member.process, member.state)])
+
+    def _build_threads(self, member: _Member) -> None:
+        threads.make_threads(member.shell, member.process, same_ids=self._options.same_pids)
+        for thread in member.process.threads:
+            self._tell(threads.set_thread(member.shell, thread))
+
+    def _build_rest(self, member: _Member) -> None:
+        shell, state = member.shell, member.state
+        set_dispositions(shell, state.dispositions)
+        timers.make_timers(shell, state.posix_timers, {tid: one.tid for tid, one in shell.threads.items()})
+        for thread in member.process.threads:
+            remote = shell.threads[thread.tid]
+            queue_for_thread(shell, remote, member.own_pid, self._own_tid(thread.tid, member), thread.pending)
+        queue_for_process(shell, member.own_pid, state.pending)
+        self._tell(surroundings.set_proc_files(shell.pid, state))
+        self._tell(surroundings.set_prctls(shell, state))
+        self._tell(surroundings.set_limits(shell, state))
+        surroundings.set_directories(shell, state)
+
+    def _own_tid(self, tid: int, member: _Member) -> int:
+        if not self._options.same_pids:
+            return member.shell.threads[tid].tid
+        return next(threads.own_tid(thread) for thread in member.process.threads if thread.tid == tid)
+
+    def _set_credentials(self, member: _Member) -> None:
+        shell, state = member.shell, member.state
+        has = credentials(read_thread_status(shell.pid))
+        for thread in member.process.threads:
+            wanted = thread.credentials or state.credentials
+            remote = shell.threads[thread.tid]
+            set_credentials(shell, remote, has, wanted, state.prctl.get("securebits", 0))
+            threads.set_parent_death_signal(shell, thread)
+            set_seccomp(shell, remote, thread, state.seccomp_filters, wanted.no_new_privs)
+        set_dumpable(shell, state.prctl.get("dumpable", 1))
+
+    def _tell(self, differences: list[str]) -> None:
+        for what in filter(None, differences):
+            self._tell_one(what)
+
+
+def restore(images: Checkpoint, number: int | None, options: RestoreOptions, tell: Tell) -> Restored:
+    """The processes of a dump round, running; raises as Restoration, with nothing left behind."""
+    started_ns = time.monotonic_ns()
+    with Restoration(images, number, options, tell) as restoration:
+        restoration.build()
+        return restoration.release(started_ns)
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """What the kernel refuses becomes an error of ours."""
+    try:
+        yield
+    except CallFailed as error:
+        raise RestoreFailed(
+            f"The kernel refused what a process needs to come back: {error}.",
+            hint="Nothing was left behind. Run it with the privileges that the process had.",
+            errno=error.errno or 0,
+        ) from error
+    except (ProcessLookupError, TimeoutError) as error:
+        raise RestoreFailed(
+            f"A process that was being restored was ended by somebody else, or did not answer: {error}.",
+            hint="Nothing was left behind; try again.",
+        ) from error
