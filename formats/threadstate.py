@@ -71,7 +71,8 @@ class Restart(StrEnum):
 class SystemCall:
     """The system call the thread was stopped in: its number and its six arguments, as in the registers.
 
-    One with time left that was interrupted before shows as number 219, restart_syscall(2), with its own arguments.
+    One with time left that was interrupted before has number 219 in its registers, restart_syscall(2), and here its own
+    where the code tells it.
     """
 
     number: int

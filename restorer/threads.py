@@ -15,7 +15,7 @@ SS_ONSTACK, SS_DISABLE = 1, 2
 IOPRIO_WHO_PROCESS = 1
 SCHED_DEADLINE: Final = 6
 TIMER_ABSTIME = 1
-_NR_NANOSLEEP, _NR_CLOCK_NANOSLEEP = 35, 230
+_NR_NANOSLEEP, _NR_RESTART_SYSCALL, _NR_CLOCK_NANOSLEEP = 35, 219, 230
 _ERESTARTNOHAND = -514 & (1 << 64) - 1
 _ARGUMENT_OFFSET = 512
 
@@ -66,7 +66,8 @@ def set_parent_death_signal(shell: Shell, thread: Thread) -> None:
 def registers_of(thread: Thread) -> dict[str, int]:
     """The registers with which the thread goes on in a process that knows nothing of a call that was interrupted.
 
-    What remained of its time is where the call was told to put it, if anywhere: restart_syscall(2) finds nothing.
+    What remained of its time is where the call was told to put it, if anywhere: restart_syscall(2) finds nothing, and
+    fails with EINTR.
     """
     registers = dict(thread.registers)
     call = thread.system_call
@@ -76,8 +77,9 @@ def registers_of(thread: Thread) -> dict[str, int]:
         return registers
     if call.restart is Restart.AGAIN_INSTEAD_OF_EINTR:
         registers["rax"] = _ERESTARTNOHAND
-    elif call.restart is Restart.REMAINING:
+    elif call.restart is Restart.REMAINING and call.number != _NR_RESTART_SYSCALL:
         registers["rax"] = _ERESTARTNOHAND
+        registers["orig_rax"] = call.number
         if call.number == _NR_NANOSLEEP and registers["rsi"]:
             registers["rdi"] = registers["rsi"]
         elif call.number == _NR_CLOCK_NANOSLEEP and registers["r10"] and not registers["rsi"] & TIMER_ABSTIME:

@@ -74,12 +74,14 @@ class RawRseq:
 class RawThread:
     """A thread as it was stopped, before anything was injected.
 
+    `code` is what lies ahead of the instruction pointer where a call goes on by restart_syscall(2), else zeros.
     `pending` holds a siginfo_t each, `seccomp_filters` struct sock_filter arrays, oldest first (None: they may not be
     read), `robust_list` address and bytes. The last four may be None where nothing could be injected.
     """
 
     tid: int
     general: dict[str, int]
+    code: bytes
     fpregs: bytes
     xstate: bytes
     signal_mask: int
@@ -264,6 +266,7 @@ class StateReader(Closing):
         return RawThread(
             tid=int(state.tid),
             general={name: int(words[k]) for k, name in enumerate(REGISTER_NAMES)},
+            code=bytes(ffi.buffer(state.code)),
             fpregs=bytes(state.fp),
             xstate=bytes(ffi.buffer(state.xstate, state.xstate_bytes)),
             signal_mask=int(state.signal_mask),

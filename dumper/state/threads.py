@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dumper.kernel.state import RawThread
 from dumper.proc.status import ThreadStatus
 from dumper.state.notes import Notes
+from dumper.state.restarted import RESTART_SYSCALL, restarted_call
 from dumper.state.unshared import NOT_THE_PROCESS_S
 from formats.threadstate import (
     Credentials,
@@ -81,13 +82,16 @@ def _signed(register: int) -> int:
     return register - (1 << 64) if register >> 63 else register
 
 
-def system_call(registers: dict[str, int], *, restarted_instead_of_eintr: bool) -> SystemCall | None:
-    """The call a thread was stopped in, None if it was in none; `registers` are those of user_regs_struct."""
+def system_call(raw: RawThread) -> SystemCall | None:
+    """The call a thread was stopped in, None if it was in none."""
+    registers = raw.general
     number = _signed(registers["orig_rax"])
     if number < 0:
         return None
+    if number == RESTART_SYSCALL:
+        number = restarted_call(raw.code)
     restart = RESTARTS.get(_signed(registers["rax"]), Restart.FINISHED)
-    if restarted_instead_of_eintr:
+    if raw.restarted_instead_of_eintr:
         restart = Restart.AGAIN_INSTEAD_OF_EINTR
     return SystemCall(number=number, arguments=[registers[name] for name in ARGUMENTS], restart=restart)
 
@@ -148,7 +152,7 @@ def thread_record(
         parent_death_signal=raw.parent_death_signal,
         rseq=_rseq(raw),
         scheduling=notes.attempt(f"scheduling of thread {raw.tid}", lambda: _scheduling(raw), None),
-        system_call=system_call(raw.general, restarted_instead_of_eintr=raw.restarted_instead_of_eintr),
+        system_call=system_call(raw),
         seccomp_mode=status.seccomp_mode,
         seccomp_filters=[filters.index(program) for program in raw.seccomp_filters or []],
         credentials=own if own != credentials(of_process) else None,

@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 13
+#define PD_ABI 14
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -393,6 +393,7 @@ struct pd_thread_state {
 	int32_t signal_stack_flags, parent_death_signal;
 	uint64_t signal_stack_addr, signal_stack_bytes, clear_child_tid_addr;
 	int64_t timer_slack_ns; /* -1: unknown */
+	uint8_t code[32];       /* ahead of rip, of a call that goes on by restart_syscall(2); zeros of others */
 	uint8_t gp[216];        /* user_regs_struct */
 	uint8_t fp[512];        /* FXSAVE image */
 	uint8_t sched_attr[64]; /* as sched_getattr(2) gives it */

@@ -213,6 +213,17 @@ static void read_rseq(struct pd_thread_state *state, int mem_fd)
 	state->rseq_flags = conf.flags;
 }
 
+/* After a restart the number of the call is in no register any more, but in the code that made it. */
+static void read_code(struct pd_thread_state *state, int mem_fd)
+{
+	const struct user_regs_struct *regs = (const struct user_regs_struct *)state->gp;
+	const off_t code_addr = (off_t)(regs->rip - sizeof(state->code));
+
+	if (regs->orig_rax == SYS_restart_syscall &&
+	    pread(mem_fd, state->code, sizeof(state->code), code_addr) != sizeof(state->code))
+		memset(state->code, 0, sizeof(state->code));
+}
+
 static void read_robust_list(struct pd_thread_state *state)
 {
 	void *head = NULL;
@@ -241,6 +252,7 @@ static int read_thread(int pid, const struct pd_thread *thread, int mem_fd, cons
 	if (error)
 		return error;
 	read_rseq(state, mem_fd);
+	read_code(state, mem_fd);
 	read_robust_list(state);
 	read_scheduling(state);
 	state->timer_slack_ns = read_timer_slack(state->tid, files);
