@@ -48,7 +48,7 @@ def set_thread(shell: Shell, thread: Thread) -> list[str]:
     if thread.rseq is not None:
         calls.append(Call(Sys.RSEQ, (thread.rseq.addr, thread.rseq.size_bytes, 0, thread.rseq.signature)))
     if thread.signal_stack is not None:
-        calls.append(Call(Sys.SIGALTSTACK, (shell.put(_signal_stack(thread.signal_stack), _ARGUMENT_OFFSET), 0)))
+        calls.append(Call(Sys.SIGALTSTACK, (shell.put(signal_stack_bytes(thread.signal_stack), _ARGUMENT_OFFSET), 0)))
     remote.calls(calls)
     if thread.scheduling is not None:
         refused += _set_scheduling(shell, remote, thread, thread.scheduling)
@@ -94,7 +94,7 @@ def let_registers_be(shell: Shell, thread: Thread) -> None:
     remote.set_mask(thread.signal_mask)
 
 
-def _signal_stack(stack: SignalStack) -> bytes:
+def signal_stack_bytes(stack: SignalStack) -> bytes:
     """stack_t, without what only the kernel sets."""
     flags = stack.flags & ~SS_ONSTACK
     if flags & SS_DISABLE:

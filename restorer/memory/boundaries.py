@@ -10,6 +10,7 @@ from contextlib import suppress
 from dumper.kernel.remote import CallFailed, Sys
 from formats.manifest import Process
 from formats.processstate import ProcessState
+from restorer.caller import Caller
 from restorer.errors import RestoreFailed
 from restorer.shell import Shell
 
@@ -26,16 +27,16 @@ def set_boundaries(shell: Shell, process: Process, state: ProcessState) -> str:
     exe_fd = _open_executable(process)
     try:
         if exe_fd < 0:
-            _set(shell, state, NO_FD)
+            set_layout(shell, state)
             return f"executable {process.exe} of process {process.pid}"
         (there,) = shell.receive([exe_fd])
         try:
-            _set(shell, state, there)
+            set_layout(shell, state, there)
             return ""
         except CallFailed as error:
             if error.errno not in (errno.EPERM, errno.EACCES):
                 raise
-            _set(shell, state, NO_FD)
+            set_layout(shell, state)
             return f"link to the executable of process {process.pid} ({error.strerror})"
         finally:
             shell.call(Sys.CLOSE, there)
@@ -50,11 +51,12 @@ def _open_executable(process: Process) -> int:
     return -1
 
 
-def _set(shell: Shell, state: ProcessState, exe_fd: int) -> None:
+def set_layout(caller: Caller, state: ProcessState, exe_fd: int = NO_FD) -> None:
+    """All but the executable, unless `exe_fd` is a descriptor of it. Raises RestoreFailed, CallFailed."""
     layout = state.layout
     if layout is None:
-        raise RestoreFailed(f"The image does not have the memory layout of process {shell.pid}.")
-    auxv_addr = shell.put(state.auxv, _AUXV_OFFSET)
+        raise RestoreFailed("The image does not have the memory layout of the process.")
+    auxv_addr = caller.put(state.auxv, _AUXV_OFFSET)
     # struct prctl_mm_map: include/uapi/linux/prctl.h
     boundaries = struct.pack(
         "12QII",
@@ -73,4 +75,4 @@ def _set(shell: Shell, state: ProcessState, exe_fd: int) -> None:
         len(state.auxv),
         exe_fd,
     )
-    shell.call(Sys.PRCTL, PR_SET_MM, PR_SET_MM_MAP, shell.put(boundaries), len(boundaries), 0)
+    caller.call(Sys.PRCTL, PR_SET_MM, PR_SET_MM_MAP, caller.put(boundaries), len(boundaries), 0)

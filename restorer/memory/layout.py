@@ -9,6 +9,7 @@ from typing import Final
 
 from dumper.kernel.remote import Call, CallFailed, Sys
 from formats.manifest import Process, Vma
+from restorer.caller import Caller
 from restorer.errors import RestoreFailed
 from restorer.memory.objects import MemoryObjects
 from restorer.shell import Shell
@@ -81,19 +82,7 @@ class Mapper:
     def _map(self, vma: Vma) -> None:
         key = self._file_of(vma)
         fd = -1 if key is None else self._fds[key]
-        length = vma.end_addr - vma.start_addr
-        prot = protection(vma) | (PROT_WRITE if _protected_late(vma) else 0)
-        offset_bytes = vma.offset_bytes if fd >= 0 else 0
-        calls = [Call(Sys.MMAP, (vma.start_addr, length, prot, _map_flags(vma, fd), fd, offset_bytes))]
-        calls += [
-            Call(Sys.MADVISE, (vma.start_addr, length, advice))
-            for flag, advice in ADVICE.items()
-            if flag in vma.flags.split()
-        ]
-        name = _NAME.fullmatch(vma.path)
-        if name:
-            name_addr = self._shell.put(os.fsencode(name[1]) + b"\0")
-            calls.append(Call(Sys.PRCTL, (PR_SET_VMA, PR_SET_VMA_ANON_NAME, vma.start_addr, length, name_addr)))
+        calls = map_calls(self._shell, vma, fd, protection(vma) | (PROT_WRITE if _protected_late(vma) else 0))
         try:
             self._shell.calls(calls)
         except CallFailed as error:
@@ -148,6 +137,23 @@ class Mapper:
                 pid=self._process.pid,
                 path=path,
             ) from error
+
+
+def map_calls(caller: Caller, vma: Vma, fd: int, prot: int) -> list[Call]:
+    """What maps it, with `fd` as its file, none if that is negative; the scratch holds its name until they are made."""
+    length = vma.end_addr - vma.start_addr
+    offset_bytes = vma.offset_bytes if fd >= 0 else 0
+    calls = [Call(Sys.MMAP, (vma.start_addr, length, prot, _map_flags(vma, fd), fd, offset_bytes))]
+    calls += [
+        Call(Sys.MADVISE, (vma.start_addr, length, advice))
+        for flag, advice in ADVICE.items()
+        if flag in vma.flags.split()
+    ]
+    name = _NAME.fullmatch(vma.path)
+    if name:
+        name_addr = caller.put(os.fsencode(name[1]) + b"\0")
+        calls.append(Call(Sys.PRCTL, (PR_SET_VMA, PR_SET_VMA_ANON_NAME, vma.start_addr, length, name_addr)))
+    return calls
 
 
 def protection(vma: Vma) -> int:
