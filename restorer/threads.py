@@ -13,6 +13,7 @@ from restorer.shell import Shell
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_TIMERSLACK = 1, 15, 29
 SS_ONSTACK, SS_DISABLE = 1, 2
 IOPRIO_WHO_PROCESS = 1
+PRIO_PROCESS = 0
 SCHED_DEADLINE: Final = 6
 TIMER_ABSTIME = 1
 _NR_NANOSLEEP, _NR_RESTART_SYSCALL, _NR_CLOCK_NANOSLEEP = 35, 219, 230
@@ -125,6 +126,7 @@ def _set_scheduling(shell: Shell, remote: RemoteThread, thread: Thread, wanted: 
     settings = [
         ("CPU affinity", Call(Sys.SCHED_SETAFFINITY, (0, len(mask), mask_addr))),
         ("scheduling policy", Call(Sys.SCHED_SETATTR, (0, attributes_addr, 0))),
+        ("nice value", Call(Sys.SETPRIORITY, (PRIO_PROCESS, 0, wanted.nice))),  # the policy takes it for some only
         ("I/O priority", Call(Sys.IOPRIO_SET, (IOPRIO_WHO_PROCESS, 0, wanted.io_priority))),
         ("timer slack", Call(Sys.PRCTL, (PR_SET_TIMERSLACK, wanted.timer_slack_ns))),
     ]

@@ -8,7 +8,7 @@ import pytest
 
 from tests.alive import Alive, Lives
 
-PROGRAMS = ("alive-memory",)
+PROGRAMS = ("alive-memory", "alive-threads")
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

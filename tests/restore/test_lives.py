@@ -11,6 +11,7 @@ from tests.alive import Alive, Lives
 # Parts by program; all of them where there is none.
 PROGRAMS: dict[str, tuple[str, ...]] = {
     "alive-memory": ("private", "code", "shared", "guards", "growing", "heap", "stack", "vdso", "layout", "maps"),
+    "alive-threads": (),
 }
 
 

@@ -69,7 +69,7 @@ static inline void nap_ns(uint64_t ns)
 /* Waits for it, but not for ever; whether it came. */
 #define came_true(condition)                                                                       \
 	({                                                                                         \
-		uint64_t deadline_ns_ = clock_ns(CLOCK_MONOTONIC) + 10 * NS_PER_S;                 \
+		uint64_t deadline_ns_ = clock_ns(CLOCK_MONOTONIC) + 5 * NS_PER_S;                  \
 		while (!(condition) && clock_ns(CLOCK_MONOTONIC) < deadline_ns_)                   \
 			nap_ns(NS_PER_MS);                                                         \
 		(bool)(condition);                                                                 \
