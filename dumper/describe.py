@@ -16,7 +16,9 @@ from dumper.memory_map import Vma
 from dumper.objects import SharedObject
 from dumper.output import ImageOutput
 from dumper.proc import GONE_ERRORS
+from dumper.proc.cpuinfo import read_instructions
 from dumper.proc.maps import Mapping
+from dumper.proc.namespaces import read_own
 from dumper.proc.stat import parse_process_stat, parse_stat, read_stat
 from dumper.proc.status import read_thread_status
 from dumper.state.lineage import lineage_record
@@ -25,7 +27,7 @@ from dumper.tree import Base, Member
 from dumper.unseen import UnseenWriter
 from formats.buildid import build_id
 from formats.manifest import Gap, Host, MappedFile, Missing, PageRange, Process
-from formats.processstate import ProcessState, Zombie
+from formats.processstate import Namespace, ProcessState, Zombie
 from formats.threadstate import Thread
 
 MAX_CMDLINE_BYTES = 1 << 20
@@ -41,6 +43,8 @@ def host() -> Host:
         hostname=socket.gethostname(),
         kernel_release=platform.release(),
         machine=platform.machine(),
+        instructions=read_instructions(),
+        namespaces=[Namespace(kind=kind, inode=inode) for kind, inode in read_own().items()],
     )
 
 

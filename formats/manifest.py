@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from formats.layout import PAGE_BYTES
 from formats.openfiles import OpenFile, Pipe
-from formats.processstate import Lineage, ProcessState, Zombie
+from formats.processstate import Lineage, Namespace, ProcessState, Zombie
 from formats.threadstate import Thread
 
 ANONYMOUS_VMA_KINDS = frozenset({"anon", "heap", "stack"})
@@ -60,13 +60,19 @@ class Parent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """The machine of the target, as of the dump."""
+    """The machine of the target, as of the dump.
+
+    `instructions` are those of the flags in /proc/cpuinfo that are sets of instructions ("avx2"). `namespaces` are
+    those of predump itself.
+    """
 
     boot_id: str
     hostname: str
     kernel_release: str
     machine: str
     page_bytes: int = PAGE_BYTES
+    instructions: list[str] = field(default_factory=list)
+    namespaces: list[Namespace] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

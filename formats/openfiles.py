@@ -142,11 +142,11 @@ class Socket:
 class OpenFile:
     """One open file description.
 
-    path: as /proc/PID/fd shows it, without " (deleted)"; flags: O_* without O_CLOEXEC; offset: in bytes;
-    mode: st_mode; special: st_rdev of a device, "" of others; owner, owner_signal: F_GETOWN (negative for a group) and
-    F_GETSIG of those that send signals; object: id of the round's memory object that holds its content (memfd, deleted
-    file), None where it has none; pid: of a pidfd, -1 for a process that has been reaped. What the kernel did not tell
-    is 0, and named as missing.
+    path: as /proc/PID/fd shows it, without " (deleted)"; flags: O_* without O_CLOEXEC; offset: in bytes; mode: st_mode;
+    mtime_ns: st_mtim, of regular files; special: st_rdev of a device, "" of others; owner, owner_signal: F_GETOWN
+    (negative for a group) and F_GETSIG of those that send signals; object: id of the round's memory object that holds
+    its content (memfd, deleted file), None where it has none; pid: of a pidfd, -1 for a process that has been reaped.
+    What the kernel did not tell is 0, and named as missing.
     """
 
     id: int
@@ -160,6 +160,7 @@ class OpenFile:
     mode: int
     size_bytes: int
     mount_id: int
+    mtime_ns: int = 0
     special: str = ""
     owner: int = 0
     owner_signal: int = 0

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from dumper.kernel.native import checked, ffi, lib, new_array
 
-_STATUS = struct.Struct("<iii6I4xQQ")
+_STATUS = struct.Struct("<iii6I4xQQQ")
 _SOCKET = struct.Struct("<10iQ")
 _REF = struct.Struct("<iiII")
 _OPTION_HEADER = struct.Struct("<iiii")
@@ -34,6 +34,7 @@ class RawFile(NamedTuple):
     special_minor: int
     inode: int
     size_bytes: int
+    mtime_ns: int
 
 
 class FileReader:

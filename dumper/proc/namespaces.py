@@ -1,6 +1,8 @@
 """/proc/PID/ns/*: namespaces(7)."""
 
 import re
+from contextlib import suppress
+from pathlib import Path
 
 KINDS = (
     "cgroup",
@@ -23,3 +25,12 @@ def parse_inode(link: str) -> int:
     if not match:
         raise ValueError(f"not a link of /proc/PID/ns: {link!r}")
     return int(match[1])
+
+
+def read_own() -> dict[str, int]:
+    """The namespaces of this process: inode number by kind; without those that the kernel does not have."""
+    found = {}
+    for kind in KINDS:
+        with suppress(OSError, ValueError):
+            found[kind] = parse_inode(str(Path(f"/proc/self/ns/{kind}").readlink()))
+    return found

@@ -179,6 +179,7 @@ class _OpenFileMaker:
             mode=raw.mode,
             size_bytes=raw.size_bytes,
             mount_id=info.mount_id,
+            mtime_ns=raw.mtime_ns if one.kind is OpenFileKind.FILE else 0,
             special=special if has_special else "",
             owner=owner,
             owner_signal=owner_signal,

@@ -92,6 +92,7 @@ def test_regular_files(seen: Seen) -> None:
     other = seen.file("file_other")
     assert (other.inode, other.offset, other.object) == (one.inode, 7, None)
     assert other.flags == os.O_RDONLY | os.O_NOATIME | O_LARGEFILE
+    assert one.mtime_ns == status.st_mtime_ns
 
 
 def test_mount_ids(seen: Seen, target: harness.Target) -> None:

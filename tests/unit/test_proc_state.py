@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dumper.proc.cgroup import at_home, parse_cgroups
+from dumper.proc.cpuinfo import parse_instructions, read_instructions
 from dumper.proc.limits import INFINITY, NAMES, parse_limits
-from dumper.proc.namespaces import parse_inode
+from dumper.proc.namespaces import KINDS, parse_inode, read_own
 from dumper.proc.smaps import GUARD_FLAG, MADV_GUARD_INSTALL, parse_smaps_flags, read_smaps, shows_guards
 from dumper.proc.stat import parse_process_stat
 from dumper.proc.status import handled_signals, parse_thread_status, read_thread_status
@@ -269,3 +270,18 @@ def test_junk_is_a_value_error_or_nothing(data: st.DataObject) -> None:
     until = data.draw(st.integers(at, len(sample)))
     with contextlib.suppress(ValueError, KeyError):
         parse(sample[:at] + junk + sample[until:])
+
+
+def test_instructions_are_those_of_programs_concern() -> None:
+    text = (
+        b"processor\t: 0\nflags\t\t: fpu sse2 avx2 ibrs hypervisor\nbugs\t: avx\n\nprocessor\t: 1\nflags\t: avx512f\n"
+    )
+    assert parse_instructions(text) == ["avx2", "sse2"]
+    assert parse_instructions(b"") == []
+    assert "sse2" in read_instructions()  # of x86-64, always
+
+
+def test_own_namespaces() -> None:
+    own = read_own()
+    assert set(own) <= set(KINDS)
+    assert own["pid"] == Path("/proc/self/ns/pid").stat().st_ino

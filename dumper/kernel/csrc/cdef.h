@@ -517,7 +517,7 @@ struct pd_open_file {
 	int32_t stat_result; /* 0 or -errno: the rest has no meaning then */
 	uint32_t mode, n_links;
 	uint32_t device_major, device_minor, special_major, special_minor, pad;
-	uint64_t inode, size_bytes;
+	uint64_t inode, size_bytes, mtime_ns;
 	uint8_t link[4096], fdinfo[65536];
 };
 /* Opens nothing but its text in fdinfo, and waits for no server. -ENOENT, -ESRCH: there is no such descriptor. */

@@ -85,6 +85,7 @@ static void look_at(int fd_dir, const char *name, struct pd_open_file *file)
 	file->special_minor = status.stx_rdev_minor;
 	file->inode = status.stx_ino;
 	file->size_bytes = status.stx_size;
+	file->mtime_ns = (uint64_t)status.stx_mtime.tv_sec * 1000000000ULL + status.stx_mtime.tv_nsec;
 }
 
 int pd_read_open_file(int fd_dir, int fdinfo_dir, int fd, struct pd_open_file *file)

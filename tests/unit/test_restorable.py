@@ -1,0 +1,252 @@
+"""What stands in the way of a restore: each rule, on a manifest that is sound but for that."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+
+import pytest
+
+from formats.manifest import Gap, Manifest, Missing, Process, RoundKind
+from formats.openfiles import Eventfd, OpenFile, OpenFileKind, Socket, Terminal
+from formats.processstate import Descriptor, FileLock, MemoryLayout, Namespace, ProcessState
+from formats.restorable import verdict_on
+from formats.restorable.openfiles import STOPS
+from formats.threadstate import Thread
+from tests.format.images import HOST, PID, ImageObject, ImageRound, process_of, vma_of
+from tests.format.samples import DUMP, OPEN_FILE
+from tests.states import plain_state, zombie_of
+
+LAYOUT = MemoryLayout(**dict.fromkeys(MemoryLayout.__dataclass_fields__, 4096))
+THREAD = Thread(tid=PID, name="t", registers={"cs": 0x33, "rip": 0x1000})
+STATE = replace(plain_state(PID, process_group=PID, session=PID), layout=LAYOUT)
+PROCESS = replace(process_of(ImageRound({})), threads=[THREAD], state=STATE)
+SOCKET = Socket(
+    family=socket.AF_INET,
+    type=socket.SOCK_STREAM,
+    protocol=6,
+    state="listen",
+    local="",
+    peer="",
+    local_sockaddr=b"",
+    peer_sockaddr=b"",
+    options={},
+)
+
+
+def dump_of(*processes: Process, files: tuple[OpenFile, ...] = (), **changes: object) -> Manifest:
+    """A dump of these processes, the first of which has all of these files open."""
+    first, *others = processes or (PROCESS,)
+    if files:
+        assert first.state is not None
+        descriptors = [Descriptor(fd=3 + n, open_file=item.id, close_on_exec=False) for n, item in enumerate(files)]
+        first = replace(first, state=replace(first.state, descriptors=descriptors))
+    empty = replace(DUMP, objects=[], pipes=[], ended=[], files=[])
+    return replace(empty, processes=[first, *others], open_files=list(files), **changes)
+
+
+def with_state(**changes: object) -> Process:
+    return replace(PROCESS, state=replace(STATE, **changes))
+
+
+def with_thread(**changes: object) -> Process:
+    return replace(PROCESS, threads=[replace(THREAD, **changes)])
+
+
+def file_of(kind: OpenFileKind, path: str = "/x", **changes: object) -> OpenFile:
+    return replace(OPEN_FILE, kind=kind, path=path, deleted=False, object=None, **changes)
+
+
+def stops(manifest: Manifest) -> list[str]:
+    return [f"{item.what}: {item.reason}" for item in verdict_on(manifest).obstacles]
+
+
+def differs(manifest: Manifest) -> list[str]:
+    verdict = verdict_on(manifest)
+    assert verdict.is_restorable, verdict.obstacles
+    return [f"{item.what}: {item.reason}" for item in verdict.warnings]
+
+
+def test_a_plain_process_comes_back() -> None:
+    verdict = verdict_on(dump_of())
+    assert (verdict.is_restorable, verdict.obstacles, verdict.warnings) == (True, [], [])
+
+
+def test_a_pre_dump_does_not() -> None:
+    (text,) = stops(dump_of(kind=RoundKind.PRE_DUMP))
+    assert "pre-dump" in text
+
+
+@pytest.mark.parametrize(
+    ("process", "words"),
+    [
+        (replace(PROCESS, state=None), "state"),
+        (with_state(layout=None), "boundaries of its memory"),
+        (replace(PROCESS, threads=[replace(THREAD, tid=PID + 1)]), "main thread has ended"),
+        (with_thread(registers={}), "registers"),
+        (with_thread(registers={"cs": 0x23}), "32-bit"),
+        (with_thread(seccomp_mode=1), "strict seccomp"),
+        (with_thread(seccomp_mode=2), "filters could not be read"),
+        (with_state(prctl={"xcomp_perm": 0x602E7}), "AMX"),
+        (with_state(locks=[FileLock(fd=3, kind="lease", mode="read", start=0, end=-1)]), "lease of descriptor 3"),
+        (replace(PROCESS, vmas=[vma_of(0, 1, "device", "/dev/dri/card0")]), "device"),
+        (replace(PROCESS, vmas=[vma_of(0, 1, "device", "/secretmem (deleted)")]), "memfd_secret"),
+        (replace(PROCESS, vmas=[vma_of(0, 1, "special", "/[aio]")]), "asynchronous I/O"),
+        (replace(PROCESS, vmas=[vma_of(0, 1, "special", "anon_inode:[io_uring]")]), "io_uring"),
+        (replace(PROCESS, vmas=[replace(vma_of(0, 1), flags="rd wr ss")]), "shadow stack"),
+        (replace(PROCESS, vmas=[vma_of(0, 1, "file", "/tmp/x (deleted)")]), "no name any more"),
+        (replace(PROCESS, unreadable=[Gap(start_addr=0, end_addr=4096, reason="odd")]), "memory 0x0-0x1000: odd"),
+        (replace(PROCESS, missing=[Missing(what="handlers of signals 10", reason="it did not tell")]), "handlers"),
+        (replace(PROCESS, missing=[Missing(what="whatever comes later", reason="unknown")]), "whatever comes later"),
+    ],
+)
+def test_what_stops_a_restore(process: Process, words: str) -> None:
+    (text,) = stops(dump_of(process))
+    assert words in text
+
+
+@pytest.mark.parametrize(
+    ("what", "reason", "is_told"),
+    [
+        ("environment", "could not be read", False),
+        ("thread 7", "it stands inside the vdso", True),
+        ("umask of thread 7", "it differs from that of the process, which alone is recorded", True),
+        ("descriptor 7 (socket:[1])", "3 connections waiting to be accepted are not captured", True),
+        ("events of descriptor 7 (anon_inode:inotify)", "those not read yet are not captured", True),
+    ],
+)
+def test_what_is_missing_but_can_be_borne(what: str, reason: str, is_told: bool) -> None:
+    manifest = dump_of(replace(PROCESS, missing=[Missing(what=what, reason=reason)]))
+    assert differs(manifest) == ([f"{what}: {reason}"] if is_told else [])
+
+
+def test_messages_of_unix_sockets_stop_and_datagrams_of_the_network_do_not() -> None:
+    what = "queued messages of descriptor 7 (socket:[1])"
+    udp = Missing(what=what, reason="they cannot be read without being taken out")
+    unix = Missing(what=what, reason="only the first can be seen without being taken out")
+    assert len(differs(dump_of(replace(PROCESS, missing=[udp])))) == 1
+    assert len(stops(dump_of(replace(PROCESS, missing=[unix])))) == 1
+
+
+def test_every_kind_of_file_has_a_rule() -> None:
+    assert set(STOPS) == set(OpenFileKind)
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        (file_of(OpenFileKind.OTHER, "anon_inode:[io_uring]"), "this kind"),
+        (file_of(OpenFileKind.PIDFD, "anon_inode:[pidfd]", pid=1), "descriptors of processes"),
+        (file_of(OpenFileKind.NAMESPACE, "net:[1]"), "namespaces"),
+        (file_of(OpenFileKind.EPOLL, "anon_inode:[eventpoll]"), "its state"),
+        (file_of(OpenFileKind.DEVICE, "/dev/fuse", special="0a:e5", mode=0o020600), "driver"),
+        (replace(file_of(OpenFileKind.FILE), deleted=True), "content"),
+        (replace(file_of(OpenFileKind.DIRECTORY), deleted=True), "found again"),
+        (replace(file_of(OpenFileKind.FILE, flags=0o10000000), deleted=True), "found again"),
+        (file_of(OpenFileKind.MEMFD, "/memfd:x"), "its state"),
+        (file_of(OpenFileKind.SOCKET, "socket:[1]"), "its state"),
+        (file_of(OpenFileKind.SOCKET, "socket:[1]", socket=replace(SOCKET, family=17)), "family 17"),
+        (file_of(OpenFileKind.SOCKET, "socket:[1]", socket=replace(SOCKET, type=3, protocol=1)), "type 3"),
+        (file_of(OpenFileKind.SOCKET, "socket:[1]", socket=replace(SOCKET, protocol=262)), "protocol 262"),
+    ],
+)
+def test_open_files_that_stop_a_restore(item: OpenFile, words: str) -> None:
+    (text,) = stops(dump_of(files=(item,)))
+    assert text.startswith("descriptor 3 (")
+    assert words in text
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        file_of(OpenFileKind.FILE),
+        file_of(OpenFileKind.DIRECTORY),
+        file_of(OpenFileKind.DEVICE, "/dev/null", special="01:03", mode=0o020666),
+        file_of(OpenFileKind.EVENTFD, eventfd=Eventfd(count=0, semaphore=False)),
+        file_of(OpenFileKind.SOCKET, "socket:[1]", socket=SOCKET),
+        OPEN_FILE,
+    ],
+)
+def test_open_files_that_come_back(item: OpenFile) -> None:
+    objects = [ImageObject(1, {}, 4096, "memfd").record()]
+    assert differs(dump_of(files=(item,), objects=objects)) == []
+
+
+def test_the_other_end_of_a_pipe() -> None:
+    reader, writer = (file_of(OpenFileKind.PIPE, "pipe:[1]", flags=flags) for flags in (0, 1))
+    assert differs(dump_of(files=(reader, replace(writer, id=9)))) == []
+    assert "other end" in differs(dump_of(files=(reader,)))[0]
+    assert differs(dump_of(files=(replace(reader, flags=2),))) == []
+
+
+def test_the_other_end_of_a_unix_socket() -> None:
+    one = replace(SOCKET, family=socket.AF_UNIX, protocol=0, state="established", peer_inode=9)
+    first = file_of(OpenFileKind.SOCKET, "socket:[8]", socket=one)
+    second = replace(first, id=9, inode=9, socket=replace(one, peer_inode=first.inode))
+    assert differs(dump_of(files=(first, second))) == []
+    assert "other end" in differs(dump_of(files=(first,)))[0]
+    syslog = replace(one, type=socket.SOCK_DGRAM, peer_sockaddr=b"\x01\x00/dev/log\x00")
+    assert "anew" in differs(dump_of(files=(replace(first, socket=syslog),)))[0]
+
+
+def test_a_connection_is_told_once() -> None:
+    item = file_of(OpenFileKind.SOCKET, "socket:[1]", socket=replace(SOCKET, state="established"))
+    reason = "sequence numbers and bytes in flight of TCP connections are not captured (established; 0 bytes)"
+    process = replace(PROCESS, missing=[Missing(what="descriptor 3 (socket:[1])", reason=reason)])
+    (text,) = differs(dump_of(process, files=(item,)))
+    assert "--tcp close" in text
+
+
+def test_a_terminal_whose_other_end_is_elsewhere() -> None:
+    terminal = Terminal(termios=b"", rows=0, columns=0, index=3, session=0, foreground_group=0)
+    slave = file_of(OpenFileKind.TERMINAL, "/dev/pts/3", terminal=terminal)
+    master = replace(slave, id=9, path="/dev/ptmx", terminal=replace(terminal, is_master=True))
+    assert "--tty" in differs(dump_of(files=(slave,)))[0]
+    assert differs(dump_of(files=(slave, master))) == []
+    console = replace(slave, terminal=replace(terminal, index=-1))
+    assert "by its path" in differs(dump_of(files=(console,)))[0]
+
+
+def test_namespaces_that_are_not_predumps() -> None:
+    def manifest(kind: str, inode: int) -> Manifest:
+        host = replace(HOST, namespaces=[Namespace(kind=kind, inode=1)])
+        return dump_of(with_state(namespaces=[Namespace(kind=kind, inode=inode)]), host=host)
+
+    assert "user namespace" in stops(manifest("user", 2))[0]
+    assert stops(manifest("user", 1)) == []
+    assert "net namespace" in differs(manifest("net", 2))[0]
+    assert differs(dump_of(with_state(namespaces=[Namespace(kind="user", inode=2)]))) == []  # nobody told predump's
+
+
+def child_of(parent: Process, **changes: object) -> Process:
+    state: ProcessState | None = replace(STATE, lineage=replace(STATE.lineage, ns_pids=[PID + 1]))
+    return replace(
+        PROCESS, pid=PID + 1, ppid=parent.pid, threads=[replace(THREAD, tid=PID + 1)], state=state, **changes
+    )
+
+
+def test_parents_and_leaders() -> None:
+    assert differs(dump_of(PROCESS, child_of(PROCESS))) == []
+    assert "parent" in stops(dump_of(PROCESS, replace(child_of(PROCESS), ppid=7)))[0]
+    zombie = replace(process_of(ImageRound({}, vmas=())), pid=PID + 2, ppid=PID, zombie=zombie_of(PID + 2, 0))
+    assert differs(dump_of(PROCESS, zombie)) == []
+    assert "zombie" in stops(dump_of(PROCESS, replace(zombie, ppid=7)))[0]
+    of_others = with_state(lineage=replace(STATE.lineage, session=7, process_group=8))
+    assert "session" in differs(dump_of(of_others))[0]
+    in_a_group = with_state(lineage=replace(STATE.lineage, process_group=8))
+    assert "process group" in differs(dump_of(in_a_group))[0]
+
+
+def test_an_object_that_could_not_be_read() -> None:
+    held = ImageObject(1, {}, 4096, unreadable=(Gap(start_addr=0, end_addr=4096, reason="odd"),)).record()
+    assert "odd" in stops(dump_of(objects=[held]))[0]
+    assert stops(dump_of(objects=[replace(held, kind="file")])) == []
+    assert "System V" in stops(dump_of(objects=[replace(held, unreadable=[], path="/SYSV0001")]))[0]
+
+
+def test_a_thing_is_told_once_and_stopping_wins() -> None:
+    item = file_of(OpenFileKind.OTHER, "anon_inode:[x]")
+    missing = Missing(what="descriptor 3 (anon_inode:[x])", reason="files of this kind are not captured")
+    verdict = verdict_on(dump_of(replace(PROCESS, missing=[missing]), files=(item,)))
+    assert len(verdict.obstacles) == 1
+    assert verdict.warnings == []
