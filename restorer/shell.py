@@ -1,7 +1,8 @@
 """A process that is being made: without memory but the boot pages, from which its system calls are made.
 
-boot page      `syscall`, at which its threads stand while they are ours
+boot page      `syscall`, at which its threads stand while they are ours, and the loop that makes many calls
 scratch        arguments and answers of one call at a time
+table          calls for the loop
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ import struct
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from dumper.kernel.remote import ALL_SIGNALS, Call, RemoteThread, Sys, spawn_blank
+from dumper.kernel.remote import ALL_SIGNALS, TABLE_BYTES, Call, RemoteThread, Sys, call_loop, spawn_blank
 from formats import runs
 from formats.closing import Closing
 from formats.layout import PAGE_BYTES
 
 SCRATCH_BYTES = 256 << 10
-BOOT_BYTES = PAGE_BYTES + SCRATCH_BYTES
+WRITABLE_BYTES = SCRATCH_BYTES + TABLE_BYTES
+BOOT_BYTES = PAGE_BYTES + WRITABLE_BYTES
 BLANK_PROGRAM = (0x400000, 0x401000)  # PROGRAM_ADDR of csrc/spawn.c
 LOWEST_ADDR = 1 << 20
 TASK_END_ADDR = 0x7FFFFFFFF000  # TASK_SIZE: arch/x86/include/asm/page_64_types.h
 CLONE_THREAD_FLAGS = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000  # VM, FS, FILES, SIGHAND, THREAD, SYSVSEM
 _LOOP = b"\x0f\x05\xeb\xfc"  # `syscall; jmp` to it
+_CALL_LOOP_OFFSET = 64
 _FDS_AT_ONCE = 200  # SCM_MAX_FD is 253
 _PRIVATE_ANONYMOUS_HERE = 0x02 | 0x20 | 0x100000  # MAP_PRIVATE, MAP_ANONYMOUS, MAP_FIXED_NOREPLACE
 _READ, _WRITE, _EXECUTE = 1, 2, 4
@@ -170,11 +173,16 @@ class Shell(Closing):
         for thread in self.threads.values():
             thread.detach(stop_signal)
 
+    @property
+    def _batch(self) -> tuple[int, int]:
+        """Where the loop and its table are."""
+        return self.boot_addr + _CALL_LOOP_OFFSET, self.scratch_addr + SCRATCH_BYTES
+
     def _clear(self) -> None:
         """Make the boot pages, and leave nothing but those and the channel."""
         page = self.call(Sys.MMAP, self.boot_addr, PAGE_BYTES, _READ | _EXECUTE, _PRIVATE_ANONYMOUS_HERE, -1, 0)
-        self.call(Sys.MMAP, self.scratch_addr, SCRATCH_BYTES, _READ | _WRITE, _PRIVATE_ANONYMOUS_HERE, -1, 0)
-        self.write(page, _LOOP)
+        self.call(Sys.MMAP, self.scratch_addr, WRITABLE_BYTES, _READ | _WRITE, _PRIVATE_ANONYMOUS_HERE, -1, 0)
+        self.write(page, _LOOP.ljust(_CALL_LOOP_OFFSET, b"\0") + call_loop())
         self.leader.syscall_addr = page
         end_addr = self.boot_addr + BOOT_BYTES
         self.calls(
@@ -185,13 +193,14 @@ class Shell(Closing):
                 Call(Sys.CLOSE_RANGE, (self.channel.fd + 1, _LAST_FD, 0)),
             ]
         )
+        self.leader.batch = self._batch
 
     def _clone(self, flags: int, exit_signal: int, set_tids: Sequence[int]) -> RemoteThread:
         tids_addr = self.put(struct.pack(f"{len(set_tids)}i", *set_tids), 128)
         # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, its size
         args = struct.pack("10Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, tids_addr if set_tids else 0, len(set_tids))
         _, tid = self.leader.clone(self.put(args), len(args))
-        thread = RemoteThread(tid, self.boot_addr)
+        thread = RemoteThread(tid, self.boot_addr, self._batch)
         thread.set_mask(ALL_SIGNALS)
         return thread
 

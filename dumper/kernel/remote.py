@@ -16,7 +16,11 @@ O_EXITKILL = 1 << 20  # PTRACE_O_EXITKILL
 O_TRACE_CHILDREN = 1 << 1 | 1 << 2 | 1 << 3  # PTRACE_O_TRACEFORK, TRACEVFORK, TRACECLONE
 ALL_SIGNALS = (1 << 64) - 1
 CALL_TIMEOUT_NS = 10_000_000_000
-_MAX_CALLS = 4096
+CALLS_AT_ONCE = 512
+TABLE_BYTES = CALLS_AT_ONCE * int(ffi.sizeof("struct pd_remote_call"))
+"""What calls that are made in one go take in the process."""
+_FEW_CALLS = 3
+_LOOP_BYTES = 256
 
 
 class Sys(IntEnum):
@@ -98,11 +102,15 @@ class Call:
 
 
 class RemoteThread:
-    """A stopped thread of a process that is ours; `syscall_addr` is a `syscall` instruction in it, and may change."""
+    """A stopped thread of a process that is ours; `syscall_addr` is a `syscall` instruction in it, and may change.
 
-    def __init__(self, tid: int, syscall_addr: int) -> None:
+    With `batch`, where `call_loop` and TABLE_BYTES of memory for its table are, many calls take no longer than a few.
+    """
+
+    def __init__(self, tid: int, syscall_addr: int, batch: tuple[int, int] | None = None) -> None:
         self.tid = tid
         self.syscall_addr = syscall_addr
+        self.batch = batch
 
     def call(self, nr: int, *args: int) -> int:
         """One call; its result. Raises CallFailed, ProcessLookupError if the thread is gone, TimeoutError."""
@@ -111,8 +119,8 @@ class RemoteThread:
     def calls(self, calls: Sequence[Call]) -> list[int]:
         """Calls one after the other; their results. Raises as `call`, with what came before the failed one done."""
         results: list[int] = []
-        for start in range(0, len(calls), _MAX_CALLS):
-            made, n_calls = self._make(calls[start : start + _MAX_CALLS])
+        for start in range(0, len(calls), CALLS_AT_ONCE):
+            made, n_calls = self._make(calls[start : start + CALLS_AT_ONCE])
             results += [int(item.result) for item in made[0:n_calls]]
         return results
 
@@ -149,10 +157,19 @@ class RemoteThread:
             item.nr = call.nr
             for index in range(6):
                 item.args[index] = call.args[index] & ALL_SIGNALS if index < len(call.args) else 0
-        n_made = checked(lib.pd_remote_calls(self.tid, self.syscall_addr, CALL_TIMEOUT_NS, made, len(calls)))
+        if self.batch and len(calls) > _FEW_CALLS:
+            n_made = checked(lib.pd_remote_batch(self.tid, *self.batch, CALL_TIMEOUT_NS, made, len(calls)))
+        else:
+            n_made = checked(lib.pd_remote_calls(self.tid, self.syscall_addr, CALL_TIMEOUT_NS, made, len(calls)))
         if n_made < len(calls):
             raise CallFailed(-int(made[n_made].result), calls[n_made].nr, self.tid)
         return made, n_made
+
+
+def call_loop() -> bytes:
+    """The code that makes the calls of a table, for any address."""
+    code = new_array("uint8_t", _LOOP_BYTES)
+    return bytes(ffi.buffer(code, lib.pd_remote_loop(code, _LOOP_BYTES)))
 
 
 def spawn_blank(

@@ -593,6 +593,14 @@ struct pd_remote_call {
  * next one is its -errno then); -ESRCH: it is gone; -ETIMEDOUT: a call did not end.
  */
 int64_t pd_remote_calls(int tid, uint64_t syscall_addr, int64_t timeout_ns, struct pd_remote_call *calls, uint64_t n_calls);
+/*
+ * The same by a loop that the thread runs itself, with one stop in all: none of the calls may make a process, change the
+ * memory of the loop or of the table, or wait. `table_addr` has room for the calls in memory that it may write.
+ */
+int64_t pd_remote_batch(int tid, uint64_t loop_addr, uint64_t table_addr, int64_t timeout_ns, struct pd_remote_call *calls,
+			uint64_t n_calls);
+/* The code of the loop, for any address; its size in bytes, of which more than there is room for are not written. */
+uint64_t pd_remote_loop(uint8_t *code, uint64_t capacity_bytes);
 /* Waits for the first stop of a child that a call made. 0, -ESRCH, -ETIMEDOUT. */
 int pd_remote_wait_born(int tid, int64_t timeout_ns);
 int pd_remote_set_mask(int tid, uint64_t mask);

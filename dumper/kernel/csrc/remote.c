@@ -100,6 +100,92 @@ int64_t pd_remote_calls(int tid, uint64_t syscall_addr, int64_t timeout_ns, stru
 	return (int64_t)n_calls;
 }
 
+/*
+ * Calls that follow one another without a stop in between: for each struct pd_remote_call from rbx to r12, until one fails.
+ * It ends in a breakpoint, with rbx at the call that failed, or at the end.
+ */
+__asm__(".pushsection .rodata\n"
+	".globl pd_call_loop, pd_call_loop_end\n"
+	"pd_call_loop:\n\t"
+	"cmp %r12, %rbx\n\t"
+	"jae 1f\n\t"
+	"mov (%rbx), %rax\n\t"
+	"mov 8(%rbx), %rdi\n\t"
+	"mov 16(%rbx), %rsi\n\t"
+	"mov 24(%rbx), %rdx\n\t"
+	"mov 32(%rbx), %r10\n\t"
+	"mov 40(%rbx), %r8\n\t"
+	"mov 48(%rbx), %r9\n\t"
+	"syscall\n\t"
+	"mov %rax, 56(%rbx)\n\t"
+	"cmp $-4095, %rax\n\t" /* MAX_ERRNO */
+	"jae 1f\n\t"
+	"add $72, %rbx\n\t"
+	"jmp pd_call_loop\n"
+	"1:\t"
+	"int3\n"
+	"pd_call_loop_end:\n"
+	".popsection");
+extern const uint8_t pd_call_loop[], pd_call_loop_end[];
+_Static_assert(sizeof(struct pd_remote_call) == 72 && offsetof(struct pd_remote_call, result) == 56, "as the loop has it");
+
+uint64_t pd_remote_loop(uint8_t *code, uint64_t capacity_bytes)
+{
+	uint64_t n_bytes = (uint64_t)(pd_call_loop_end - pd_call_loop);
+
+	if (n_bytes <= capacity_bytes)
+		memcpy(code, pd_call_loop, n_bytes);
+	return n_bytes;
+}
+
+/* Lets the thread run to the breakpoint; where rbx is then. */
+static int run_loop(int tid, uint64_t loop_addr, struct user_regs_struct *regs, int64_t deadline_ns)
+{
+	const uint64_t end_addr = loop_addr + (uint64_t)(pd_call_loop_end - pd_call_loop);
+
+	if (ptrace(PTRACE_SETREGS, tid, 0, regs))
+		return -errno;
+	for (int i = 0; i < MAX_TRIES; i++) {
+		int status, error;
+
+		if (ptrace(PTRACE_CONT, tid, 0, 0))
+			return -errno;
+		error = pd_wait_stop(tid, deadline_ns, &status);
+		if (error)
+			return error == -ECHILD ? -ESRCH : error;
+		if (!WIFSTOPPED(status))
+			return -ESRCH;
+		if (ptrace(PTRACE_GETREGS, tid, 0, regs))
+			return -errno;
+		if (regs->rip == end_addr)
+			return 0;
+	}
+	return -ETIMEDOUT;
+}
+
+int64_t pd_remote_batch(int tid, uint64_t loop_addr, uint64_t table_addr, int64_t timeout_ns, struct pd_remote_call *calls,
+			uint64_t n_calls)
+{
+	struct iovec here = {calls, n_calls * sizeof(*calls)}, there = {(void *)(uintptr_t)table_addr, here.iov_len};
+	struct user_regs_struct regs;
+	int error;
+
+	if (ptrace(PTRACE_GETREGS, tid, 0, &regs))
+		return -errno;
+	regs.rip = loop_addr;
+	regs.rbx = table_addr;
+	regs.r12 = table_addr + here.iov_len;
+	regs.orig_rax = ~0ULL; /* nothing to start over */
+	if (process_vm_writev(tid, &here, 1, &there, 1, 0) != (ssize_t)here.iov_len)
+		return -EFAULT;
+	error = run_loop(tid, loop_addr, &regs, pd_now_ns() + timeout_ns);
+	if (error)
+		return error;
+	if (process_vm_readv(tid, &here, 1, &there, 1, 0) != (ssize_t)here.iov_len)
+		return -EFAULT;
+	return (int64_t)((regs.rbx - table_addr) / sizeof(*calls));
+}
+
 int pd_remote_wait_born(int tid, int64_t timeout_ns)
 {
 	int status, error = pd_wait_stop(tid, pd_now_ns() + timeout_ns, &status);
