@@ -21,6 +21,7 @@ from display.units import counted, duration_text
     show_default=True,
     help="The ids that the processes had, or new ones: what remembers an id of its own is wrong then.",
 )
+@click.option("--pid-namespace", is_flag=True, help="In a pid namespace of their own, where their ids are free.")
 @click.option("--detach/--wait", default=False, help="Leave them alone, or wait for the first one to end (default).")
 @click.option("--stopped", is_flag=True, help="Leave them stopped; SIGCONT lets them run.")
 @threads_option("Threads that decompress and fill memory.")
@@ -30,6 +31,7 @@ def restore(
     path: Path,
     number: int | None,
     pid: str,
+    pid_namespace: bool,
     detach: bool,
     stopped: bool,
     threads: int,
@@ -47,6 +49,12 @@ def restore(
 
     from formats.checkpoint import Checkpoint
     from restorer.restore import Restoration, RestoreOptions
+    from restorer.waiting import wait_for
+
+    if pid_namespace and pid == "new":
+        raise click.UsageError(
+            "In a new pid namespace all ids are free: --pid-namespace and --pid new exclude each other."
+        )
 
     def tell(what: str) -> None:
         if not quiet:
@@ -54,9 +62,16 @@ def restore(
 
     allow_many_files()
     started_ns = monotonic_ns()
-    options = RestoreOptions(same_pids=pid == "original", stopped=stopped, threads=threads)
+    options = RestoreOptions(
+        same_pids=pid == "original",
+        pid_namespace=pid_namespace,
+        own_session=detach,
+        stopped=stopped,
+        threads=threads,
+    )
     with Restoration(Checkpoint.open(path), number, options, tell) as restoration:
         restoration.build()
+        waited_for = restoration.waited_for
         done = restoration.release(started_ns)
     fields = asdict(done) | {"checkpoint": str(path.absolute())}
     back = counted(len(done.pids), "process", "processes")
@@ -67,7 +82,7 @@ def restore(
     reporter.event({"type": "restored", **fields})
     if not (quiet or reporter.as_json):
         reporter.errors.print(text, highlight=False, markup=False)
-    exit_code = _exit_code(os.waitpid(done.pids[0], 0)[1])
+    exit_code = _exit_code(wait_for(waited_for, done.pids[0]))
     reporter.result(fields | {"status": exit_code}, f"Process {done.pids[0]} ended with {exit_code}.", exit_code)
     return exit_code
 

@@ -4,18 +4,23 @@ With PREDUMP_DIE_AT=POINT in the environment, the process that finds it there is
 child that works for it, reaches that point; with POINT:N, when it does so for the Nth time. Without it nothing happens.
 The keeper is a process of its own: it inherits the environment, and dies at its own points only.
 
+A restore makes its processes by calls in them. With PREDUMP_FAIL_CALL=N[:ERRNO] the Nth of those fails with that error
+(EPERM by default) instead of being made.
+
 The points lie where a death leaves something half done. Those called inject-*, ask-*, clone-* and reap-* are steps of
 the native library, in the midst of a call that is injected into a target.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Mapping
 from enum import StrEnum
 
 VARIABLE = "PREDUMP_DIE_AT"
+FAIL_VARIABLE = "PREDUMP_FAIL_CALL"
 
 
 class Point(StrEnum):
@@ -171,6 +176,17 @@ class Point(StrEnum):
     """The target is limited, as predump knows."""
     UNTHROTTLED = "unthrottled"
 
+    # A restore.
+    RESTORE_SHELLS = "restore-shells"
+    """All processes are there, empty."""
+    RESTORE_CALL = "restore-call"
+    """A call is about to be made in one of them."""
+    RESTORE_BUILT = "restore-built"
+    """All is done but their registers."""
+    RESTORE_SET = "restore-set"
+    """They are about to be let go."""
+    RESTORED = "restored"
+
 
 class _Death:
     """The death that is wanted, if any."""
@@ -214,4 +230,46 @@ def native_step(steps: Mapping[Point, int]) -> tuple[int, int]:
     return steps[point], _death.victim_pid
 
 
+class _Failure:
+    """The injected call that is to fail, if any."""
+
+    def __init__(self) -> None:
+        self._calls_left = -1
+        self._errno = errno.EPERM
+
+    def want(self, text: str) -> None:
+        number, _, error = text.partition(":")
+        self._calls_left = int(number or 0) - 1
+        self._errno = int(getattr(errno, error)) if error else errno.EPERM
+
+    def take(self) -> int:
+        """Its errno if the next call is the one, 0 otherwise."""
+        self._calls_left -= 1
+        return self._errno if self._calls_left == -1 else 0
+
+    @property
+    def is_wanted(self) -> bool:
+        return self._calls_left >= 0
+
+
+_failure = _Failure()
+
+
+def fail_call(text: str) -> None:
+    """Wants an injected call to fail as PREDUMP_FAIL_CALL would, "" for none. Raises ValueError, AttributeError."""
+    _failure.want(text)
+
+
+def calls_one_by_one() -> bool:
+    """Whether a fault lies in an injected call: then each is made by itself, after `before_call`."""
+    return _failure.is_wanted or _death.point is Point.RESTORE_CALL
+
+
+def before_call() -> int:
+    """The errno with which the next injected call is to fail, 0 if it is to be made; kills if it is to die here."""
+    reached(Point.RESTORE_CALL)
+    return _failure.take()
+
+
 die_at(os.environ.get(VARIABLE, ""))
+fail_call(os.environ.get(FAIL_VARIABLE, ""))

@@ -1,10 +1,11 @@
-"""Pids that are to be had again: whoever had them may have ended an instant ago, and not be reaped yet."""
+"""Ids that are to be had again: whoever had them may have ended an instant ago, and not be reaped yet."""
 
 from __future__ import annotations
 
 import errno
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -17,8 +18,25 @@ _POLL_S = 0.005
 _Made = TypeVar("_Made")
 
 
-def when_free(pid: int, make: Callable[[], _Made]) -> _Made:
-    """What `make` makes, tried again while the pid is taken. Raises RestoreFailed if it stays so, OSError."""
+def wait_until_free(ids: Iterable[int]) -> None:
+    """Until nobody has any of the ids, processes and threads alike. Raises RestoreFailed if some stay taken."""
+    deadline = time.monotonic() + PATIENCE_S
+    left = sorted(ids)
+    too_high = [number for number in left if number >= _pid_max()]
+    if too_high:
+        raise RestoreFailed(
+            f"Process id {too_high[0]} is more than this system gives: kernel.pid_max is {_pid_max()}.",
+            hint=f"Raise it (sysctl kernel.pid_max={too_high[-1] + 1}), or give new ids with --pid new.",
+            pid=too_high[0],
+        )
+    while left := [number for number in left if _is_taken(number)]:
+        if time.monotonic() > deadline:
+            raise _taken(left)
+        time.sleep(_POLL_S)
+
+
+def when_free(number: int, make: Callable[[], _Made]) -> _Made:
+    """What `make` makes, tried again while the id is taken. Raises RestoreFailed if it stays so, OSError."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -27,15 +45,43 @@ def when_free(pid: int, make: Callable[[], _Made]) -> _Made:
             if error.errno != errno.EEXIST:
                 raise
             if time.monotonic() > deadline:
-                raise RestoreFailed(
-                    f"Process id {pid} is taken: {_holder(pid)}.",
-                    hint="End what has it, or give new ids with --pid new.",
-                    pid=pid,
-                ) from error
+                raise _taken([number]) from error
         time.sleep(_POLL_S)
 
 
-def _holder(pid: int) -> str:
+def _pid_max() -> int:
+    return int(Path("/proc/sys/kernel/pid_max").read_text())
+
+
+def _is_taken(number: int) -> bool:
+    """By a process, a thread, or a process group whose leader has ended."""
+    if Path(f"/proc/{number}").exists():
+        return True
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _taken(numbers: list[int]) -> RestoreFailed:
+    named = ", ".join(f"{number} {_holder(number)}" for number in numbers[:_MOST_NAMED])
+    more = f", and {len(numbers) - _MOST_NAMED} more" if len(numbers) > _MOST_NAMED else ""
+    what = "Process id" if len(numbers) == 1 else "Process ids"
+    verb = "is" if len(numbers) == 1 else "are"
+    return RestoreFailed(
+        f"{what} {', '.join(map(str, numbers[:_MOST_NAMED]))} {verb} taken: {named}{more}.",
+        hint="End what has them, have a pid namespace made with --pid-namespace, or give new ids with --pid new.",
+        pid=numbers[0],
+    )
+
+
+_MOST_NAMED = 5
+
+
+def _holder(number: int) -> str:
     with suppress(OSError):
-        return f"by {Path(f'/proc/{pid}/comm').read_text().strip()}"
-    return "its process group or session still has members"
+        return f"by {Path(f'/proc/{number}/comm').read_text().strip()}"
+    return "by a process group or session that still has members"

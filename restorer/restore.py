@@ -12,12 +12,10 @@ Until the last step everything is ours and ends with us: a restore that fails le
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 from dumper.kernel.remote import CallFailed, Sys
 from dumper.proc.status import read_thread_status
@@ -26,26 +24,37 @@ from formats.chain import MemoryView
 from formats.checkpoint import Checkpoint
 from formats.closing import Closing
 from formats.errors import UsageError
+from formats.faults import Point, reached
 from formats.manifest import Process, RoundKind
 from formats.processstate import ProcessState
 from restorer import surroundings, threads, timers
 from restorer.credentials import set_credentials, set_dumpable, set_seccomp
 from restorer.errors import RestoreFailed
 from restorer.events import Restored, Tell
-from restorer.freepids import when_free
 from restorer.memory.boundaries import set_boundaries
 from restorer.memory.fill import fill
 from restorer.memory.layout import Mapper
 from restorer.memory.objects import MemoryObjects
+from restorer.plan import make_plan
 from restorer.shell import Channel, Shell, boot_address
 from restorer.signals import queue_for_process, queue_for_thread, set_dispositions
+from restorer.tree import Tree, TreeOptions
+
+READ_IMPLIES_EXEC = 0x0400000  # personality(2): it would change mappings that are made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreOptions:
-    """same_pids: with the pids that they had; stopped: left stopped by SIGSTOP; threads: that decompress and fill."""
+    """How they come back.
+
+    same_pids: with the ids that they had; pid_namespace: in a new pid namespace, where all ids are free; own_session:
+    what had its session outside of the tree gets one of its own instead of the caller's, so that it outlives that;
+    stopped: left stopped by SIGSTOP; threads: that decompress and fill.
+    """
 
     same_pids: bool = True
+    pid_namespace: bool = False
+    own_session: bool = False
     stopped: bool = False
     threads: int = 2
 
@@ -57,7 +66,10 @@ class _Member:
     process: Process
     state: ProcessState
     shell: Shell
-    own_pid: int
+
+    def new_tids(self) -> dict[int, int]:
+        """The id that each thread has for itself, by the one that it had."""
+        return {threads.own_tid(thread): self.shell.own_tids[thread.tid] for thread in self.process.threads}
 
 
 class Restoration(Closing):
@@ -77,6 +89,7 @@ class Restoration(Closing):
         self._members: list[_Member] = []
         self._pages_filled = 0
         self._memory_ns = 0
+        self._tree: Tree
         if self._manifest.kind is not RoundKind.DUMP:
             raise UsageError(
                 f"Round {self._info.number} of {images.path} is a pre-dump: it has no threads and no open files.",
@@ -105,6 +118,7 @@ class Restoration(Closing):
                 member.shell.call(Sys.CLOSE, member.shell.channel.fd)
             for member in self._members:
                 self._set_credentials(member)
+            reached(Point.RESTORE_BUILT)
             for member in self._members:
                 timers.arm_timers(member.shell, member.state.posix_timers, member.state.interval_timers)
 
@@ -116,8 +130,9 @@ class Restoration(Closing):
                 member.shell.leave_boot_pages()
                 for thread in member.process.threads:
                     threads.let_registers_be(member.shell, thread)
-            for member in self._members:
-                member.shell.let_go(signal.SIGSTOP if self._options.stopped else 0)
+            reached(Point.RESTORE_SET)
+            self._tree.let_go({member.shell.pid for member in self._members} if self._options.stopped else set())
+            reached(Point.RESTORED)
         now_ns = time.monotonic_ns()
         return Restored(
             round=self._info.number,
@@ -128,26 +143,34 @@ class Restoration(Closing):
             resume_ns=now_ns - start_ns,
         )
 
+    @property
+    def waited_for(self) -> int:
+        """The caller's child that ends when the root process does, and with its status; known when they are built."""
+        return self._tree.waited_for
+
     def _make_shells(self) -> None:
         processes = [item for item in self._manifest.processes if item.zombie is None]
         used = [(vma.start_addr, vma.end_addr) for item in processes for vma in item.vmas]
         fds = [one.fd for item in processes if item.state for one in item.state.descriptors]
         channel = self._stack.enter_context(Channel(max(fds, default=2) + 1))
-        boot_addr = boot_address(used)
-        (process,) = processes
-        if process.state is None:
-            raise RestoreFailed(f"The image does not have the state of process {process.pid}.")
-        own_pid = threads.own_tid(process.threads[0])
-        make = partial(
-            Shell.first,
-            [own_pid] if self._options.same_pids else [],
-            boot_addr,
-            channel,
-            personality=process.state.personality,
-            suspend_seccomp=bool(process.state.seccomp_filters),
+        options = self._options
+        plan = make_plan(self._manifest.processes, self._manifest.root_pid, own_session=options.own_session)
+        states = {item.pid: state_of(item) for item in processes}
+        tree_options = TreeOptions(
+            same_pids=options.same_pids,
+            pid_namespace=options.pid_namespace,
+            suspend_seccomp=any(state.seccomp_filters for state in states.values()),
+            personality=states[self._manifest.root_pid].personality & ~READ_IMPLIES_EXEC,
         )
-        shell = self._stack.enter_context(when_free(own_pid, make))
-        self._members.append(_Member(process, process.state, shell, own_pid if self._options.same_pids else shell.pid))
+        self._tree = self._stack.enter_context(Tree(plan, boot_address(sorted(used)), channel, tree_options))
+        self._tree.make()
+        self._tell(self._tree.refused)
+        alive = (node.process for node in plan.processes() if node.process is not None)
+        for process in alive:
+            if process.zombie is None:
+                shell = self._tree.shell(process)
+                self._members.append(_Member(process, states[process.pid], shell))
+        reached(Point.RESTORE_SHELLS)
 
     def _build_memory(self, member: _Member, objects: MemoryObjects) -> None:
         mapper = Mapper(member.shell, member.process, objects)
@@ -158,27 +181,26 @@ class Restoration(Closing):
         self._tell([set_boundaries(member.shell, member.process, member.state)])
 
     def _build_threads(self, member: _Member) -> None:
-        threads.make_threads(member.shell, member.process, same_ids=self._options.same_pids)
+        member.shell.name_leader(member.process.pid)
+        for thread in member.process.threads:
+            if thread.tid != member.process.pid:
+                self._tree.add_thread(member.shell, thread.tid, threads.own_tid(thread))
         for thread in member.process.threads:
             self._tell(threads.set_thread(member.shell, thread))
 
     def _build_rest(self, member: _Member) -> None:
         shell, state = member.shell, member.state
         set_dispositions(shell, state.dispositions)
-        timers.make_timers(shell, state.posix_timers, {tid: one.tid for tid, one in shell.threads.items()})
+        timers.make_timers(shell, state.posix_timers, member.new_tids())
         for thread in member.process.threads:
             remote = shell.threads[thread.tid]
-            queue_for_thread(shell, remote, member.own_pid, self._own_tid(thread.tid, member), thread.pending)
-        queue_for_process(shell, member.own_pid, state.pending)
+            queue_for_thread(shell, remote, shell.own_pid, shell.own_tids[thread.tid], thread.pending)
+        queue_for_process(shell, shell.own_pid, state.pending)
+        shell.call(Sys.PERSONALITY, state.personality)
         self._tell(surroundings.set_proc_files(shell.pid, state))
         self._tell(surroundings.set_prctls(shell, state))
         self._tell(surroundings.set_limits(shell, state))
         surroundings.set_directories(shell, state)
-
-    def _own_tid(self, tid: int, member: _Member) -> int:
-        if not self._options.same_pids:
-            return member.shell.threads[tid].tid
-        return next(threads.own_tid(thread) for thread in member.process.threads if thread.tid == tid)
 
     def _set_credentials(self, member: _Member) -> None:
         shell, state = member.shell, member.state
@@ -202,6 +224,18 @@ def restore(images: Checkpoint, number: int | None, options: RestoreOptions, tel
     with Restoration(images, number, options, tell) as restoration:
         restoration.build()
         return restoration.release(started_ns)
+
+
+def state_of(process: Process) -> ProcessState:
+    """Raises RestoreFailed if the image does not have it."""
+    if process.state is None:
+        raise RestoreFailed(f"The image does not have the state of process {process.pid}.", pid=process.pid)
+    if all(thread.tid != process.pid for thread in process.threads):
+        raise RestoreFailed(
+            f"The main thread of process {process.pid} had ended before the others, and cannot be made like that.",
+            pid=process.pid,
+        )
+    return process.state
 
 
 @contextmanager

@@ -8,14 +8,27 @@ table          calls for the loop
 from __future__ import annotations
 
 import array
+import errno
 import os
+import select
 import signal
 import socket
 import struct
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from dumper.kernel.remote import ALL_SIGNALS, TABLE_BYTES, Call, RemoteThread, Sys, call_loop, spawn_blank
+from dumper.kernel.ptrace import REGISTER_NAMES
+from dumper.kernel.remote import (
+    ALL_SIGNALS,
+    TABLE_BYTES,
+    Call,
+    RemoteThread,
+    Sys,
+    call_loop,
+    detach,
+    init_program,
+    spawn_blank,
+)
 from formats import runs
 from formats.closing import Closing
 from formats.layout import PAGE_BYTES
@@ -33,6 +46,24 @@ _FDS_AT_ONCE = 200  # SCM_MAX_FD is 253
 _PRIVATE_ANONYMOUS_HERE = 0x02 | 0x20 | 0x100000  # MAP_PRIVATE, MAP_ANONYMOUS, MAP_FIXED_NOREPLACE
 _READ, _WRITE, _EXECUTE = 1, 2, 4
 _LAST_FD = (1 << 32) - 1
+_END_S = 10.0
+WALL = 0x40000000
+"""__WALL of wait(2)."""
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
+DEADLY_SIGNALS = frozenset(range(1, 65)) - {
+    signal.SIGCHLD,
+    signal.SIGCONT,
+    signal.SIGSTOP,
+    signal.SIGTSTP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGURG,
+    signal.SIGWINCH,
+}
+"""Those that end a process by default: signal(7)."""
+USER_CS, USER_SS, INTERRUPTS = 0x33, 0x2B, 0x200
+NO_CALL = (1 << 64) - 1
+"""orig_rax of a thread that is in no system call."""
 
 
 class Channel(Closing):
@@ -61,16 +92,22 @@ def boot_address(used: Iterable[runs.Range]) -> int:
 class Shell(Closing):
     """One process to be; a context manager: it ends with the block unless it was let go. For one OS thread."""
 
-    def __init__(self, leader: RemoteThread, boot_addr: int, channel: Channel) -> None:
+    def __init__(self, leader: RemoteThread, own_pid: int, boot_addr: int, channel: Channel) -> None:
         self.leader = leader
         self.pid = leader.tid
         """As we see it."""
+        self.own_pid = own_pid
+        """As it sees itself."""
         self.threads: dict[int, RemoteThread] = {}
         """Its threads by the ids that the image has for them."""
+        self.own_tids: dict[int, int] = {}
+        """The ids that they have for themselves, by the same."""
         self.boot_addr = boot_addr
         self.channel = channel
         self._mem_fd = os.open(f"/proc/{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         self._is_ours = True
+        self.was_killed = False
+        """Whether it was still ours when it was closed."""
 
     @classmethod
     def first(
@@ -92,7 +129,7 @@ class Shell(Closing):
             personality=personality,
             suspend_seccomp=suspend_seccomp,
         )
-        shell = cls(leader, boot_addr, channel)
+        shell = cls(leader, set_tids[0] if set_tids else leader.tid, boot_addr, channel)
         try:
             shell._clear()
         except BaseException:
@@ -107,11 +144,12 @@ class Shell(Closing):
             self._mem_fd = -1
         if self._is_ours:
             self._is_ours = False
+            self.was_killed = True
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
             for thread in [*self.threads.values(), self.leader]:
                 with suppress(ChildProcessError):
-                    os.waitpid(thread.tid, 0x40000000)  # __WALL; the leader last, who ends when the others have
+                    os.waitpid(thread.tid, WALL)  # the leader last, who ends when the others have
 
     def call(self, nr: int, *args: int) -> int:
         """A system call of the main thread; its result. Raises CallFailed, ProcessLookupError, TimeoutError."""
@@ -154,24 +192,67 @@ class Shell(Closing):
 
     def fork(self, set_tids: Sequence[int], exit_signal: int) -> Shell:
         """A child of it, which stands still as it does. Raises CallFailed: EEXIST if the pid is taken, EPERM."""
-        leader = self._clone(0, exit_signal, set_tids)
-        return Shell(leader, self.boot_addr, self.channel)
+        leader, own_pid = self._clone(0, exit_signal, set_tids)
+        return Shell(leader, own_pid, self.boot_addr, self.channel)
+
+    def name_leader(self, tid: int) -> None:
+        """The image's id for its main thread."""
+        self.threads[tid] = self.leader
+        self.own_tids[tid] = self.own_pid
 
     def add_thread(self, tid: int, set_tids: Sequence[int]) -> RemoteThread:
         """Another thread of it, the image's `tid`; raises as `fork`."""
-        thread = self._clone(CLONE_THREAD_FLAGS, 0, set_tids)
+        thread, own_tid = self._clone(CLONE_THREAD_FLAGS, 0, set_tids)
         self.threads[tid] = thread
+        self.own_tids[tid] = own_tid
         return thread
 
     def leave_boot_pages(self) -> None:
         """Unmap them: the last call that can be made. All its threads are done with theirs."""
         self.call(Sys.MUNMAP, self.boot_addr, BOOT_BYTES)
 
-    def let_go(self, stop_signal: int = 0) -> None:
-        """Its threads go on, with `stop_signal` first if that is not 0; it is no longer ours."""
+    def end(self, status: int) -> None:
+        """End it with this status of wait(2), but for the mark of a core dump, and wait until it has ended.
+
+        Raises CallFailed, ValueError for a status with which nobody ends.
+        """
+        number = status & 0x7F
+        if not number:
+            with suppress(ProcessLookupError):  # that it is gone is what is wanted
+                self.call(Sys.EXIT_GROUP, status >> 8 & 0xFF)
+            self._is_ours = False
+            return
+        if number not in DEADLY_SIGNALS:
+            raise ValueError(f"nobody ends by signal {number}")
+        self.call(Sys.PRCTL, PR_SET_DUMPABLE, 0, 0, 0, 0)  # no core dump of what it is not
+        pidfd = os.pidfd_open(self.pid)
+        try:
+            self.leader.set_mask(0)
+            self._is_ours = False
+            detach([self.leader], [number])
+            if not select.select([pidfd], [], [], _END_S)[0]:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                raise TimeoutError(errno.ETIMEDOUT, f"process {self.pid} did not end by signal {number}")
+        finally:
+            os.close(pidfd)
+
+    def run_init(self, child_own_pid: int) -> None:
+        """What it is when it is let go: the first of its pid namespace, which ends when that child of its does."""
+        self.call(Sys.CLOSE, self.channel.fd)
+        self.call(Sys.CHDIR, self.put(b"/\0"))
+        self.call(Sys.PRCTL, PR_SET_NAME, self.put(b"predump-init\0"))
+        self.call(Sys.PRCTL, PR_SET_PDEATHSIG, 0)
+        program_addr = self.boot_addr + len(_LOOP)
+        self.write(program_addr, init_program())
+        registers = dict.fromkeys(REGISTER_NAMES, 0)
+        registers |= {"rip": program_addr, "r12": child_own_pid, "r13": self.scratch_addr, "orig_rax": NO_CALL}
+        registers |= {"cs": USER_CS, "ss": USER_SS, "eflags": INTERRUPTS}
+        self.leader.set_registers(registers, b"", b"")
+
+    def disown(self) -> list[RemoteThread]:
+        """Its threads, which the caller is about to detach: it is no longer ours."""
         self._is_ours = False
-        for thread in self.threads.values():
-            thread.detach(stop_signal)
+        return list(self.threads.values()) or [self.leader]
 
     @property
     def _batch(self) -> tuple[int, int]:
@@ -195,14 +276,14 @@ class Shell(Closing):
         )
         self.leader.batch = self._batch
 
-    def _clone(self, flags: int, exit_signal: int, set_tids: Sequence[int]) -> RemoteThread:
+    def _clone(self, flags: int, exit_signal: int, set_tids: Sequence[int]) -> tuple[RemoteThread, int]:
         tids_addr = self.put(struct.pack(f"{len(set_tids)}i", *set_tids), 128)
         # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, its size
         args = struct.pack("10Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, tids_addr if set_tids else 0, len(set_tids))
-        _, tid = self.leader.clone(self.put(args), len(args))
+        own_tid, tid = self.leader.clone(self.put(args), len(args))
         thread = RemoteThread(tid, self.boot_addr, self._batch)
         thread.set_mask(ALL_SIGNALS)
-        return thread
+        return thread, own_tid
 
     def _receive(self, fds: Sequence[int]) -> list[int]:
         self.channel.ours.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])

@@ -6,7 +6,6 @@ import struct
 from typing import Final
 
 from dumper.kernel.remote import Call, CallFailed, RemoteThread, Sys
-from formats.manifest import Process
 from formats.threadstate import Restart, Scheduling, SignalStack, Thread
 from restorer.shell import Shell
 
@@ -24,14 +23,6 @@ _ARGUMENT_OFFSET = 512
 def own_tid(thread: Thread) -> int:
     """The id that the thread has for itself."""
     return thread.ns_tids[-1] if thread.ns_tids else thread.tid
-
-
-def make_threads(shell: Shell, process: Process, *, same_ids: bool) -> None:
-    """All threads of the process, the main one of which is there. Raises CallFailed: EEXIST if an id is taken."""
-    leader, *others = process.threads
-    shell.threads[leader.tid] = shell.leader
-    for thread in others:
-        shell.add_thread(thread.tid, [own_tid(thread)] if same_ids else [])
 
 
 def set_thread(shell: Shell, thread: Thread) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from dumper.kernel.native import checked, ffi, lib, new_array
 from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, REGISTER_NAMES
+from formats import faults
 
 O_EXITKILL = 1 << 20  # PTRACE_O_EXITKILL
 O_TRACE_CHILDREN = 1 << 1 | 1 << 2 | 1 << 3  # PTRACE_O_TRACEFORK, TRACEVFORK, TRACECLONE
@@ -33,6 +34,7 @@ class Sys(IntEnum):
     MPROTECT = 10
     MUNMAP = 11
     RT_SIGACTION = 13
+    IOCTL = 16
     MREMAP = 25
     SHMAT = 30
     MADVISE = 28
@@ -60,6 +62,7 @@ class Sys(IntEnum):
     PRCTL = 157
     ARCH_PRCTL = 158
     CHROOT = 161
+    MOUNT = 165
     SETRLIMIT = 160
     REMAP_FILE_PAGES = 216
     SCHED_SETAFFINITY = 203
@@ -119,8 +122,9 @@ class RemoteThread:
     def calls(self, calls: Sequence[Call]) -> list[int]:
         """Calls one after the other; their results. Raises as `call`, with what came before the failed one done."""
         results: list[int] = []
-        for start in range(0, len(calls), CALLS_AT_ONCE):
-            made, n_calls = self._make(calls[start : start + CALLS_AT_ONCE])
+        at_once = 1 if faults.calls_one_by_one() else CALLS_AT_ONCE
+        for start in range(0, len(calls), at_once):
+            made, n_calls = self._make(calls[start : start + at_once])
             results += [int(item.result) for item in made[0:n_calls]]
         return results
 
@@ -147,11 +151,9 @@ class RemoteThread:
         if not xstate and fpregs:
             checked(lib.pd_remote_set_fpregs(self.tid, ffi.from_buffer(fpregs), len(fpregs)))
 
-    def detach(self, signal: int = 0) -> None:
-        """Let it go on as it is, with `signal` if that is not 0. Raises ProcessLookupError."""
-        checked(lib.pd_remote_detach(self.tid, signal))
-
     def _make(self, calls: Sequence[Call]) -> tuple[Any, int]:
+        if faults.calls_one_by_one() and (error := faults.before_call()):
+            raise CallFailed(error, calls[0].nr, self.tid)
         made = new_array("struct pd_remote_call", len(calls))
         for item, call in zip(made, calls, strict=True):
             item.nr = call.nr
@@ -170,6 +172,24 @@ def call_loop() -> bytes:
     """The code that makes the calls of a table, for any address."""
     code = new_array("uint8_t", _LOOP_BYTES)
     return bytes(ffi.buffer(code, lib.pd_remote_loop(code, _LOOP_BYTES)))
+
+
+def detach(threads: Sequence[RemoteThread], signals: Sequence[int]) -> int:
+    """Let them go on as they are, one right after the other, each with its signal if that is not 0; how many did."""
+    tids = ffi.new("int32_t[]", [thread.tid for thread in threads])
+    return checked(lib.pd_remote_detach(tids, ffi.new("int32_t[]", list(signals)), len(threads)))
+
+
+def adopt_orphans(on: bool) -> bool:
+    """Whether orphans among our descendants become our children; what was so before. Raises OSError."""
+    return bool(checked(lib.pd_adopt_orphans(on)))
+
+
+def init_program() -> bytes:
+    """What the first process of a pid namespace runs that is nothing else: pd_init_program in csrc/cdef.h."""
+    code = ffi.new("uint8_t **")
+    n_bytes = lib.pd_init_program(code)
+    return bytes(ffi.buffer(code[0], n_bytes))
 
 
 def spawn_blank(

@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 14
+#define PD_ABI 16
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -607,5 +607,14 @@ int pd_remote_set_mask(int tid, uint64_t mask);
 /* general: struct user_regs_struct; xstate: NT_X86_XSTATE, none if xstate_bytes is 0. */
 int pd_remote_set_registers(int tid, const uint64_t *general, const uint8_t *xstate, uint64_t xstate_bytes);
 int pd_remote_set_fpregs(int tid, const uint8_t *fpregs, uint64_t fpregs_bytes);
-/* It goes on, untraced; with the signal if it is not 0. */
-int pd_remote_detach(int tid, int signal);
+/* They go on, untraced, one right after the other; each with the signal of its place if that is not 0. How many did. */
+int64_t pd_remote_detach(const int32_t *tids, const int32_t *signals, uint64_t n_tids);
+
+/* Whether orphans among our descendants become our children: PR_SET_CHILD_SUBREAPER. Returns what was so before. */
+int pd_adopt_orphans(int on);
+
+/*
+ * The program of a process that is nothing but the first of its pid namespace: it reaps until the child whose id is in r12
+ * has ended, and ends as that did (128 + N for signal N). r13: four bytes that it may write. Returns its size.
+ */
+uint64_t pd_init_program(const uint8_t **code);

@@ -216,7 +216,11 @@ int pd_remote_set_fpregs(int tid, const uint8_t *fpregs, uint64_t fpregs_bytes)
 	return ptrace(PTRACE_SETREGSET, tid, NT_PRFPREG, &state) ? -errno : 0;
 }
 
-int pd_remote_detach(int tid, int signal)
+int64_t pd_remote_detach(const int32_t *tids, const int32_t *signals, uint64_t n_tids)
 {
-	return ptrace(PTRACE_DETACH, tid, 0, signal) ? -errno : 0;
+	int64_t n_gone = 0;
+
+	for (uint64_t i = 0; i < n_tids; i++)
+		n_gone += !ptrace(PTRACE_DETACH, tids[i], 0, (long)signals[i]);
+	return n_gone;
 }

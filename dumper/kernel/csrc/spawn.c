@@ -7,6 +7,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
@@ -69,8 +70,16 @@ static int write_program(int fd)
 
 struct birth {
 	const struct pd_spawn *spawn;
-	int program_fd, error;
+	int program_fd, our_pidfd, error;
 };
+
+/* Whether we have ended: the one who was just born would then wait for ever. */
+static int is_orphan(const struct birth *birth)
+{
+	struct pollfd ended = {.fd = birth->our_pidfd, .events = POLLIN};
+
+	return poll(&ended, 1, 0) != 0;
+}
 
 /* In the new process, on a stack of its own in our memory, while we stand still (CLONE_VFORK). */
 static void be_born(struct birth *birth)
@@ -81,7 +90,7 @@ static void be_born(struct birth *birth)
 
 	for (int number = 1; number <= N_SIGNALS; number++) /* what we ignore would stay ignored */
 		syscall(SYS_rt_sigaction, number, by_default, NULL, sizeof(uint64_t));
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || dup3(spawn->keep_fd, spawn->keep_as, 0) < 0 ||
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || is_orphan(birth) || dup3(spawn->keep_fd, spawn->keep_as, 0) < 0 ||
 	    (spawn->personality && personality((unsigned long)spawn->personality) < 0) ||
 	    syscall(SYS_execveat, birth->program_fd, "", arguments, environment, AT_EMPTY_PATH))
 		birth->error = -errno;
@@ -141,7 +150,8 @@ int pd_spawn_blank(const struct pd_spawn *spawn, int64_t timeout_ns, uint64_t *s
 	birth.program_fd = memfd_create("predump-blank", MFD_CLOEXEC);
 	if (birth.program_fd < 0)
 		return -errno;
-	error = write_program(birth.program_fd);
+	birth.our_pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	error = birth.our_pidfd < 0 ? -errno : write_program(birth.program_fd);
 	if (!error) {
 		sigfillset(&all);
 		sigprocmask(SIG_BLOCK, &all, &old); /* the new process has them blocked from its first instant on */
@@ -150,6 +160,7 @@ int pd_spawn_blank(const struct pd_spawn *spawn, int64_t timeout_ns, uint64_t *s
 		error = pid < 0 ? (int)pid : birth.error;
 	}
 	close(birth.program_fd);
+	close(birth.our_pidfd);
 	if (error) {
 		if (pid > 0)
 			waitpid((pid_t)pid, NULL, __WALL);
@@ -163,4 +174,45 @@ int pd_spawn_blank(const struct pd_spawn *spawn, int64_t timeout_ns, uint64_t *s
 	}
 	*syscall_addr = PROGRAM_ADDR + offsetof(struct program, code) + SYSCALL_OFFSET;
 	return (int)pid;
+}
+
+extern const uint8_t pd_init_begin[], pd_init_end[];
+
+__asm__(".pushsection .rodata\n"
+	"pd_init_begin:\n"
+	"1:	mov $61, %eax\n" /* wait4(-1, r13, __WALL, NULL) */
+	"	mov $-1, %rdi\n"
+	"	mov %r13, %rsi\n"
+	"	mov $0x40000000, %edx\n"
+	"	xor %r10d, %r10d\n"
+	"	syscall\n"
+	"	cmp %r12d, %eax\n"
+	"	je 2f\n"
+	"	cmp $-10, %eax\n" /* ECHILD */
+	"	jne 1b\n"
+	"2:	mov (%r13), %edi\n"
+	"	mov %edi, %eax\n"
+	"	shr $8, %edi\n"
+	"	and $0x7f, %eax\n"
+	"	jz 3f\n"
+	"	lea 128(%rax), %edi\n"
+	"3:	mov $231, %eax\n" /* exit_group */
+	"	syscall\n"
+	"	hlt\n"
+	"pd_init_end:\n"
+	".popsection\n");
+
+uint64_t pd_init_program(const uint8_t **code)
+{
+	*code = pd_init_begin;
+	return (uint64_t)(pd_init_end - pd_init_begin);
+}
+
+int pd_adopt_orphans(int on)
+{
+	int before = 0;
+
+	if (prctl(PR_GET_CHILD_SUBREAPER, &before) || prctl(PR_SET_CHILD_SUBREAPER, (unsigned long)on))
+		return -errno;
+	return before;
 }
