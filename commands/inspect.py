@@ -17,6 +17,7 @@ SUMMARY = "summary"
 SECTIONS = (
     SUMMARY,
     "missing",
+    "restore",
     "rounds",
     "stats",
     "tree",

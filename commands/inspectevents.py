@@ -8,6 +8,7 @@ from analysis.subject import Subject
 from display.missing import missing_of
 from display.reporter import Reporter
 from formats.records import Json, encode_record, record_text
+from formats.restorable import verdict_on
 
 _Event = dict[str, object]
 
@@ -34,6 +35,9 @@ def print_events(reporter: Reporter, subject: Subject, sections: tuple[str, ...]
         "stored_bytes": sum(item.stats.stored_bytes for item in survey.rounds),
         "missing": len(missing_of(manifest)),
     }
+    verdict = verdict_on(manifest)
+    fields["restorable"] = verdict.is_restorable
+    fields["obstacles"] = [asdict(item) for item in verdict.obstacles]
     text = record_text(manifest) if "summary" in sections else None
     reporter.long_result(fields, "manifest", text, survey.exit_code)
 
@@ -94,6 +98,13 @@ def _environment(subject: Subject) -> Iterator[Json]:
     yield about | {name: value for name, value in state.items() if name not in {*_SIGNALS, "descriptors"}}
 
 
+def _restore(subject: Subject) -> Iterator[Json]:
+    verdict = verdict_on(subject.manifest)
+    for items, stops in ((verdict.obstacles, True), (verdict.warnings, False)):
+        for item in items:
+            yield encode_record(item) | {"stops": stops}
+
+
 def _tree(subject: Subject) -> Iterator[Json]:
     for process in subject.manifest.processes:
         yield {
@@ -113,6 +124,7 @@ def _tree(subject: Subject) -> Iterator[Json]:
 _SIGNALS = ("dispositions", "pending", "posix_timers", "interval_timers")
 _RECORDS: dict[str, Callable[[Subject], Iterator[Json]]] = {
     "missing": lambda subject: map(encode_record, missing_of(subject.manifest)),
+    "restore": _restore,
     "stats": lambda subject: iter([encode_record(subject.manifest.stats)]),
     "tree": _tree,
     "threads": _threads,

@@ -31,6 +31,7 @@ from formats.flatten import FlattenReport
 from formats.manifest import Stats, Vma
 from formats.rawexport import RawReport
 from formats.rawindex import RawIndex
+from formats.restorable import Obstacle
 from restorer.events import Restored
 
 DIRECTORY = Path(__file__).parent.parent / "docs" / "schemas"
@@ -154,6 +155,8 @@ RESULTS: dict[str, tuple[Fields, Fields]] = {
             "files": int,
             "stored_bytes": int,
             "missing": int,
+            "restorable": bool,
+            "obstacles": list[Obstacle],
         },
         {"manifest": OBJECT},
     ),

@@ -200,7 +200,9 @@ def open_dumping(
 
 
 def dump_text(finished: "RoundFinished", place: Place, after: str) -> str:
-    """What was done, and on a second line what the round lacks."""
+    """What was done, and on lines of their own what the round lacks and whether it can be restored."""
+    from display.restorable import restorable_line
+
     one = finished.processes == 1
     what = f"process {finished.pid}" if one else f"{finished.processes} processes (root {finished.pid})"
     fates = ("runs on", "is stopped", "was killed") if one else ("run on", "are stopped", "were killed")
@@ -211,7 +213,8 @@ def dump_text(finished: "RoundFinished", place: Place, after: str) -> str:
         f"({predicted}); {'it' if one else 'they'} {fate}."
     )
     lacks = _lacks(finished, place)
-    return f"{text}\n{lacks[:1].upper()}{lacks[1:]}." if lacks else text
+    lines = [text, *([f"{lacks[:1].upper()}{lacks[1:]}."] if lacks else [])]
+    return "\n".join([*lines, f"{restorable_line(finished.obstacles, finished.differences, is_tree=not one)}."])
 
 
 def _lacks(finished: "RoundFinished", place: Place) -> str:

@@ -11,6 +11,7 @@ from display.listing import apart, line
 from display.memory import objects_table, vmas_table
 from display.missing import missing_table
 from display.openfiles import OpenFiles
+from display.restorable import restorable_tables
 from display.rounds import rounds_table, stats_block
 from display.signals import dispositions_table, pending_block, timers_block
 from display.summary import summary
@@ -18,6 +19,7 @@ from display.threads import threads_table
 from display.tree import tree_table
 from display.units import clip
 from display.view import View
+from formats.restorable import verdict_on
 
 _NAME_MAX = 15
 
@@ -49,9 +51,14 @@ def _signals(subject: Subject, view: View) -> Iterator[RenderableType | None]:
     yield timers_block(subject.process, _whose(subject))
 
 
+def _restore(subject: Subject, view: View) -> list[RenderableType | None]:
+    return restorable_tables(verdict_on(subject.manifest), subject.manifest, view.rows())
+
+
 _SECTIONS: dict[str, _Section] = {
     "summary": lambda subject, view: [summary(subject, view)],
     "missing": lambda subject, view: [missing_table(subject.manifest, view.rows())],
+    "restore": _restore,
     "rounds": lambda subject, view: [rounds_table(subject.survey.rounds, view.rows())],
     "stats": lambda subject, _view: [stats_block(subject.manifest)],
     "tree": lambda subject, view: [tree_table(subject.manifest, view.rows())],

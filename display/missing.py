@@ -63,13 +63,16 @@ def missing_of(manifest: Manifest) -> list[Missing]:
 
 def missing_summary(missing: Sequence[Missing]) -> str:
     """One line that names what a dump lacks, for its end; "" if that is nothing."""
+    return f"not captured: {first_kinds(missing)} (predump inspect says why)" if missing else ""
+
+
+def first_kinds(missing: Sequence[Missing]) -> str:
+    """The first kinds of things, without reasons."""
     groups = _groups(missing)
-    if not groups:
-        return ""
     parts = [clip(printable(group.text()), _SUMMARY_WHAT_MAX) for group in groups[:_KINDS_IN_SUMMARY]]
     if len(groups) > len(parts):
         parts.append(counted(len(groups) - len(parts), "other kind of thing", "other kinds of things"))
-    return f"not captured: {'; '.join(parts)} (predump inspect says why)"
+    return "; ".join(parts)
 
 
 def missing_lines(title: str, missing: Sequence[Missing]) -> list[str]:
@@ -92,8 +95,13 @@ def missing_briefly(manifest: Manifest, lines_max: int) -> list[str]:
 
 
 def missing_table(manifest: Manifest, rows_max: int = ROWS_MAX) -> RenderableType | None:
-    """What was not captured and why, one line for all that are alike; None where nothing lacks."""
-    groups = _groups(missing_of(manifest))
+    """What was not captured and why; None where nothing lacks."""
+    return table_of("Not captured", missing_of(manifest), rows_max)
+
+
+def table_of(title: str, missing: Sequence[Missing], rows_max: int = ROWS_MAX) -> RenderableType | None:
+    """Things and why, one line for all that are alike; None where there are none."""
+    groups = _groups(missing)
     rows = ((group.text(), group.reason) for group in groups)
     columns = (Column("what", wraps=True), Column("why", wraps=True))
-    return listing("Not captured", columns, rows, len(groups), rows_max)
+    return listing(title, columns, rows, len(groups), rows_max)

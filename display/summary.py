@@ -15,10 +15,12 @@ from display.memory import stored_text, vma_text, writers_text, written_text
 from display.missing import missing_briefly
 from display.pagebar import bar_legend, page_bar
 from display.program import command_text, host_text
+from display.restorable import restorable_briefly
 from display.rounds import phases_text
 from display.units import bytes_text, counted, duration_text, pages_cell, pages_text, ratio_text, time_text
 from display.view import View
 from formats.manifest import RoundKind
+from formats.restorable import Verdict, verdict_on
 
 _LINES = 23  # of a screen, but for the prompt
 _LINES_BESIDES = 6  # blank ones, heads, the legend, and where there is more
@@ -36,7 +38,8 @@ _Fact = tuple[str, str, str]
 
 def summary(subject: Subject, view: View) -> RenderableType:
     """What one asks first, in the lines of a usual terminal."""
-    facts = list(_facts(subject, view))
+    verdict = verdict_on(subject.manifest)
+    facts = list(_facts(subject, view, verdict))
     grid = Table.grid(padding=(0, 1))
     grid.add_column(style="bold", min_width=_NAMES_COLUMNS, no_wrap=True)
     grid.add_column(max_width=max(view.columns - _NAMES_COLUMNS - 1, 1), no_wrap=True, overflow="ellipsis")
@@ -46,10 +49,10 @@ def summary(subject: Subject, view: View) -> RenderableType:
         grid.add_row(name, text)
     n_rows = _LINES - len(facts) - _LINES_BESIDES
     largest = _largest(subject, view, max(_MAPPINGS_MIN, min(n_rows, _MAPPINGS_MAX)))
-    return Group(grid, *largest, Text(), line(_more(subject)))
+    return Group(grid, *largest, Text(), line(_more(subject, verdict)))
 
 
-def _facts(subject: Subject, view: View) -> Iterator[_Fact]:
+def _facts(subject: Subject, view: View, verdict: Verdict) -> Iterator[_Fact]:
     manifest, process = subject.manifest, subject.process
     stats = manifest.stats
     yield "process", _who(subject), "bold"
@@ -62,7 +65,11 @@ def _facts(subject: Subject, view: View) -> Iterator[_Fact]:
         if phases := phases_text(stats):
             yield "", phases, ""
     else:
-        yield "frozen", "never: pages may be torn until a dump, which also takes the state", "yellow"
+        yield (
+            "frozen",
+            "never: pages may be torn until a dump, which also takes the state",
+            "yellow",
+        )
     yield "rounds", _rounds(subject), ""
     yield "size", _size(subject), ""
     yield from _wholeness(subject)
@@ -70,6 +77,8 @@ def _facts(subject: Subject, view: View) -> Iterator[_Fact]:
     for text in missing_briefly(manifest, _MISSING_LINES):
         yield name, text, "yellow"
         name = ""
+    if manifest.kind is RoundKind.DUMP:
+        yield "restore", restorable_briefly(verdict, manifest), "green" if verdict.is_restorable else "yellow"
     if process.unseen_writers:
         yield "unseen", f"writes by {writers_text(process)}: pages may be older than the round", "yellow"
 
@@ -154,7 +163,7 @@ def _largest(subject: Subject, view: View, rows_max: int) -> list[RenderableType
     return [Text(), table, line(bar_legend(kinds, plain=view.plain))] if table is not None else []
 
 
-def _more(subject: Subject) -> str:
+def _more(subject: Subject, verdict: Verdict) -> str:
     """Which sections there are, and of how much."""
     manifest, process = subject.manifest, subject.process
     n_files = len(process.state.descriptors) if process.state else 0
@@ -167,6 +176,7 @@ def _more(subject: Subject) -> str:
         "tree": len(manifest.processes) if len(manifest.processes) + len(manifest.ended) > 1 else 0,
         "objects": len(manifest.objects),
         "missing": n_missing,
+        "restore": len(verdict.obstacles) + len(verdict.warnings),
     }
     sections = [f"{name} ({n:,})" for name, n in counts.items() if n]
     sections += ["signals"] if process.state else []

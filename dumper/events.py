@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from dumper.heat import HotVma
 from dumper.workingset import Window
+from formats.restorable import Obstacle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,9 @@ class RoundFinished(Event):
     freeze_by: str
     processes: int
     missing: int
+    restorable: bool
+    obstacles: list[Obstacle]
+    differences: int
     pages_present: int
     pages_written: int
     pages_data: int

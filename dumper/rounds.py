@@ -30,6 +30,7 @@ from formats.checkpoint import RoundInfo
 from formats.faults import Point, reached
 from formats.manifest import RoundKind
 from formats.openfiles import OpenFile, Pipe
+from formats.restorable import verdict_on
 
 PROGRESS_INTERVAL_NS = 100_000_000
 
@@ -163,6 +164,7 @@ class OpenRound:
         for part in contents.parts:
             part.member.base = part.next_base(self.number)
             part.member.attach_stop_ns = 0
+        verdict = verdict_on(manifest)
         finished = RoundFinished(
             pid=self._tree.root.pid,
             round=self.number,
@@ -173,6 +175,9 @@ class OpenRound:
             freeze_by=contents.freeze_by or "",
             processes=len(processes),
             missing=sum(len(process.missing) + len(process.unreadable) for process in processes),
+            restorable=verdict.is_restorable,
+            obstacles=verdict.obstacles,
+            differences=len(verdict.warnings),
             pages_unreadable=figures.pages_unreadable,
             prediction_error_percent=_error_percent(manifest.stats),
             **asdict(manifest.stats),

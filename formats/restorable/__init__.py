@@ -21,6 +21,9 @@ __all__ = ["Obstacle", "Verdict", "verdict_on"]
 def verdict_on(manifest: Manifest) -> Verdict:
     """What keeps the round from coming back, and what would come back otherwise than it was."""
     verdict = Verdict()
+    if not manifest.checkpoint_id:
+        verdict.stop(None, "images", "they are CRIU's: predump restores its own")
+        return verdict
     if manifest.kind is not RoundKind.DUMP:
         verdict.stop(None, f"round {manifest.round}", "a pre-dump has no threads and no open files; dumps have")
         return verdict

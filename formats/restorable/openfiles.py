@@ -48,7 +48,10 @@ def look(manifest: Manifest, verdict: Verdict) -> None:
             continue
         labels = {}
         for descriptor in process.state.descriptors:
-            item = files[descriptor.open_file]
+            item = files.get(descriptor.open_file)
+            if item is None:
+                verdict.stop(process.pid, f"descriptor {descriptor.fd}", "the image does not have what it is of")
+                continue
             labels[descriptor.fd] = label(descriptor.fd, item)
             if item.id not in seen:
                 seen.add(item.id)

@@ -198,7 +198,7 @@ def test_sections_without_content(chain: Path) -> None:
 
 def test_an_unknown_section(chain: Path) -> None:
     done = predump("inspect", chain, "--show", "vmas,heap", expect=2)
-    assert "'heap' is none of summary, missing, rounds" in " ".join(done.stderr.split())
+    assert "'heap' is none of summary, missing, restore, rounds" in " ".join(done.stderr.split())
 
 
 def test_json_has_each_section(chain: Path) -> None:
@@ -221,7 +221,7 @@ def test_json_has_each_section(chain: Path) -> None:
     assert 0 < heap["stored_bytes"] < 4096
     everything = parse_events(predump("inspect", chain, "--show", "all", "--json").stdout)
     kinds = [str(event.get("section", event["type"])) for event in everything]
-    assert list(dict.fromkeys(kinds)) == ["round", "stats", "tree", "vma", "environment", "result"]
+    assert list(dict.fromkeys(kinds)) == ["restore", "round", "stats", "tree", "vma", "environment", "result"]
     assert kinds.count("vma") == 3
 
 
