@@ -47,6 +47,7 @@ COMMANDS = {
     "send": "send",
     "receive": "receive",
     "restore": "restore",
+    "rewind": "rewind",
     "keys": "keys",
 }
 """The module of `commands` with the function of each command."""

@@ -33,6 +33,7 @@ from formats.rawexport import RawReport
 from formats.rawindex import RawIndex
 from formats.restorable import Obstacle
 from restorer.events import Restored
+from restorer.rewind.rewind import Rewound
 
 DIRECTORY = Path(__file__).parent.parent / "docs" / "schemas"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -197,6 +198,7 @@ RESULTS: dict[str, tuple[Fields, Fields]] = {
             **_fields(RawReport),
         },
     ),
+    "rewind": ({**_fields(Rewound), "checkpoint": str}, {}),
     "restore": ({**_fields(Restored), "checkpoint": str}, {"status": int}),
     "flatten": ({"checkpoint": str, "dropped": int, "duration_ns": int}, FIGURES),
     "report": (

@@ -7,8 +7,8 @@ The keeper is a process of its own: it inherits the environment, and dies at its
 A restore makes its processes by calls in them. With PREDUMP_FAIL_CALL=N[:ERRNO] the Nth of those fails with that error
 (EPERM by default) instead of being made.
 
-The points lie where a death leaves something half done. Those called inject-*, ask-*, clone-* and reap-* are steps of
-the native library, in the midst of a call that is injected into a target.
+The points lie where a death leaves something half done. Those called inject-*, ask-*, clone-*, reap-* and guard-* are
+steps of the native library, in the midst of a call that is injected into a target.
 """
 
 from __future__ import annotations
@@ -141,6 +141,22 @@ class Point(StrEnum):
     UNTRACKED = "untracked"
     """One process; the keeper still has it."""
     RELEASED = "released"
+
+    # A process is rewound.
+    REWIND_PLANNED = "rewind-planned"
+    """All is read and checked, nothing is changed."""
+    REWIND_GUARDED = "rewind-guarded"
+    """From now on the process stops if we die."""
+    GUARD_LED = "guard-led"
+    GUARD_ENTERED = "guard-entered"
+    GUARD_CALLS = "guard-calls"
+    GUARD_CALLED = "guard-called"
+    REWIND_MAPPED = "rewind-mapped"
+    """Its mappings are those of then."""
+    REWIND_WRITTEN = "rewind-written"
+    """Its memory is that of then."""
+    REWIND_SET = "rewind-set"
+    """One thread is as it was, others may not be."""
 
     # In a receiver that keeps a journal; a round is committed there as everywhere.
     RECEIVED = "received"

@@ -24,6 +24,7 @@ SOURCES = [
     "probes.c",
     "spawn.c",
     "remote.c",
+    "guard.c",
 ]
 HEADERS = [
     "predump.h",

@@ -54,6 +54,7 @@ class Sys(IntEnum):
     SETFSUID = 122
     SETFSGID = 123
     CAPSET = 126
+    RT_SIGTIMEDWAIT = 128
     RT_SIGQUEUEINFO = 129
     SIGALTSTACK = 131
     PERSONALITY = 135
@@ -69,11 +70,14 @@ class Sys(IntEnum):
     SET_TID_ADDRESS = 218
     TIMER_CREATE = 222
     TIMER_SETTIME = 223
+    TIMER_DELETE = 226
     EXIT_GROUP = 231
     EPOLL_CTL = 233
     IOPRIO_SET = 251
+    OPENAT = 257
     UNSHARE = 272
     SET_ROBUST_LIST = 273
+    TIMERFD_SETTIME = 286
     DUP3 = 292
     RT_TGSIGQUEUEINFO = 297
     PRLIMIT64 = 302
@@ -159,13 +163,16 @@ class RemoteThread:
             item.nr = call.nr
             for index in range(6):
                 item.args[index] = call.args[index] & ALL_SIGNALS if index < len(call.args) else 0
-        if self.batch and len(calls) > _FEW_CALLS:
-            n_made = checked(lib.pd_remote_batch(self.tid, *self.batch, CALL_TIMEOUT_NS, made, len(calls)))
-        else:
-            n_made = checked(lib.pd_remote_calls(self.tid, self.syscall_addr, CALL_TIMEOUT_NS, made, len(calls)))
+        n_made = self._run(made, len(calls))
         if n_made < len(calls):
             raise CallFailed(-int(made[n_made].result), calls[n_made].nr, self.tid)
         return made, n_made
+
+    def _run(self, made: Any, n_calls: int) -> int:
+        """Makes them; how many succeeded. Raises OSError."""
+        if self.batch and n_calls > _FEW_CALLS:
+            return checked(lib.pd_remote_batch(self.tid, *self.batch, CALL_TIMEOUT_NS, made, n_calls))
+        return checked(lib.pd_remote_calls(self.tid, self.syscall_addr, CALL_TIMEOUT_NS, made, n_calls))
 
 
 def call_loop() -> bytes:

@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 16
+#define PD_ABI 17
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -618,3 +618,25 @@ int pd_adopt_orphans(int on);
  * has ended, and ends as that did (128 + N for signal N). r13: four bytes that it may write. Returns its size.
  */
 uint64_t pd_init_program(const uint8_t **code);
+
+/* ---- guard.c: calls in a process that is being changed: it stands still, stopped, should we die -------------------- */
+
+#define PD_GUARD_STEP_NONE 0
+#define PD_GUARD_STEP_LED 1     /* registers lead to the call that stops it */
+#define PD_GUARD_STEP_ENTERED 2 /* and it is about to make that */
+#define PD_GUARD_STEP_CALLS 3   /* the call that is wanted stands in its place */
+#define PD_GUARD_STEP_CALLED 4  /* and was made */
+
+struct pd_guarded {
+	int32_t pid, tid, ns_pid, ns_tid; /* as we see them, and as the thread itself does */
+	int32_t die_at, victim;		  /* at step `die_at` process `victim` is killed (for tests) */
+	uint64_t syscall_addr;
+	int64_t timeout_ns; /* for each stop */
+};
+/*
+ * Has a thread that stands still, with all signals blocked, wait where a SIGSTOP is delivered to it; its registers are lost.
+ * It stops there if we die. 0, -ESRCH, -ETIMEDOUT.
+ */
+int pd_guard_ready(const struct pd_guarded *thread);
+/* As pd_remote_calls, in a thread that is ready, and is ready again then. */
+int64_t pd_guarded_calls(const struct pd_guarded *thread, struct pd_remote_call *calls, uint64_t n_calls);

@@ -1,0 +1,187 @@
+"""All that a rewind will do, found out while the process stands still and nothing of it is changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from dumper.headroom import free_bytes
+from dumper.kernel.ptrace import children
+from dumper.memory_map import VmaKind
+from formats import runs
+from formats.chain import MemoryView
+from formats.closing import Closing
+from formats.framesahead import FramesAhead
+from formats.images import Round
+from formats.manifest import ANONYMOUS_VMA_KINDS, SPARSE_OBJECT_KINDS, MemoryObject, Process
+from formats.processstate import ProcessState
+from formats.segments import Segment, SegmentKind
+from formats.sources import ObjectSources
+from restorer.rewind.files import FileSet, compare_files
+from restorer.rewind.findings import Findings
+from restorer.rewind.mappings import MappingPlan, plan_mappings
+from restorer.rewind.objects import ObjectPlace, SharedMode, find_object, objects_of, other_user
+from restorer.rewind.pages import Change, Changes, Wanted, compare
+from restorer.rewind.present import Present
+from restorer.rewind.state import compare_processes, compare_threads
+
+MEMORY_SHARE = 0.7  # of what is free: so much may be held of pages that differ
+# struct rseq: what the kernel writes there; it belongs to the processor that the thread is on now
+RSEQ_CPU_BYTES = 8
+RSEQ_REST_OFFSET = 20
+Progress = Callable[[int, int], None]
+
+
+class ProcessPlace:
+    """The memory of the process; what is written goes through `write_to`, once there is something to write with."""
+
+    def __init__(self, mem_fd: int) -> None:
+        self._mem_fd = mem_fd
+        self.write_to: Callable[[int, bytes], None] | None = None
+
+    def read(self, addr: int, n_bytes: int) -> bytes:
+        """Raises OSError: ESRCH if the process is gone, EIO for what cannot be read."""
+        content = b""
+        while len(content) < n_bytes:
+            piece = os.pread(self._mem_fd, n_bytes - len(content), addr + len(content))
+            if not piece:
+                raise ProcessLookupError("the process has ended")
+            content = piece if not content else content + piece
+        return content
+
+    def write(self, addr: int, content: bytes) -> None:
+        """Raises OSError."""
+        assert self.write_to is not None
+        self.write_to(addr, content)
+
+
+@dataclass(slots=True)
+class Then:
+    """The process as the image has it."""
+
+    info: Round
+    process: Process
+    state: ProcessState
+    files: FileSet
+
+
+class Plan(Closing):
+    """What differs, and what will be written; a context manager. Nothing is changed by it."""
+
+    def __init__(self, present: Present, then: Then, findings: Findings) -> None:
+        self._present = present
+        self._then = then
+        self.findings = findings
+        self.place = ProcessPlace(present.target.mem_fd)
+        self.changes = Changes(int(free_bytes(os.getpid()) * MEMORY_SHARE))
+        self.files_now = FileSet.of(
+            present.files.open_files, present.files.pipes, present.files.descriptors[present.target.pid]
+        )
+        self.mappings = MappingPlan()
+        self._opened = ExitStack()
+        self._done_bytes = 0
+
+    def close(self) -> None:
+        """Closes what was opened. May be called again."""
+        self._opened.close()
+
+    def compare_state(self) -> None:
+        """Everything but pages. Raises OSError."""
+        present, then, findings = self._present, self._then, self.findings
+        if present.syscall_addr is None or not present.was_asked:
+            findings.obstacles.append("its threads cannot be made to make system calls")
+        compare_threads(present.threads, then.process.threads, findings)
+        compare_files(self.files_now, then.files, findings)
+        self.mappings = plan_mappings(present, then.process, findings)
+        compare_processes(present.state, then.state, findings)
+        self._compare_children()
+
+    def compare_pages(self, view: MemoryView, shared: SharedMode, threads: int, on_progress: Progress) -> None:
+        """Pages of private memory and of memory objects.
+
+        Raises RewindRefused, ImageCorrupt, StorageError, OSError.
+        """
+        vmas = [vma for vma in view.vmas if not vma.is_shared and vma.kind not in (VmaKind.SPECIAL, VmaKind.DEVICE)]
+        objects = objects_of(
+            self._then.process, self._then.info.manifest.objects, list(self._then.files.files.values())
+        )
+        total_bytes = sum(vma.end_addr - vma.start_addr for vma in vmas) + sum(one.size_bytes for one in objects)
+
+        def on_bytes(n_bytes: int) -> None:
+            self._done_bytes += n_bytes
+            on_progress(self._done_bytes, total_bytes)
+
+        unknown = [(gap.start_addr, gap.end_addr) for gap in self._then.process.unreadable]
+        present = list(runs.subtract(self._present.own_pages(), runs.merge(sorted(unknown))))
+        with FramesAhead(view.open_frames, threads) as ahead:
+            for vma in vmas:
+                segments = view.own_segments(vma.start_addr, vma.end_addr)
+                filled = vma.kind not in ANONYMOUS_VMA_KINDS
+                compare(Wanted(self.place, segments, ahead, present, filled=filled), self.changes, on_bytes)
+            for start_addr, end_addr in self.mappings.emptied:
+                empty = [Segment(start_addr, end_addr, SegmentKind.ABSENT, 0, 0)]
+                compare(Wanted(self.place, empty, ahead, present), self.changes, on_bytes)
+        with ObjectSources(self._then.info) as sources, FramesAhead(sources.open_frames, threads) as ahead:
+            for held in objects:
+                self._compare_object(held, sources, ahead, shared, on_bytes)
+        self._keep_rseq()
+
+    def _compare_object(
+        self,
+        held: MemoryObject,
+        sources: ObjectSources,
+        ahead: FramesAhead,
+        shared: SharedMode,
+        on_bytes: Callable[[int], None],
+    ) -> None:
+        name = held.path or "shared memory"
+        path = find_object(held, self._then.process, self._present)
+        if path is None:
+            self.findings.left.append(f"content of {name}, which it has no more")
+            return
+        try:
+            place = self._opened.enter_context(ObjectPlace(held, path))
+        except OSError as error:
+            self.findings.left.append(f"content of {name}, which cannot be opened ({error.strerror})")
+            return
+        if place.size_bytes != held.size_bytes:
+            self.findings.obstacles.append(f"{name} has {place.size_bytes} bytes now, and had {held.size_bytes}")
+            return
+        mine = Changes(self.changes.room_bytes)
+        sparse = held.kind in SPARSE_OBJECT_KINDS
+        segments = (
+            segment
+            for segment in sources.segments(held.id, 0, held.pages_end_bytes)
+            if sparse or segment.kind is not SegmentKind.ABSENT
+        )
+        compare(Wanted(place, segments, ahead, place.present(), can_discard=False), mine, on_bytes)
+        if not mine.items:
+            return
+        other = other_user(held, self._present.target.pid) if sparse else 0
+        if shared is SharedMode.NEVER or (shared is SharedMode.ALONE and not sparse):
+            self.findings.left.append(f"content of {name}")
+        elif shared is SharedMode.ALONE and other:
+            self.findings.obstacles.append(f"{name} has changed, and process {other} uses it, too (--shared)")
+        else:
+            self.changes.take(mine)
+
+    def _keep_rseq(self) -> None:
+        """The processor numbers in rseq areas are those of now, whatever the page had: rseq(2)."""
+        for thread in self._present.threads:
+            if thread.rseq is None:
+                continue
+            end = max(thread.rseq.size_bytes, 32)
+            for start, stop in ((0, RSEQ_CPU_BYTES), (RSEQ_REST_OFFSET, end)):
+                addr = thread.rseq.addr + start
+                now = self.place.read(addr, stop - start)
+                self.changes.add(Change(self.place, addr, len(now), now, now))
+
+    def _compare_children(self) -> None:
+        """Those that it had are known only where they were dumped with it."""
+        pid = self._present.target.pid
+        then = {one.pid for one in self._then.info.manifest.processes if one.ppid == pid}
+        now = set(children(pid))
+        self.findings.left += [f"its child {child}, which has ended since" for child in sorted(then - now)]
+        self.findings.left += [f"its child {child}, which goes on" for child in sorted(now - then)]
