@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dumper import trials
+from dumper import restoretrials, trials
 from dumper.proc.status import read_status
 from dumper.trials import FAILED, FEATURE_MISSING, PRIVILEGE_MISSING
 from formats.errors import PredumpError
@@ -53,6 +53,8 @@ class _Probe:
 
 CONTAINER = "in a container, allow the call in its seccomp profile"
 AS_OWNER_OR_ROOT = f"Run predump as root or with CAP_SYS_PTRACE; {CONTAINER}."
+AS_RESTORER = "Run predump as root or with CAP_CHECKPOINT_RESTORE"
+FOR_RESTORE = "Use a kernel built with CONFIG_CHECKPOINT_RESTORE."
 NEWER_KERNEL = "Use Linux 6.7 or newer"
 
 PROBES = (
@@ -197,6 +199,67 @@ PROBES = (
         without_feature="Use a kernel built with CONFIG_SECCOMP and CONFIG_CHECKPOINT_RESTORE.",
         without_privilege="Run predump as root or with CAP_SYS_ADMIN, itself without a seccomp "
         "filter, to track processes that have one.",
+    ),
+    *(
+        _Probe(f"restore-{name}", title, attempt, required=False, without_feature=feature, without_privilege=privilege)
+        for name, title, attempt, feature, privilege in (
+            (
+                "process",
+                "Restore: making a process",
+                restoretrials.try_blank_process,
+                "Use Linux 5.9 or newer.",
+                f"Allow clone3(2), memfd_create(2) and ptrace(2): {CONTAINER}.",
+            ),
+            (
+                "ids",
+                "Restore: the same process ids",
+                restoretrials.try_chosen_ids,
+                "Use Linux 5.5 or newer.",
+                f"{AS_RESTORER}, or restore with --pid new or --pid-namespace.",
+            ),
+            (
+                "memory-map",
+                "Restore: boundaries of memory",
+                restoretrials.try_memory_map,
+                FOR_RESTORE,
+                f"Allow prctl(2): {CONTAINER}.",
+            ),
+            (
+                "executable",
+                "Restore: the link to the executable",
+                restoretrials.try_executable,
+                FOR_RESTORE,
+                f"{AS_RESTORER}; without it /proc/PID/exe of a restored process is another.",
+            ),
+            (
+                "vdso",
+                "Restore: the vdso at its address",
+                restoretrials.try_vdso_address,
+                FOR_RESTORE,
+                f"Allow arch_prctl(2): {CONTAINER}.",
+            ),
+            (
+                "rseq",
+                "Restore: restartable sequences",
+                restoretrials.try_rseq,
+                "Use a kernel built with CONFIG_RSEQ.",
+                f"Allow rseq(2): {CONTAINER}.",
+            ),
+            (
+                "timer-ids",
+                "Restore: POSIX timers with their ids",
+                restoretrials.try_timer_ids,
+                "Use Linux 6.15 or newer to restore processes with POSIX timers.",
+                f"Allow prctl(2): {CONTAINER}.",
+            ),
+            (
+                "tcp",
+                "Restore: TCP connections",
+                restoretrials.try_tcp_repair,
+                "Restore with --tcp close.",
+                "Run predump as root or with CAP_NET_ADMIN, or restore with --tcp close.",
+            ),
+        )
     ),
 )
 

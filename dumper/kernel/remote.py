@@ -22,6 +22,7 @@ TABLE_BYTES = CALLS_AT_ONCE * int(ffi.sizeof("struct pd_remote_call"))
 """What calls that are made in one go take in the process."""
 _FEW_CALLS = 3
 _LOOP_BYTES = 256
+_XSTATE_BYTES_MAX = 1 << 16
 
 
 class Sys(IntEnum):
@@ -145,6 +146,12 @@ class RemoteThread:
     def set_mask(self, mask: int) -> None:
         """Which signals it blocks. Raises OSError."""
         checked(lib.pd_remote_set_mask(self.tid, mask))
+
+    def xstate(self) -> bytes:
+        """NT_X86_XSTATE: which components this processor has, and how they lie. Raises OSError."""
+        into = new_array("uint8_t", _XSTATE_BYTES_MAX)
+        n_bytes = checked(lib.pd_remote_get_xstate(self.tid, into, _XSTATE_BYTES_MAX))
+        return bytes(ffi.buffer(into, n_bytes))
 
     def set_registers(self, registers: dict[str, int], xstate: bytes, fpregs: bytes) -> None:
         """All of them, as NT_X86_XSTATE or, where that is empty, NT_PRFPREG. Raises OSError."""

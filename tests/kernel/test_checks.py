@@ -21,7 +21,9 @@ from dumper.kernel import probes, uffd
 REPO = Path(__file__).resolve().parents[2]
 NOBODY = 65534
 CHILD_S = 60.0
-PRIVILEGED = {"userfaultfd", "other-users", "map-files", "suspend-seccomp"}
+PRIVILEGED = {"userfaultfd", "other-users", "map-files", "suspend-seccomp"} | {
+    f"restore-{name}" for name in ("ids", "executable", "tcp")
+}
 AS_JSON = """
 import dataclasses, json
 from dumper.checks import run_checks

@@ -606,6 +606,8 @@ int pd_remote_wait_born(int tid, int64_t timeout_ns);
 int pd_remote_set_mask(int tid, uint64_t mask);
 /* general: struct user_regs_struct; xstate: NT_X86_XSTATE, none if xstate_bytes is 0. */
 int pd_remote_set_registers(int tid, const uint64_t *general, const uint8_t *xstate, uint64_t xstate_bytes);
+/* NT_X86_XSTATE of it; its size in bytes, at most `capacity_bytes`. -ENODEV: a processor without XSAVE. */
+int64_t pd_remote_get_xstate(int tid, uint8_t *into, uint64_t capacity_bytes);
 int pd_remote_set_fpregs(int tid, const uint8_t *fpregs, uint64_t fpregs_bytes);
 /* They go on, untraced, one right after the other; each with the signal of its place if that is not 0. How many did. */
 int64_t pd_remote_detach(const int32_t *tids, const int32_t *signals, uint64_t n_tids);

@@ -209,6 +209,13 @@ int pd_remote_set_registers(int tid, const uint64_t *general, const uint8_t *xst
 	return xstate_bytes && ptrace(PTRACE_SETREGSET, tid, NT_X86_XSTATE, &state) ? -errno : 0;
 }
 
+int64_t pd_remote_get_xstate(int tid, uint8_t *into, uint64_t capacity_bytes)
+{
+	struct iovec state = {into, capacity_bytes};
+
+	return ptrace(PTRACE_GETREGSET, tid, NT_X86_XSTATE, &state) ? -errno : (int64_t)state.iov_len;
+}
+
 int pd_remote_set_fpregs(int tid, const uint8_t *fpregs, uint64_t fpregs_bytes)
 {
 	struct iovec state = {(void *)(uintptr_t)fpregs, fpregs_bytes};
