@@ -35,6 +35,7 @@ from restorer.memory.boundaries import set_boundaries
 from restorer.memory.fill import fill
 from restorer.memory.layout import Mapper
 from restorer.memory.objects import MemoryObjects
+from restorer.memory.vdso import map_kernel_pages
 from restorer.plan import make_plan
 from restorer.shell import Channel, Shell, boot_address
 from restorer.signals import queue_for_process, queue_for_thread, set_dispositions
@@ -90,6 +91,7 @@ class Restoration(Closing):
         self._pages_filled = 0
         self._memory_ns = 0
         self._tree: Tree
+        self._objects: MemoryObjects
         if self._manifest.kind is not RoundKind.DUMP:
             raise UsageError(
                 f"Round {self._info.number} of {images.path} is a pre-dump: it has no threads and no open files.",
@@ -104,7 +106,8 @@ class Restoration(Closing):
     def build(self) -> None:
         """Make everything; it stands still. Raises RestoreFailed, ImageCorrupt, StorageError."""
         with _failures():
-            objects = self._stack.enter_context(MemoryObjects(self._info, self._options.threads))
+            objects = MemoryObjects(self._info, self._options.threads, self._tell_one)
+            self._objects = self._stack.enter_context(objects)
             self._make_shells()
             start_ns = time.monotonic_ns()
             for member in self._members:
@@ -132,6 +135,7 @@ class Restoration(Closing):
                     threads.let_registers_be(member.shell, thread)
             reached(Point.RESTORE_SET)
             self._tree.let_go({member.shell.pid for member in self._members} if self._options.stopped else set())
+            self._objects.keep()
             reached(Point.RESTORED)
         now_ns = time.monotonic_ns()
         return Restored(
@@ -176,6 +180,7 @@ class Restoration(Closing):
         mapper = Mapper(member.shell, member.process, objects)
         mapper.map_all()
         with MemoryView(self._images, self._info.number, member.process.pid) as view:
+            map_kernel_pages(member.shell, member.process, view)
             self._pages_filled += fill(member.shell, view, self._options.threads)
         mapper.finish()
         self._tell([set_boundaries(member.shell, member.process, member.state)])

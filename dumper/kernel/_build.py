@@ -25,6 +25,7 @@ SOURCES = [
     "spawn.c",
     "remote.c",
     "guard.c",
+    "shared.c",
 ]
 HEADERS = [
     "predump.h",

@@ -90,15 +90,7 @@ class Sys(IntEnum):
     USERFAULTFD = 323
     CLONE3 = 435
     CLOSE_RANGE = 436
-
-
-class CallFailed(OSError):
-    """A system call that was made in another process failed; `nr` is its number."""
-
-    def __init__(self, error: int, nr: int, tid: int) -> None:
-        name = Sys(nr).name.lower() if nr in set(Sys) else f"system call {nr}"
-        super().__init__(error, f"{name} in thread {tid}: {os.strerror(error)}")
-        self.nr = nr
+    MSEAL = 462
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +99,15 @@ class Call:
 
     nr: int
     args: tuple[int, ...] = ()
+
+
+class CallFailed(OSError):
+    """A system call that was made in another process failed."""
+
+    def __init__(self, error: int, call: Call, tid: int) -> None:
+        name = Sys(call.nr).name.lower() if call.nr in set(Sys) else f"system call {call.nr}"
+        super().__init__(error, f"{name} in thread {tid}: {os.strerror(error)}")
+        self.call = call
 
 
 class RemoteThread:
@@ -164,7 +165,7 @@ class RemoteThread:
 
     def _make(self, calls: Sequence[Call]) -> tuple[Any, int]:
         if faults.calls_one_by_one() and (error := faults.before_call()):
-            raise CallFailed(error, calls[0].nr, self.tid)
+            raise CallFailed(error, calls[0], self.tid)
         made = new_array("struct pd_remote_call", len(calls))
         for item, call in zip(made, calls, strict=True):
             item.nr = call.nr
@@ -172,7 +173,7 @@ class RemoteThread:
                 item.args[index] = call.args[index] & ALL_SIGNALS if index < len(call.args) else 0
         n_made = self._run(made, len(calls))
         if n_made < len(calls):
-            raise CallFailed(-int(made[n_made].result), calls[n_made].nr, self.tid)
+            raise CallFailed(-int(made[n_made].result), calls[n_made], self.tid)
         return made, n_made
 
     def _run(self, made: Any, n_calls: int) -> int:

@@ -19,7 +19,6 @@ KERNEL_PATHS: Mapping[str, str] = {
 """Beginnings of the paths of mappings that are the kernel's as well as the process's, and why they stop a restore."""
 VMA_KINDS: Mapping[str, str] = {
     "device": "what a device maps is not made again",
-    "hugetlb": "huge pages of hugetlbfs are not made again",
     "unknown": "the image does not say what is mapped there",
 }
 """Kinds of mappings that stop a restore."""

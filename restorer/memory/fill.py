@@ -6,7 +6,8 @@ from formats.chain import MemoryView
 from formats.layout import PAGE_BYTES
 from formats.pagecopy import PageCopier
 from formats.segments import SegmentKind
-from restorer.memory.layout import KERNEL_PATHS, is_ours
+from restorer.memory.layout import is_ours
+from restorer.memory.vdso import KERNEL_PATHS
 from restorer.shell import Shell
 
 _ZEROS = bytes(256 * PAGE_BYTES)

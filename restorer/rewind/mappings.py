@@ -17,7 +17,7 @@ from dumper.memory_map import Vma as VmaNow
 from dumper.proc.maps import DELETED
 from formats import runs
 from formats.manifest import ANONYMOUS_VMA_KINDS, Process, Vma
-from restorer.memory.layout import MADV_GUARD_INSTALL, map_calls, protection
+from restorer.memory.layout import MADV_GUARD_INSTALL, map_calls, name_of, protection
 from restorer.rewind.findings import Findings
 from restorer.rewind.guarded import GuardedProcess
 from restorer.rewind.present import Present
@@ -222,7 +222,7 @@ class Remapper:
             if fd >= 0:
                 self._check_file(fd, vma)
             self._undo.callback(process.call, Sys.MUNMAP, vma.start_addr, part.n_bytes)
-            process.calls(map_calls(process, vma, fd, protection(vma)))
+            process.calls(map_calls(vma, fd, protection(vma), process.put(name_of(vma))))
         finally:
             if fd >= 0:
                 process.call(Sys.CLOSE, fd)

@@ -642,3 +642,8 @@ struct pd_guarded {
 int pd_guard_ready(const struct pd_guarded *thread);
 /* As pd_remote_calls, in a thread that is ready, and is ready again then. */
 int64_t pd_guarded_calls(const struct pd_guarded *thread, struct pd_remote_call *calls, uint64_t n_calls);
+/*
+ * shared.c: a descriptor of anonymous shared memory of so many bytes, whole pages; of huge pages if log2_huge_page_bytes is
+ * not 0. -EPERM: the caller may not open it (CAP_CHECKPOINT_RESTORE).
+ */
+int pd_anonymous_shared(uint64_t n_bytes, int log2_huge_page_bytes);
