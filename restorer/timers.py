@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Mapping, Sequence
 
 from dumper.kernel.remote import Call, Sys
@@ -11,6 +12,8 @@ from restorer.caller import Caller
 
 PR_TIMER_CREATE_RESTORE_IDS = 77  # since 6.15: include/uapi/linux/prctl.h
 SIGEV_THREAD_ID = 4
+ITIMER_REAL = 0
+CLOCK_MONOTONIC_COARSE = 6  # its resolution is a tick
 _NS = 1_000_000_000
 _US = 1_000_000
 _ID_OFFSET = 128
@@ -39,6 +42,14 @@ def arm_timers(caller: Caller, timers: Sequence[PosixTimer], intervals: Sequence
         settings += struct.pack("4q", *divmod(timer.interval_ns, _NS), *divmod(timer.remaining_ns, _NS))
     for interval in intervals:
         calls.append(Call(Sys.SETITIMER, (interval.which, addr + len(settings), 0)))
-        settings += struct.pack("4q", *divmod(interval.interval_us, _US), *divmod(interval.remaining_us, _US))
+        settings += struct.pack("4q", *divmod(interval.interval_us, _US), *divmod(_to_set_us(interval), _US))
     caller.put(settings)
     caller.calls(calls)
+
+
+def _to_set_us(timer: IntervalTimer) -> int:
+    """What to ask for: to a timer of CPU time the kernel adds one of its ticks (kernel/time/itimer.c)."""
+    if timer.which == ITIMER_REAL or timer.remaining_us == 0:
+        return timer.remaining_us
+    tick_us = round(time.clock_getres(CLOCK_MONOTONIC_COARSE) * _US)
+    return max(1, timer.remaining_us - tick_us)

@@ -112,10 +112,13 @@ class Alive:
         self.pid = lives.start(TARGETS / "bin" / program, directory, *parts, log=directory / "log")
         self.parts = self._read("ready", READY_S).split()
 
-    def check(self) -> dict[str, str]:
-        """What is wrong, by part; empty if nothing is."""
-        lines = (line.partition(": ") for line in self._ask("check").splitlines())
-        return {part: what for part, _, what in lines}
+    def check(self, part: str = "") -> dict[str, str]:
+        """What is wrong, by part; empty if nothing is. Of one part only, if it is named."""
+        found: dict[str, str] = {}
+        for line in self._ask(f"check {part}".rstrip()).splitlines():
+            part, _, what = line.partition(": ")
+            found[part] = f"{found[part]}\n{what}" if part in found else what
+        return found
 
     def spoil(self, part: str) -> None:
         """Let something that the part checks be wrong."""

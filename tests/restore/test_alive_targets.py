@@ -8,14 +8,13 @@ import pytest
 
 from tests.alive import Alive, Lives
 
-PROGRAMS = ("alive-memory", "alive-threads")
+PROGRAMS = ("alive-memory", "alive-threads", "alive-signals", "alive-calls")
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_target_notices_what_is_wrong(program: str, lives: Lives, tmp_path: Path) -> None:
     target = Alive(lives, tmp_path / "target", program)
     assert target.check() == {}
-    assert target.check() == {}
     for part in target.parts:
         target.spoil(part)
-        assert part in target.check()
+        assert part in target.check(part)

@@ -12,6 +12,8 @@ from tests.alive import Alive, Lives
 PROGRAMS: dict[str, tuple[str, ...]] = {
     "alive-memory": ("private", "code", "shared", "guards", "growing", "heap", "stack", "vdso", "layout", "maps"),
     "alive-threads": (),
+    "alive-signals": (),
+    "alive-calls": ("deeds", "left"),
 }
 
 
@@ -24,3 +26,10 @@ def test_all_is_as_it_was_after_five_deaths(program: str, lives: Lives, tmp_path
         target.die(checkpoint)
         assert target.come_back(checkpoint)[0] == target.pid
         assert target.check() == {}
+
+
+def test_calls_wait_at_least_as_long_as_they_were_told(lives: Lives, tmp_path: Path) -> None:
+    target = Alive(lives, tmp_path / "target", "alive-calls", "times")
+    target.die(tmp_path / "checkpoint")
+    target.come_back(tmp_path / "checkpoint")
+    assert target.check() == {}

@@ -3,8 +3,8 @@
  * alive-PROGRAM DIRECTORY [ONLY ...]: sets all its parts up (or those named), writes their names to DIRECTORY/ready, and
  * answers questions until nobody asks for MAX_SILENCE_NS. Questions are files, since descriptors of the test's may be
  * others after a restore. The file ask-N (N = 0, 1, ...) says
- *   check       the answer has a line `PART: WHAT IS WRONG` for each thing that is not as it was; empty if all is
- *   spoil PART  changes one thing that the part checks: from now on a check must name it
+ *   check [PART]  the answer has a line `PART: WHAT IS WRONG` for each thing that is not as it was; empty if all is
+ *   spoil PART    changes one thing that the part checks: from now on a check must name it
  * and answer-N, which appears whole, has the answer.
  */
 #ifndef PREDUMP_ALIVE_H
@@ -70,9 +70,10 @@ static inline void nap_ns(uint64_t ns)
 #define came_true(condition)                                                                       \
 	({                                                                                         \
 		uint64_t deadline_ns_ = clock_ns(CLOCK_MONOTONIC) + 5 * NS_PER_S;                  \
-		while (!(condition) && clock_ns(CLOCK_MONOTONIC) < deadline_ns_)                   \
+		bool came_;                                                                        \
+		while (!(came_ = (condition)) && clock_ns(CLOCK_MONOTONIC) < deadline_ns_)         \
 			nap_ns(NS_PER_MS);                                                         \
-		(bool)(condition);                                                                 \
+		came_;                                                                             \
 	})
 
 /* A path in the directory, good until the call after the next. */
@@ -172,7 +173,7 @@ static inline void answer_question(const struct part *parts, const bool *is_on, 
 		part_named(parts, question + 6)->spoil();
 	else
 		for (size_t i = 0; parts[i].name != NULL; i++)
-			if (is_on[i]) {
+			if (is_on[i] && (question[5] == '\0' || strcmp(question + 6, parts[i].name) == 0)) {
 				checked = parts[i].name;
 				parts[i].check();
 			}
