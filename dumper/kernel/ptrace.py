@@ -108,6 +108,12 @@ class ThreadSet:
         """SIGSTOP to each of them: resumed, they stand still before they run an instruction or a signal handler."""
         lib.pd_send_stop(self._pid, self._list)
 
+    @property
+    def in_stop(self) -> bool:
+        """Whether the process had been stopped by a signal; it stops again when the threads are resumed."""
+        threads = self._threads[0 : self._list.n_threads]
+        return any(thread.flags & lib.PD_THREAD_IN_STOP for thread in threads)
+
     def stopped_tids(self) -> list[int]:
         """Threads that stand still, in the order they were found."""
         threads = self._threads[0 : self._list.n_threads]

@@ -199,6 +199,7 @@ class StateReader(Closing):
         self._asking.site = c_site
         self._asking.mem_fd = mem_fd
         self._asking.seccomp_suspended = threads.seccomp_suspended
+        self._asking.in_stop = threads.in_stop
         self._asking.timeout_ns = ASK_TIMEOUT_NS
         self._asking.die_at, self._asking.victim = native_step(ASK_STEPS)
         checked(lib.pd_ask_threads(self._states, self._count, self._asking))

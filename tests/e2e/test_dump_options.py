@@ -465,3 +465,15 @@ def test_usage_errors_as_json(target: Target, checkpoint: Path) -> None:
         assert done.result["exit_code"] == 2
         assert done.result["message"]
     target.check()
+
+
+def test_many_threads_that_a_dump_left_stopped_are_dumped_again(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    with Target.spawn("rewind", path, 8) as target:
+        predump("dump", "-p", target.pid, "-D", checkpoint, "--leave-stopped")
+        again = predump("dump", "-p", target.pid, "-D", checkpoint, "--no-pre-dump", "--json")
+        assert number(again.result, "missing") == 0, str(again)
+        assert is_stopped(target.pid)
+        os.kill(target.pid, signal.SIGCONT)
+        target.check()

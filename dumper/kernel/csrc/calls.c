@@ -85,6 +85,15 @@ int pd_callers_wait(struct pd_callers *set, const struct pd_caller *caller, int 
 	return 0;
 }
 
+/*
+ * A SIGSTOP cannot be blocked: it is passed on, and begins a stop of all threads, which each of them reports. But of those
+ * that were sent to each thread by itself the first has stopped the process, and the others still wait.
+ */
+long pd_callers_passed_on(const struct pd_callers *set, int status)
+{
+	return status >> 16 || set->asking->in_stop ? 0 : WSTOPSIG(status);
+}
+
 /* Waits for the system call stop of a thread that was let go; a group stop, reported once more, is passed over. */
 static int wait_syscall_stop(struct pd_callers *set, const struct pd_caller *caller)
 {
@@ -95,8 +104,7 @@ static int wait_syscall_stop(struct pd_callers *set, const struct pd_caller *cal
 			return error;
 		if (status >> 8 == (SIGTRAP | 0x80))
 			return 0;
-		/* A SIGSTOP cannot be blocked: it is passed on. */
-		if (ptrace(PTRACE_SYSCALL, caller->home.tid, 0, status >> 16 ? 0 : WSTOPSIG(status)))
+		if (ptrace(PTRACE_SYSCALL, caller->home.tid, 0, pd_callers_passed_on(set, status)))
 			return -errno;
 	}
 	return -ETIMEDOUT;

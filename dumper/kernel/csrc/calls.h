@@ -63,6 +63,8 @@ void pd_callers_end_chains(struct pd_callers *set, const struct pd_chain *chain)
 void pd_callers_call(struct pd_callers *set, const struct pd_call *call);
 /* Waits for the next stop of a thread of the set: 0 and its status, or -errno; one that did not run was interrupted. */
 int pd_callers_wait(struct pd_callers *set, const struct pd_caller *caller, int *status);
+/* With which signal a thread goes on that stopped otherwise than it was to; 0 for none. */
+long pd_callers_passed_on(const struct pd_callers *set, int status);
 /* Brings a thread, with its first call, to where it leads home through the frame; `mask` blocks signals meanwhile. */
 int pd_callers_set_first(struct pd_callers *set, struct pd_caller *caller, const struct pd_call *call,
 			 uint64_t return_addr, uint64_t mask);

@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 17
+#define PD_ABI 18
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -247,6 +247,7 @@ int64_t pd_uffd_unregister(int uffd, const struct pd_span *spans, uint64_t n_spa
 #define PD_THREAD_STOPPED 1
 #define PD_THREAD_GONE 2        /* ended, or was a zombie from the start */
 #define PD_THREAD_RESTARTED 4   /* its system call was told to start over instead of failing with EINTR */
+#define PD_THREAD_IN_STOP 8     /* its process had been stopped by a signal: it stops again when it is resumed */
 struct pd_thread {
 	int32_t tid, flags;
 };
@@ -467,6 +468,7 @@ struct pd_asking {
 	int32_t seccomp_suspended; /* by PTRACE_O_SUSPEND_SECCOMP; else threads with a filter are not asked */
 	int64_t timeout_ns;        /* for each few threads */
 	int32_t die_at, victim;    /* at step `die_at` process `victim` is killed (for tests) */
+	int32_t in_stop;           /* the process had been stopped by a signal: a SIGSTOP that still waits means nothing */
 	uint32_t n_calls;          /* out: calls made */
 };
 

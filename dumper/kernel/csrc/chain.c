@@ -123,8 +123,8 @@ static int wait_for_end(struct pd_callers *set, struct pd_caller *caller)
 				return 0;
 			return pd_set_mask(tid, ~0UL) ? -ESRCH : 1;
 		}
-		/* A group stop, reported once more, or a SIGSTOP, which cannot be blocked. */
-		if (ptrace(PTRACE_CONT, tid, 0, status >> 16 ? 0 : WSTOPSIG(status)))
+		/* A group stop, reported once more, or a SIGSTOP. */
+		if (ptrace(PTRACE_CONT, tid, 0, pd_callers_passed_on(set, status)))
 			return -errno;
 	}
 	return -ETIMEDOUT;

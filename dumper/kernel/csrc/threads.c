@@ -173,7 +173,7 @@ static int wait_stopped(struct pd_thread *thread, int64_t deadline_ns)
 		if (error)
 			return error;
 		if (status >> 16 == PTRACE_EVENT_STOP) {
-			thread->flags = PD_THREAD_STOPPED;
+			thread->flags = PD_THREAD_STOPPED | (WSTOPSIG(status) == SIGTRAP ? 0 : PD_THREAD_IN_STOP);
 			return hide_eintr(thread);
 		}
 		if (ptrace(PTRACE_CONT, thread->tid, 0, status >> 16 ? 0 : WSTOPSIG(status)) ||
