@@ -30,6 +30,7 @@ FIELDS = {
     "memory_ns": "How long it took to map and fill memory, in ns.",
     "status": "What the process ended with, as a shell tells it.",
     "changed": "Whether the process was changed, or only looked at.",
+    "stopped": "Whether the process is stopped (SIGSTOP) now.",
     "pages_put_back": "How many pages were not as they had been in the dump.",
     "mappings_added": "Parts of mappings that were mapped again.",
     "mappings_removed": "Parts of mappings that were new, and were unmapped.",

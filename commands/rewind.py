@@ -69,7 +69,7 @@ def rewind(
     else:
         text = (
             f"Process {pid} is back at round {done.round}: {pages} written, {maps}, frozen for "
-            f"{duration_text(done.frozen_ns)}; it {'is stopped' if stopped else 'runs on'}."
+            f"{duration_text(done.frozen_ns)}; it {'is stopped' if done.stopped else 'runs on'}."
         )
     reporter.result(asdict(done) | {"checkpoint": str(path.absolute())}, text)
     return 0

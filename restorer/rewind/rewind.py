@@ -59,13 +59,14 @@ class RewindOptions:
 class Rewound:
     """What was done, or, with `check`, what would be.
 
-    pages_put_back: that differed; mappings_added, mappings_removed: parts of mappings; left: what stays as it is;
+    stopped: it does not run: so it was wanted, or it was stopped before; pages_put_back: that differed; mappings_added, mappings_removed: parts of mappings; left: what stays as it is;
     frozen_ns: for how long it stood still; changing_ns: of that, from its first change on.
     """
 
     round: int
     pid: int
     changed: bool
+    stopped: bool
     pages_put_back: int
     mappings_added: int
     mappings_removed: int
@@ -177,6 +178,7 @@ class _Rewind:
             round=then.info.number,
             pid=present.target.pid,
             changed=not options.check,
+            stopped=stopped.threads.in_stop or (options.stopped and not options.check),
             pages_put_back=plan.changes.n_pages,
             mappings_added=len(plan.mappings.added),
             mappings_removed=len(plan.mappings.removed),

@@ -2,7 +2,7 @@
 
 It has one thread, as a fork wants it. A child runs the whole command line, from `cli.main` to its exit code.
 
-    request  {"args", "die_at", "kill_after_s", "limits", "stdout", "stderr"}, one line of JSON
+    request  {"args", "die_at", "fail_call", "kill_after_s", "limits", "stdout", "stderr"}, one line of JSON
     answers  {"pid"} at once, {"returncode", "duration_s"} at its end
 """
 
@@ -42,6 +42,7 @@ def _become_predump(request: Json) -> NoReturn:
             os.close(fd)
         os.environ[faults.VARIABLE] = str(request["die_at"])  # the keeper finds it there
         faults.die_at(str(request["die_at"]))
+        faults.fail_call(str(request["fail_call"]))
         limits = request["limits"]
         assert isinstance(limits, dict)
         for name, value in limits.items():
@@ -60,8 +61,7 @@ def _become_predump(request: Json) -> NoReturn:
 
 def _serve() -> None:
     import cli  # noqa: F401, PLC0415
-    import dumper.dump  # noqa: PLC0415
-    import dumper.session  # noqa: F401, PLC0415
+    import restorer.rewind.rewind  # noqa: F401, PLC0415
 
     for line in sys.stdin:
         request = json.loads(line)
@@ -140,10 +140,13 @@ class Zygote:
         self,
         *args: object,
         die_at: str = "",
+        fail_call: str = "",
         kill_after_s: float | None = None,
         limits: Mapping[str, int] | None = None,
     ) -> RunningCommand:
-        """Start the command. `die_at`: a point, for it or for the keeper that it starts; `limits`: RLIMIT_* of it."""
+        """Start the command. `die_at`: a point, for it or for the keeper that it starts; `fail_call`: the injected
+        call that fails; `limits`: RLIMIT_* of it.
+        """
         words = (*map(str, args), "--json")
         for path in self.outputs:
             path.unlink(missing_ok=True)  # a command before may have left somebody who still writes
@@ -151,6 +154,7 @@ class Zygote:
         request = {
             "args": words,
             "die_at": die_at,
+            "fail_call": fail_call,
             "kill_after_s": kill_after_s,
             "limits": dict(limits or {}),
             "stdout": str(self.outputs[0]),
@@ -166,11 +170,13 @@ class Zygote:
         *args: object,
         expect: int | None = 0,
         die_at: str = "",
+        fail_call: str = "",
         kill_after_s: float | None = None,
         limits: Mapping[str, int] | None = None,
     ) -> Predump:
         """The command from its start to its end; AssertionError unless it exits with `expect`, if that is given."""
-        done = self.begin(*args, die_at=die_at, kill_after_s=kill_after_s, limits=limits).finish()
+        begun = self.begin(*args, die_at=die_at, fail_call=fail_call, kill_after_s=kill_after_s, limits=limits)
+        done = begun.finish()
         assert expect is None or done.returncode == expect, f"exit code {expect} was expected\n{done}"
         return done
 
