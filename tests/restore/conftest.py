@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,3 +18,11 @@ def lives() -> Iterator[Lives]:
     build_targets()
     with Lives() as found:
         yield found
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A directory that every user may write to: the target may come to be another one."""
+    with tempfile.TemporaryDirectory(prefix="predump-alive-") as name:
+        Path(name).chmod(0o777)
+        yield Path(name)

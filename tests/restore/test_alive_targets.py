@@ -8,12 +8,12 @@ import pytest
 
 from tests.alive import Alive, Lives
 
-PROGRAMS = ("alive-memory", "alive-threads", "alive-signals", "alive-calls")
+PROGRAMS = ("alive-memory", "alive-threads", "alive-signals", "alive-calls", "alive-process")
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_target_notices_what_is_wrong(program: str, lives: Lives, tmp_path: Path) -> None:
-    target = Alive(lives, tmp_path / "target", program)
+def test_a_target_notices_what_is_wrong(program: str, lives: Lives, home: Path) -> None:
+    target = Alive(lives, home / "target", program)
     assert target.check() == {}
     for part in target.parts:
         target.spoil(part)

@@ -14,12 +14,13 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "alive-threads": (),
     "alive-signals": (),
     "alive-calls": ("deeds", "left"),
+    "alive-process": (),
 }
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_all_is_as_it_was_after_five_deaths(program: str, lives: Lives, tmp_path: Path) -> None:
-    target = Alive(lives, tmp_path / "target", program, *PROGRAMS[program])
+def test_all_is_as_it_was_after_five_deaths(program: str, lives: Lives, home: Path, tmp_path: Path) -> None:
+    target = Alive(lives, home / "target", program, *PROGRAMS[program])
     assert target.check() == {}
     for number in range(5):
         checkpoint = tmp_path / f"checkpoint-{number}"
@@ -28,8 +29,8 @@ def test_all_is_as_it_was_after_five_deaths(program: str, lives: Lives, tmp_path
         assert target.check() == {}
 
 
-def test_calls_wait_at_least_as_long_as_they_were_told(lives: Lives, tmp_path: Path) -> None:
-    target = Alive(lives, tmp_path / "target", "alive-calls", "times")
+def test_calls_wait_at_least_as_long_as_they_were_told(lives: Lives, home: Path, tmp_path: Path) -> None:
+    target = Alive(lives, home / "target", "alive-calls", "times")
     target.die(tmp_path / "checkpoint")
     target.come_back(tmp_path / "checkpoint")
     assert target.check() == {}
