@@ -69,6 +69,8 @@ def restore(
         stopped=stopped,
         threads=threads,
     )
+    if pid == "new":
+        tell("ids, which a program may remember: in pid files, in locks that it holds, of its children")
     with Restoration(Checkpoint.open(path), number, options, tell) as restoration:
         restoration.build()
         waited_for = restoration.waited_for

@@ -14,6 +14,7 @@ from restorer.errors import RestoreFailed
 
 PATIENCE_S = 5.0
 _POLL_S = 0.005
+_MOST_NAMED = 5
 
 _Made = TypeVar("_Made")
 
@@ -67,21 +68,16 @@ def _is_taken(number: int) -> bool:
 
 
 def _taken(numbers: list[int]) -> RestoreFailed:
-    named = ", ".join(f"{number} {_holder(number)}" for number in numbers[:_MOST_NAMED])
+    named = ", ".join(f"{number} (by {_holder(number)})" for number in numbers[:_MOST_NAMED])
     more = f", and {len(numbers) - _MOST_NAMED} more" if len(numbers) > _MOST_NAMED else ""
-    what = "Process id" if len(numbers) == 1 else "Process ids"
-    verb = "is" if len(numbers) == 1 else "are"
     return RestoreFailed(
-        f"{what} {', '.join(map(str, numbers[:_MOST_NAMED]))} {verb} taken: {named}{more}.",
+        f"Ids of the processes are taken: {named}{more}.",
         hint="End what has them, have a pid namespace made with --pid-namespace, or give new ids with --pid new.",
         pid=numbers[0],
     )
 
 
-_MOST_NAMED = 5
-
-
 def _holder(number: int) -> str:
     with suppress(OSError):
-        return f"by {Path(f'/proc/{number}/comm').read_text().strip()}"
-    return "by a process group or session that still has members"
+        return Path(f"/proc/{number}/comm").read_text(errors="replace").strip()
+    return "a process group or session that still has members"

@@ -213,7 +213,7 @@ def _births(nodes: Mapping[int, Node], root: int) -> dict[int, int]:
         if pid == root:
             continue
         parent = nodes[node.parent]
-        given = [parent.session] + [birth[parent.pid]] * (parent.pid in birth)
+        given = {parent.session, birth.get(parent.pid, parent.session)}
         if wanted.get(pid, parent.session) in given:
             birth[pid] = wanted.get(pid, parent.session)
         elif node.leads:
@@ -239,7 +239,7 @@ def _forks(nodes: Mapping[int, Node], root: int, birth: Mapping[int, int]) -> li
         if not ready:
             raise _impossible(adopted[0])
         there |= {step.pid for step in steps}
-        adopted = [node for node in adopted if node not in ready]
+        adopted = [node for node in adopted if node.pid not in there]
     return steps
 
 

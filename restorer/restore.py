@@ -192,6 +192,8 @@ class Restoration(Closing):
                 self._tree.add_thread(member.shell, thread.tid, threads.own_tid(thread))
         for thread in member.process.threads:
             self._tell(threads.set_thread(member.shell, thread))
+            if not self._options.same_pids:
+                threads.renumber(member.shell, thread)
 
     def _build_rest(self, member: _Member) -> None:
         shell, state = member.shell, member.state

@@ -106,8 +106,6 @@ class Shell(Closing):
         self.channel = channel
         self._mem_fd = os.open(f"/proc/{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         self._is_ours = True
-        self.was_killed = False
-        """Whether it was still ours when it was closed."""
 
     @classmethod
     def first(
@@ -144,7 +142,6 @@ class Shell(Closing):
             self._mem_fd = -1
         if self._is_ours:
             self._is_ours = False
-            self.was_killed = True
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
             for thread in [*self.threads.values(), self.leader]:

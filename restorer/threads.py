@@ -47,6 +47,15 @@ def set_thread(shell: Shell, thread: Thread) -> list[str]:
     return refused
 
 
+def renumber(shell: Shell, thread: Thread) -> None:
+    """A thread with a new id: glibc keeps the id where the kernel is to clear it when the thread ends. Raises OSError.
+
+    That is where pthread_kill(3) and locks with owners look for it; ids in locks that are held stay what they were.
+    """
+    if thread.clear_child_tid_addr and shell.get(thread.clear_child_tid_addr, 4) == struct.pack("i", own_tid(thread)):
+        shell.write(thread.clear_child_tid_addr, struct.pack("i", shell.own_tids[thread.tid]))
+
+
 def set_parent_death_signal(shell: Shell, thread: Thread) -> None:
     """Also where it is none: until here the process was to end with us. Raises CallFailed.
 

@@ -44,6 +44,7 @@ class Tree(Closing):
         self._adopted_before = adopt_orphans(True)
         self._shells: dict[int, Shell] = {}
         self._init: Shell | None = None
+        self._has_let_go = False
         self._spare_ids = itertools.count(max(plan.ids()) + 1)
         self.refused: list[str] = []
         """What the caller may not have, in words."""
@@ -55,10 +56,11 @@ class Tree(Closing):
         self._init = None
         for shell in reversed(shells):
             shell.close()
-        for shell in shells:  # those whose parent was gone before it could wait for them are ours
-            if shell.was_killed:
-                with suppress(ChildProcessError):
-                    os.waitpid(shell.pid, WALL)
+        for shell in (
+            () if self._has_let_go else shells
+        ):  # those whose parent was gone before it could wait for them are ours
+            with suppress(ChildProcessError):
+                os.waitpid(shell.pid, WALL)
         adopt_orphans(self._adopted_before)
 
     def make(self) -> None:
@@ -99,6 +101,7 @@ class Tree(Closing):
         everybody = [*([self._init] if self._init else []), *self._shells.values()]
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
+            self._has_let_go = True
             for shell in everybody:
                 of_shell = shell.disown()
                 threads += of_shell

@@ -15,6 +15,8 @@
 #include <sys/wait.h>
 
 static const char *script;
+static pthread_t thread;
+static bool has_thread;
 
 static void *stand_still(void *unused)
 {
@@ -43,8 +45,6 @@ static void check(int failed, const char *what)
 /* Returns when the process is to wait; the descriptor that its parent reads from is closed then. */
 static void live(const char *at, int done)
 {
-	pthread_t thread;
-
 	for (;;) {
 		int ends[2], child;
 		char byte;
@@ -77,6 +77,7 @@ static void live(const char *at, int done)
 			continue;
 		case 't':
 			check(pthread_create(&thread, NULL, stand_still, NULL) != 0, "pthread_create");
+			has_thread = true;
 			continue;
 		case 'r':
 		case 'R':
@@ -118,6 +119,8 @@ static void say_found(void)
 
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
 		fprintf(file, "%d:%d ", pid, status);
+	if (has_thread && pthread_kill(thread, 0) != 0)
+		fprintf(file, "-1:0 "); /* its library does not know its id */
 	fclose(file);
 	rename("found.tmp", "found");
 }
