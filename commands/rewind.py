@@ -22,7 +22,8 @@ from display.units import counted, duration_text, pages_text
     type=click.Choice(["alone", "always", "never"]),
     default="alone",
     show_default=True,
-    help="Put shared memory back where no other process uses it (and refuse where one does), in any case, or never.",
+    help="What others may use, too: put shared memory and offsets back where no other process has them (refuse where "
+    "shared memory has changed that one has), in any case, or never.",
 )
 @threads_option("Threads that decompress.")
 @quiet_option
@@ -51,9 +52,9 @@ def rewind(
 
     from display.bytesbar import BytesBar
     from formats.checkpoint import Checkpoint
-    from restorer.rewind.objects import SharedMode
     from restorer.rewind.rewind import RewindOptions
     from restorer.rewind.rewind import rewind as put_back
+    from restorer.rewind.sharing import SharedMode
 
     allow_many_files()
     options = RewindOptions(check=check, stopped=stopped, shared=SharedMode(shared), threads=threads)

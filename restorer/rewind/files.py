@@ -7,7 +7,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dumper.kernel.probes import pidfd_getfd
 from dumper.kernel.remote import Sys
@@ -45,6 +45,11 @@ class FileSet:
     def at(self, fd: int) -> OpenFile:
         """What is open there."""
         return self.files[self.descriptors[fd].open_file]
+
+    def with_file(self, fd: int, one: OpenFile) -> FileSet:
+        """The same, but for what is open there."""
+        number = self.descriptors[fd].open_file
+        return replace(self, files={**self.files, number: replace(one, id=number)})
 
     def first_fds(self) -> dict[int, int]:
         """For each descriptor, the lowest one that shares its open file description."""
@@ -90,12 +95,19 @@ def _compare_one(fd: int, now: FileSet, then: FileSet, findings: Findings) -> No
     findings.left += [f"{what} of descriptor {fd} ({one.path})" for what, differs in changed.items() if differs]
 
 
+def movable(now: OpenFile, then: OpenFile) -> bool:
+    """Whether something of the open file itself is not as it was, and would be put back."""
+    settable = (now.flags ^ then.flags) & SETTABLE_FLAGS
+    offset = now.kind in SEEKABLE and now.offset != then.offset
+    return bool(settable or offset or (now.eventfd, now.timerfd, now.epoll) != (then.eventfd, then.timerfd, then.epoll))
+
+
 def set_files(process: GuardedProcess, now: FileSet, then: FileSet, undo: ExitStack) -> None:
     """What goes back of files that are the same. Raises OSError, with what came before to be undone."""
     firsts = sorted(set(now.first_fds().values()))
     for fd in firsts:
         one, was = now.at(fd), then.at(fd)
-        if one != was:
+        if movable(one, was):
             undo.callback(_set_file, process, fd, was, one)
             _set_file(process, fd, one, was)
     for fd, descriptor in sorted(now.descriptors.items()):

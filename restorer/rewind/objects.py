@@ -1,29 +1,19 @@
-"""Shared memory, memfds and deleted files of a process that is put back: who else uses them, where their bytes are."""
+"""Shared memory, memfds and deleted files of a process that is put back: where their bytes are."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from enum import StrEnum
 from pathlib import Path
 
 from dumper.filesystems import device_name
-from dumper.proc import GONE_ERRORS
 from formats import runs
 from formats.closing import Closing
 from formats.layout import PAGE_BYTES
 from formats.manifest import MemoryObject, Process
 from formats.openfiles import OpenFile
 from restorer.rewind.present import Present
-
-
-class SharedMode(StrEnum):
-    """What becomes of memory that others might use too: put back if nobody does, in any case, or never."""
-
-    ALONE = "alone"
-    ALWAYS = "always"
-    NEVER = "never"
 
 
 class ObjectPlace(Closing):
@@ -97,21 +87,6 @@ def find_object(held: MemoryObject, process: Process, present: Present) -> Path 
         if _is_of(path, held):
             return path
     return None
-
-
-def other_user(held: MemoryObject, pid: int) -> int:
-    """A process that maps it or has it open, other than `pid`; 0 if there is none that the caller may look at."""
-    named = f" {held.device} {held.inode} "
-    own = {pid, os.getpid()}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) in own:
-            continue
-        with suppress(PermissionError, *GONE_ERRORS):
-            if named in (entry / "maps").read_text(errors="replace"):
-                return int(entry.name)
-            if any(_is_of(path, held) for path in (entry / "fd").iterdir()):
-                return int(entry.name)
-    return 0
 
 
 def _is_of(path: Path, held: MemoryObject) -> bool:

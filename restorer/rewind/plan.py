@@ -19,12 +19,13 @@ from formats.manifest import ANONYMOUS_VMA_KINDS, SPARSE_OBJECT_KINDS, MemoryObj
 from formats.processstate import ProcessState
 from formats.segments import Segment, SegmentKind
 from formats.sources import ObjectSources
-from restorer.rewind.files import FileSet, compare_files
+from restorer.rewind.files import FileSet, compare_files, movable
 from restorer.rewind.findings import Findings
 from restorer.rewind.mappings import MappingPlan, plan_mappings
-from restorer.rewind.objects import ObjectPlace, SharedMode, find_object, objects_of, other_user
+from restorer.rewind.objects import ObjectPlace, find_object, objects_of
 from restorer.rewind.pages import Change, Changes, Wanted, compare
 from restorer.rewind.present import Present
+from restorer.rewind.sharing import SharedMode, user_of_object, users_of_files
 from restorer.rewind.state import compare_processes, compare_threads
 
 MEMORY_SHARE = 0.7  # of what is free: so much may be held of pages that differ
@@ -70,7 +71,7 @@ class Then:
 class Plan(Closing):
     """What differs, and what will be written; a context manager. Nothing is changed by it."""
 
-    def __init__(self, present: Present, then: Then, findings: Findings) -> None:
+    def __init__(self, present: Present, then: Then, shared: SharedMode, findings: Findings) -> None:
         self._present = present
         self._then = then
         self.findings = findings
@@ -79,7 +80,9 @@ class Plan(Closing):
         self.files_now = FileSet.of(
             present.files.open_files, present.files.pipes, present.files.descriptors[present.target.pid]
         )
+        self.files_then = then.files
         self.mappings = MappingPlan()
+        self._shared = shared
         self._opened = ExitStack()
         self._done_bytes = 0
 
@@ -97,8 +100,10 @@ class Plan(Closing):
         self.mappings = plan_mappings(present, then.process, findings)
         compare_processes(present.state, then.state, findings)
         self._compare_children()
+        if not findings.obstacles and self._shared is not SharedMode.ALWAYS:
+            self._leave_shared_files()
 
-    def compare_pages(self, view: MemoryView, shared: SharedMode, threads: int, on_progress: Progress) -> None:
+    def compare_pages(self, view: MemoryView, threads: int, on_progress: Progress) -> None:
         """Pages of private memory and of memory objects.
 
         Raises RewindRefused, ImageCorrupt, StorageError, OSError.
@@ -125,7 +130,7 @@ class Plan(Closing):
                 compare(Wanted(self.place, empty, ahead, present), self.changes, on_bytes)
         with ObjectSources(self._then.info) as sources, FramesAhead(sources.open_frames, threads) as ahead:
             for held in objects:
-                self._compare_object(held, sources, ahead, shared, on_bytes)
+                self._compare_object(held, sources, ahead, on_bytes)
         self._keep_rseq()
 
     def _compare_object(
@@ -133,7 +138,6 @@ class Plan(Closing):
         held: MemoryObject,
         sources: ObjectSources,
         ahead: FramesAhead,
-        shared: SharedMode,
         on_bytes: Callable[[int], None],
     ) -> None:
         name = held.path or "shared memory"
@@ -159,13 +163,29 @@ class Plan(Closing):
         compare(Wanted(place, segments, ahead, place.present(), can_discard=False), mine, on_bytes)
         if not mine.items:
             return
-        other = other_user(held, self._present.target.pid) if sparse else 0
+        other = user_of_object(held, self._present.target.pid) if sparse else 0
+        shared = self._shared
         if shared is SharedMode.NEVER or (shared is SharedMode.ALONE and not sparse):
             self.findings.left.append(f"content of {name}")
         elif shared is SharedMode.ALONE and other:
             self.findings.obstacles.append(f"{name} has changed, and process {other} uses it, too (--shared)")
         else:
             self.changes.take(mine)
+
+    def _leave_shared_files(self) -> None:
+        """The offset of a file that another process has from the same open(2) is that one's as well."""
+        fds = [
+            fd
+            for fd in set(self.files_now.first_fds().values())
+            if movable(self.files_now.at(fd), self.files_then.at(fd))
+        ]
+        users = users_of_files(self._present.target.tid, self._present.target.pid, fds)
+        for fd, other in sorted(users.items()):
+            self.files_then = self.files_then.with_file(fd, self.files_now.at(fd))
+            path = self.files_now.at(fd).path
+            self.findings.left.append(
+                f"offset, flags and counts of descriptor {fd} ({path}), which process {other} shares"
+            )
 
     def _keep_rseq(self) -> None:
         """The processor numbers in rseq areas are those of now, whatever the page had: rseq(2)."""

@@ -38,9 +38,9 @@ from restorer.rewind.files import FileSet, set_files
 from restorer.rewind.findings import Findings, RewindFailed
 from restorer.rewind.guarded import GuardedProcess
 from restorer.rewind.mappings import Remapper
-from restorer.rewind.objects import SharedMode
 from restorer.rewind.plan import Plan, Progress, Then
 from restorer.rewind.present import Present
+from restorer.rewind.sharing import SharedMode
 from restorer.shell import SCRATCH_BYTES, boot_address
 
 
@@ -59,8 +59,9 @@ class RewindOptions:
 class Rewound:
     """What was done, or, with `check`, what would be.
 
-    stopped: it does not run: so it was wanted, or it was stopped before; pages_put_back: that differed; mappings_added, mappings_removed: parts of mappings; left: what stays as it is;
-    frozen_ns: for how long it stood still; changing_ns: of that, from its first change on.
+    stopped: it does not run: so it was wanted, or it was stopped before; pages_put_back: that differed; mappings_added,
+    mappings_removed: parts of mappings; left: what stays as it is; frozen_ns: for how long it stood still; changing_ns:
+    of that, from its first change on.
     """
 
     round: int
@@ -164,10 +165,10 @@ class _Rewind:
         with freeze:
             (stopped,) = freeze.processes
             present.look(stopped)
-            with Plan(present, then, Findings()) as plan:
+            with Plan(present, then, options.shared, Findings()) as plan:
                 plan.compare_state()
                 self._refuse(plan)
-                plan.compare_pages(self._view, options.shared, options.threads, self._on_progress)
+                plan.compare_pages(self._view, options.threads, self._on_progress)
                 self._refuse(plan)
                 reached(Point.REWIND_PLANNED)
                 self._left += plan.findings.left
@@ -221,7 +222,7 @@ class _Rewind:
         reached(Point.REWIND_MAPPED)
         state.set_process(process, *states, undo)
         state.set_threads(process, *threads, undo)
-        set_files(process, plan.files_now, then.files, undo)
+        set_files(process, plan.files_now, plan.files_then, undo)
         plan.changes.make(process.calls, undo)
         remapper.finish()
         reached(Point.REWIND_WRITTEN)

@@ -110,10 +110,12 @@ def test_what_others_share_is_put_back_or_not_as_the_user_says(target: Target, c
     dump(target, checkpoint)
     target.command("change child")
     target.command("change shared")
-    changed = target.command("state")
+    target.command("change file")
+    changed = target.command("state").replace("cloexec=1", "cloexec=0")
     said = rewind(target, checkpoint, "--shared", "never").result["left"]
     assert isinstance(said, list)
     assert sum("content of" in one for one in said) == 2
+    assert sum("offset" in one for one in said) == 1
     assert sum("child" in one for one in said) == 1
     assert target.command("state") == changed
     rewind(target, checkpoint, "--shared", "always")

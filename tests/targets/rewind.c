@@ -7,7 +7,7 @@
  *   count        `ok N`: how often the workers went round
  *   change WHAT  memory, heap, map, unmap, protect, guard, file, signals, timers, counts, shared, name, child, thread, open
  *   state        `ok ...`: all that `change` changes, in words; the same words mean the same state
- *   wait         answers after it has slept for a second
+ *   wait         answers after it has slept for two seconds
  *   quit         exit code 0
  */
 #include "target.h"
@@ -256,7 +256,7 @@ int main(int argc, char **argv)
 		} else if (!strcmp(line, "state")) {
 			tell_state();
 		} else if (!strcmp(line, "wait")) {
-			nanosleep(&(struct timespec){1, 0}, NULL);
+			nanosleep(&(struct timespec){2, 0}, NULL);
 			answer("ok");
 		} else if (!strcmp(line, "quit")) {
 			answer("ok");
