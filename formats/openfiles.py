@@ -36,7 +36,8 @@ class Pipe:
     """What lies in a pipe or FIFO; both of its ends refer to it by `device` and `inode`.
 
     `content` is in the order in which it would be read. packet_bytes: the lengths of the packets in it, if it was
-    written to with O_DIRECT.
+    written to with O_DIRECT. has_reader, has_writer: whether anybody has it open so; one who is not among the processes
+    of the round is outside.
     """
 
     device: str
@@ -44,6 +45,8 @@ class Pipe:
     capacity_bytes: int
     content: bytes
     packet_bytes: list[int] = field(default_factory=list)
+    has_reader: bool = True
+    has_writer: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

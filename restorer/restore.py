@@ -3,6 +3,7 @@
     shells      bare processes with their ids
     memory      mappings, pages, boundaries
     threads     and what is theirs
+    files       what is open
     rest        signals, timers, directories, limits
     who         credentials and filters: nothing that needs the caller's privileges comes after
     go          registers, and they are let go
@@ -15,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dumper.kernel.remote import CallFailed, Sys
 from dumper.proc.status import read_thread_status
@@ -31,6 +32,8 @@ from restorer import surroundings, threads, timers
 from restorer.credentials import set_credentials, set_dumpable, set_seccomp
 from restorer.errors import RestoreFailed
 from restorer.events import Restored, Tell
+from restorer.files.choices import FileChoices
+from restorer.files.openfiles import OpenFiles
 from restorer.memory.boundaries import set_boundaries
 from restorer.memory.fill import fill
 from restorer.memory.layout import Mapper
@@ -50,7 +53,7 @@ class RestoreOptions:
 
     same_pids: with the ids that they had; pid_namespace: in a new pid namespace, where all ids are free; own_session:
     what had its session outside of the tree gets one of its own instead of the caller's, so that it outlives that;
-    stopped: left stopped by SIGSTOP; threads: that decompress and fill.
+    stopped: left stopped by SIGSTOP; threads: that decompress and fill; files: choices about what is open.
     """
 
     same_pids: bool = True
@@ -58,6 +61,7 @@ class RestoreOptions:
     own_session: bool = False
     stopped: bool = False
     threads: int = 2
+    files: FileChoices = field(default_factory=FileChoices)
 
 
 @dataclass(slots=True)
@@ -115,6 +119,8 @@ class Restoration(Closing):
             self._memory_ns = time.monotonic_ns() - start_ns
             for member in self._members:
                 self._build_threads(member)
+            self._open_files(objects)
+            for member in self._members:
                 self._build_rest(member)
             objects.seal()
             for member in self._members:
@@ -194,6 +200,16 @@ class Restoration(Closing):
             self._tell(threads.set_thread(member.shell, thread))
             if not self._options.same_pids:
                 threads.renumber(member.shell, thread)
+
+    def _open_files(self, objects: MemoryObjects) -> None:
+        """Before limits are set, which may be below the descriptors that a process has."""
+        shells = {member.process.pid: member.shell for member in self._members}
+        ids = {tid: one.tid for shell in shells.values() for tid, one in shell.threads.items()}
+        with OpenFiles(self._manifest, objects, self._options.files, self._tell_one) as files:
+            files.open_all(ids | {pid: shell.pid for pid, shell in shells.items()})
+            for member in self._members:
+                files.hand_to(member.shell, member.process)
+            files.finish(shells)
 
     def _build_rest(self, member: _Member) -> None:
         shell, state = member.shell, member.state

@@ -43,14 +43,13 @@ class Lives:
     def start(self, *words: object, log: Path, cwd: Path | None = None) -> int:
         """A process in a session of its own, whose descriptors are files; its pid."""
         with log.open("ab") as output:
-            process = subprocess.Popen(
-                list(map(str, words)),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                cwd=cwd,
-            )
+            return self.start_with(words, stdin=subprocess.DEVNULL, output=output.fileno(), cwd=cwd)
+
+    def start_with(self, words: Sequence[object], *, stdin: int, output: int, cwd: Path | None = None) -> int:
+        """The same, with these descriptors of ours."""
+        process = subprocess.Popen(
+            list(map(str, words)), stdin=stdin, stdout=output, stderr=output, start_new_session=True, cwd=cwd
+        )
         self._roots[process.pid] = process
         return process.pid
 

@@ -21,6 +21,7 @@ SOURCES = [
     "ask.c",
     "vdso.c",
     "files.c",
+    "descriptors.c",
     "probes.c",
     "spawn.c",
     "remote.c",

@@ -44,6 +44,7 @@ class Sys(IntEnum):
     EXIT = 60
     WAIT4 = 61
     FCNTL = 72
+    FLOCK = 73
     CHDIR = 80
     FCHDIR = 81
     UMASK = 95

@@ -26,6 +26,8 @@ class FoundPipe:
     """A pipe as it was found: `pieces` as read(2) gives them out, `problem` if its content was not to be had."""
 
     name: str
+    has_reader: bool = True
+    has_writer: bool = True
     capacity_bytes: int = 0
     waiting_bytes: int = 0
     by_packets: bool = False
@@ -62,8 +64,13 @@ class PipeCapture(Closing):
 
         A pipe that has been read is not read again. Raises OSError only if the process is gone.
         """
-        pipe = self._found.setdefault(key, FoundPipe(name))
         may_read = flags & os.O_ACCMODE != os.O_WRONLY
+        pipe = self._found.get(key)
+        if pipe is None:
+            pipe = self._found[key] = FoundPipe(name)
+            events = _events(copy_fd)
+            pipe.has_reader = not events & select.POLLERR
+            pipe.has_writer = not events & select.POLLHUP
         if flags & O_DIRECT and flags & os.O_ACCMODE != os.O_RDONLY:
             pipe.by_packets = True
         if pipe.is_read:
@@ -76,15 +83,13 @@ class PipeCapture(Closing):
             elif may_read:
                 self._double(pipe, copy_fd)
             else:
-                self._read_through(pipe, copy_fd, path, has_name=has_name)
+                self._read_through(pipe, path, has_name=has_name)
         except OSError as error:
             pipe.problem = f"could not be read: {os.strerror(error.errno or 0)}"
 
-    def _read_through(self, pipe: FoundPipe, copy_fd: int, path: str, *, has_name: bool) -> None:
+    def _read_through(self, pipe: FoundPipe, path: str, *, has_name: bool) -> None:
         """Only the end for writing is at hand: its other end is opened for a moment, if there is one."""
-        poller = select.poll()
-        poller.register(copy_fd, 0)
-        if any(events & select.POLLERR for _, events in poller.poll(0)):
+        if not pipe.has_reader:
             # A first reader would change what writers see: none gets EPIPE, and one that waits for it goes on. What
             # lies in a pipe without a name is lost to everybody.
             pipe.is_read = not has_name
@@ -128,6 +133,8 @@ class PipeCapture(Closing):
                 capacity_bytes=pipe.capacity_bytes,
                 content=b"".join(pipe.pieces),
                 packet_bytes=_packets(pipe),
+                has_reader=pipe.has_reader,
+                has_writer=pipe.has_writer,
             )
             for (device, inode), pipe in self._found.items()
         ]
@@ -145,6 +152,13 @@ class PipeCapture(Closing):
             for fd in self._ours:
                 os.close(fd)
             self._ours = None
+
+
+def _events(fd: int) -> int:
+    """What of an end of a pipe is reported, asked for or not: that the other end is closed."""
+    poller = select.poll()
+    poller.register(fd, 0)
+    return sum(events for _, events in poller.poll(0))
 
 
 def _packets(pipe: FoundPipe) -> list[int]:

@@ -86,6 +86,7 @@ _TABLES = (
     (socket.IPPROTO_UDP, _UDP),
 )
 _NAMES: dict[Option, str] = {(level, number): name for level, table in _TABLES for name, number in table.items()}
+_OPTIONS: dict[str, Option] = {name: option for option, name in _NAMES.items()}
 
 
 def _linger(value: bytes) -> int:
@@ -140,3 +141,13 @@ def option_numbers(values: Mapping[Option, bytes]) -> dict[str, int]:
         names = ("so_peercred_pid", "so_peercred_uid", "so_peercred_gid")
         found |= dict(zip(names, struct.unpack("iii", credentials[:12]), strict=True))
     return found
+
+
+def option_value(name: str, number: int) -> tuple[Option, bytes]:
+    """The option of a recorded name, and its value as setsockopt(2) takes it. Raises KeyError: none that can be set."""
+    option = _OPTIONS[name]
+    if name == "so_linger":
+        return option, struct.pack("ii", number >= 0, max(0, number))
+    if name in ("so_rcvtimeo_us", "so_sndtimeo_us"):
+        return option, struct.pack("qq", *divmod(number, 1_000_000))
+    return option, struct.pack("i", number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from formats.manifest import Manifest
@@ -17,11 +17,11 @@ _PTY_NONE = -1
 _UNNAMED_BYTES = 2  # of the address of a Unix socket that has no name
 LISTEN, UNCONNECTED = "listen", "unconnected"
 
-LOCK_KINDS = frozenset({"flock", "posix", "ofd"})
+LOCK_KINDS = frozenset({"flock", "posix", "ofd", "lease"})
 """Locks that are taken again."""
-FAMILIES = frozenset({socket.AF_UNIX, socket.AF_INET, socket.AF_INET6})
+FAMILIES = frozenset({socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK})
 PROTOCOLS = frozenset({0, socket.IPPROTO_TCP, socket.IPPROTO_UDP})
-"""Sockets that are made again; other families (packet, netlink, vsock) and protocols (raw, SCTP, MPTCP) are not."""
+"""Sockets that are made again; other families (packet, vsock) and protocols (raw, SCTP, MPTCP) are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,10 @@ class Round:
     """Device, inode, and whether it is open for writing (True) or for reading."""
     terminals: frozenset[int]
     """Numbers of the ptys whose controlling end is in the dump."""
+    ids: frozenset[int] = frozenset()
+    """Of processes and threads, and -1 for one that has been reaped."""
+    namespaces: frozenset[int] = frozenset()
+    """That the processes are in, by inode."""
 
 
 _Rule = Callable[[OpenFile, Round], str]
@@ -90,7 +94,18 @@ def _around(manifest: Manifest) -> Round:
             if _is_open(item, is_writer)
         ),
         terminals=frozenset(item.terminal.index for item in files if item.terminal and item.terminal.is_master),
+        ids=frozenset({-1, *_ids(manifest)}),
+        namespaces=frozenset(
+            item.inode for process in manifest.processes if process.state for item in process.state.namespaces
+        ),
     )
+
+
+def _ids(manifest: Manifest) -> Iterator[int]:
+    for process in manifest.processes:
+        if process.zombie is None:
+            yield process.pid
+            yield from (thread.tid for thread in process.threads)
 
 
 def _is_open(item: OpenFile, is_writer: bool) -> bool:
@@ -131,12 +146,22 @@ def _device(item: OpenFile, _around: Round) -> str:
     return "what the driver of the device keeps for it is not in the image"
 
 
+def _process(item: OpenFile, around: Round) -> str:
+    return "" if item.pid in around.ids else f"process {item.pid}, which it stands for, is not in the dump"
+
+
+def _namespace(item: OpenFile, around: Round) -> str:
+    return "" if item.inode in around.namespaces else "it is a namespace that no process of the dump is in"
+
+
 def _socket(item: OpenFile, _around: Round) -> str:
     sock = item.socket
     if sock is None:
         return "the image does not have its state"
     if sock.family not in FAMILIES:
         return f"sockets of family {sock.family} are not made again"
+    if sock.family == socket.AF_NETLINK:
+        return ""
     is_raw = sock.family != socket.AF_UNIX and sock.type not in (socket.SOCK_STREAM, socket.SOCK_DGRAM)
     if is_raw or sock.protocol not in PROTOCOLS:
         return f"sockets of type {sock.type} and protocol {sock.protocol} are not made again"
@@ -157,8 +182,8 @@ STOPS: Mapping[OpenFileKind, _Rule] = {
     OpenFileKind.TIMERFD: _without("timerfd"),
     OpenFileKind.SIGNALFD: _without("signalfd_mask"),
     OpenFileKind.INOTIFY: _without("inotify"),
-    OpenFileKind.PIDFD: _always("descriptors of processes are not made again"),
-    OpenFileKind.NAMESPACE: _always("descriptors of namespaces are not made again"),
+    OpenFileKind.PIDFD: _process,
+    OpenFileKind.NAMESPACE: _namespace,
     OpenFileKind.OTHER: _always("files of this kind are not made again"),
 }
 """By kind: why an open file does not come back, "" if it does."""

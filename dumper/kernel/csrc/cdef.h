@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 18
+#define PD_ABI 19
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -567,6 +567,27 @@ int64_t pd_peek(int fd, int credentials, uint8_t *into, uint64_t room, int32_t *
 int pd_join_network(int namespace_fd);
 /* Doubles what lies in a pipe into another one: tee(2), which does not wait. -EAGAIN: nothing there. */
 int64_t pd_tee(int source_fd, int into_fd, uint64_t n_bytes);
+
+/* ---- descriptors.c: descriptors that are made again -------------------------------------------------------------- */
+
+/* openat2(2), relative to the working directory. */
+int pd_open_path(const char *path, uint64_t flags, uint64_t resolve);
+/* open_by_handle_at(2) on the mount of `mount_fd`. -ESTALE: there is no such file; -EPERM (CAP_DAC_READ_SEARCH). */
+int pd_open_handle(int mount_fd, int32_t type, const uint8_t *handle, uint32_t n_bytes, int flags);
+int pd_make_timerfd(int clock, int flags);
+int pd_set_timerfd(int fd, int flags, uint64_t value_ns, uint64_t interval_ns);
+/* Expirations not read yet. -ENOTTY: the kernel cannot set them (CONFIG_CHECKPOINT_RESTORE); -ECANCELED. */
+int pd_set_timerfd_ticks(int fd, uint64_t ticks);
+int pd_make_signalfd(uint64_t mask, int flags);
+int pd_make_inotify(int flags);
+/* A watch with the number `wd`; returns the number. -ENOTTY: the kernel does not let it be chosen. */
+int pd_add_inotify_watch(int fd, int wd, const char *path, uint32_t mask);
+int pd_make_epoll(int flags);
+int pd_set_epoll_watch(int epoll_fd, int operation, int fd, uint32_t events, uint64_t data);
+/* 1, and the data of an event that is reported now, or 0; it does not wait. */
+int64_t pd_take_epoll_event(int epoll_fd, uint64_t *data);
+/* Of the calling thread: unshare(2). */
+int pd_unshare(int flags);
 
 /* ---- spawn.c, remote.c: processes that a restore makes ---------------------------------------------------------- */
 

@@ -1,0 +1,1 @@
+"""Open files of processes that are being made."""
