@@ -109,6 +109,33 @@ def _keep_tracking_option(function: Callable[..., int]) -> Callable[..., int]:
     return wrapped
 
 
+def _tcp_options(function: Callable[..., int]) -> Callable[..., int]:
+    """--tcp-established, which only one of two processes can make use of, and --tcp-hold."""
+
+    @click.option(
+        "--tcp-established",
+        is_flag=True,
+        help="Capture TCP connections, and close them without a word to their peers. Needs --kill.",
+    )
+    @click.option(
+        "--tcp-hold",
+        "tcp_hold_ns",
+        type=Duration(),
+        default="60s",
+        show_default=True,
+        help="For so long, captured connections are kept, silent, for a restore on this host.",
+    )
+    @functools.wraps(function)
+    def wrapped(reporter: Reporter, *, tcp_established: bool, after: str, **options: object) -> int:
+        if tcp_established and after != "kill":
+            raise click.UsageError(
+                "--tcp-established needs --kill: a connection goes on with the target, or with what is restored"
+            )
+        return function(reporter, tcp_established=tcp_established, after=after, **options)
+
+    return wrapped
+
+
 class DumpChoices(NamedTuple):
     """The options of `dump_options`: what becomes of the target, and how it is dumped."""
 
@@ -117,9 +144,11 @@ class DumpChoices(NamedTuple):
     freeze_by: str
     strict: bool
     hooks: HookOptions
+    tcp_established: bool
+    tcp_hold_ns: int
 
 
-NO_CHOICES = DumpChoices("leave-running", False, "auto", False, NO_HOOKS)
+NO_CHOICES = DumpChoices("leave-running", False, "auto", False, NO_HOOKS, False, 0)
 
 
 def dump_options(function: Callable[..., int]) -> Callable[..., int]:
@@ -130,6 +159,7 @@ def dump_options(function: Callable[..., int]) -> Callable[..., int]:
     @_freeze_option
     @_hook_options
     @_strict_option
+    @_tcp_options
     @functools.wraps(function)
     def wrapped(
         reporter: Reporter,
@@ -139,9 +169,12 @@ def dump_options(function: Callable[..., int]) -> Callable[..., int]:
         freeze_by: str,
         strict: bool,
         hooks: HookOptions,
+        tcp_established: bool,
+        tcp_hold_ns: int,
         **options: object,
     ) -> int:
-        return function(reporter, choices=DumpChoices(after, keep_tracking, freeze_by, strict, hooks), **options)
+        choices = DumpChoices(after, keep_tracking, freeze_by, strict, hooks, tcp_established, tcp_hold_ns)
+        return function(reporter, choices=choices, **options)
 
     return wrapped
 
@@ -172,6 +205,8 @@ def open_session(
         limits=Limits(work["bandwidth_limit"] or 0, work["cpu_limit"]),
         freeze_by=FreezeWish(choices.freeze_by),
         hooks=HookCommands(hooks.before_freeze, hooks.after_freeze, hooks.after_dump, hooks.timeout_ns / 1e9),
+        tcp_established=choices.tcp_established,
+        tcp_hold_s=choices.tcp_hold_ns / 1e9,
     )
 
     def emit_json(event: Event) -> None:

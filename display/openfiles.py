@@ -122,6 +122,9 @@ def _socket_notes(socket: Socket) -> Iterator[str]:
     if socket.queue:
         n_bytes = sum(map(len, socket.queue))
         yield f"{bytes_text(n_bytes)} in its queue ({counted(len(socket.queue), 'message')})"
+    if socket.connection:
+        received, sent = len(socket.connection.received), len(socket.connection.sent)
+        yield f"goes on: {bytes_text(received)} to read, {bytes_text(sent)} to be acknowledged"
 
 
 def what_text(item: OpenFile) -> str:

@@ -10,13 +10,14 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from typing import TypeVar
 
 from dumper import describe, strict
+from dumper.connections import Connections
 from dumper.convergence import another_micro_round
 from dumper.destination import Destination
 from dumper.errors import TargetUntraceable
@@ -142,6 +143,7 @@ class Dumper:
         self._left: list[Member] = []
         self._scanned_ns = work.since_ns
         self._object_outputs: dict[int, ImageOutput] = {}
+        self._connections: Connections | None = None
         self._hooks = Hooks(options.hooks, work.emit, work.tree.root.pid)
 
     def take(self, after: AfterDump, before_stop: BeforeStop, max_freeze_ns: float) -> RoundFinished | Withdrawn:
@@ -150,18 +152,22 @@ class Dumper:
         `before_stop` is called right before they are stopped. The dump is withdrawn if it is predicted then to freeze
         them for more than `max_freeze_ns`.
 
-        Raises TargetGone, PermissionDenied, TargetUntraceable, StorageError, SnapshotLostError, HookFailed; everything
-        goes on in each case.
+        Raises TargetGone, PermissionDenied, TargetUntraceable, StorageError, SnapshotLostError, HookFailed,
+        ConnectionsChanged; everything goes on in each case.
         """
         with self._memory, self._undertaken, self._opened:
             round_ = self._opened.enter_context(
                 OpenRound(RoundKind.DUMP, self._tree, self._destination, self._pipeline, self._emit)
             )
             self._files = self._opened.enter_context(MappedFiles())
-            self._descriptors = self._opened.enter_context(DescriptorCapture())
+            if self._options.tcp_established and after is AfterDump.KILL:
+                self._connections = self._opened.enter_context(Connections(self._options.tcp_hold_s))
+            self._descriptors = self._opened.enter_context(DescriptorCapture(self._connections))
             for member in self._tree.members:
                 self._prepare(member)
             self._prepare_rechecks()
+            if self._connections:
+                self._connections.wait_ready()
             reached(Point.PREPARED)
             with self._hooks.around_freeze({"round": round_.number, "kind": RoundKind.DUMP.value}):
                 return self._micro_rounds_and_freeze(round_, after, before_stop, max_freeze_ns)
@@ -301,7 +307,8 @@ class Dumper:
             optional=O_SUSPEND_SECCOMP,  # one thread alone may have a filter
         )
         finished: RoundFinished | None = None
-        with _no_garbage_collection(), self._pipeline.unlimited(), freeze:
+        until_doomed = self._connections.until_doomed() if self._connections else nullcontext()
+        with _no_garbage_collection(), self._pipeline.unlimited(), freeze, until_doomed:
             reached(Point.FROZEN)
             self._capture(freeze, figures)
             if not self._fits():
@@ -314,9 +321,13 @@ class Dumper:
                 # Only once the dump is on disk: until then, whatever becomes of us, everything goes on.
                 self._emit.release()
                 finished = self._finish(round_, freeze, stands_still=True)
+                if self._connections:
+                    self._connections.doom([process.member.target.pidfd for process in self._processes.values()])
                 for process in self._processes.values():
                     _end(process, after)
             reached(Point.THAWING)
+        if self._connections:
+            self._connections.close()
         self._emit.release()
         reached(Point.THAWED)
         if after is AfterDump.LEAVE_STOPPED:
@@ -487,6 +498,8 @@ class Dumper:
             figures.add(object_output.figures)
         if self._options.strict:
             strict.refuse([item for part in contents.parts for item in part.all_missing()])
+        if self._connections:
+            self._connections.check(self._processes)
         return round_.commit(contents)
 
 

@@ -39,7 +39,9 @@ PROGRESS_INTERVAL_NS = 100_000_000
 class Options:
     """How to work: zstd level, threads, bytes of staging memory; strict: nothing may be missing in a dump.
 
-    limits: what it may use beside; freeze_by: how a dump gets its last pages; hooks: commands to run around a dump.
+    limits: what it may use beside; freeze_by: how a dump gets its last pages; hooks: commands to run around a dump;
+    tcp_established: TCP connections are captured by a dump that ends with the death of its processes, and kept for
+    tcp_hold_s for a restore on this host.
     """
 
     level: int = 1
@@ -50,6 +52,8 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     freeze_by: FreezeWish = FreezeWish.AUTO
     hooks: HookCommands = field(default_factory=HookCommands)
+    tcp_established: bool = False
+    tcp_hold_s: float = 60.0
 
 
 @dataclass(slots=True)

@@ -115,6 +115,29 @@ class InotifyWatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TcpConnection:
+    """What an established TCP connection goes on with, as the kernel's repair mode has it (include/uapi/linux/tcp.h).
+
+    receive_sequence, send_sequence: of the byte behind each queue, ends of the streams (FIN) not counted in
+    send_sequence; received: what was acknowledged and not read; sent: what was not acknowledged, of which the last
+    `unsent_bytes` were not even sent. mss: what the peer announced; *_window_scale: -1 without window scaling;
+    timestamp: TCP_TIMESTAMP, None without timestamps; window: the five numbers of struct tcp_repair_window.
+    """
+
+    receive_sequence: int
+    send_sequence: int
+    received: bytes
+    sent: bytes
+    unsent_bytes: int
+    mss: int
+    send_window_scale: int
+    receive_window_scale: int
+    sack: bool
+    timestamp: int | None
+    window: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Socket:
     """socket(2). `local` and `peer` are for people (a path, "@name", "127.0.0.1:80"), `*_sockaddr` for bind(2).
 
@@ -122,7 +145,7 @@ class Socket:
     lower case; times in us, so_linger in seconds, -1 if it is off); congestion_control: of TCP; peer_inode: the socket
     at the other end of a Unix connection, 0 if there is none or nobody can tell; backlog: of a listening socket;
     shutdown: 1 no more reading, 2 no more writing, 3 both; queue: what lies in the receive queue of a Unix socket, one
-    entry a message (one in all for a stream).
+    entry a message (one in all for a stream); connection: of TCP, where it was to be captured.
     """
 
     family: int
@@ -139,6 +162,7 @@ class Socket:
     backlog: int = 0
     shutdown: int = 0
     queue: list[bytes] = field(default_factory=list)
+    connection: TcpConnection | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

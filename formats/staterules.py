@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from formats.manifest import Manifest, Process
-    from formats.openfiles import OpenFile
+    from formats.openfiles import OpenFile, Socket, TcpConnection
     from formats.processstate import ProcessState
     from formats.threadstate import Credentials, PendingSignal, Thread
 
 _SIGINFO_BYTES = 128
 _ARGUMENTS = 6
 _ID_KINDS = 4
+_SOCKADDR_BYTES = {2: 16, 10: 28}  # AF_INET, AF_INET6
+_WINDOW_NUMBERS = 5
+_WINDOW_SCALE_MAX = 14  # RFC 7323
+_MSS_MAX = (1 << 16) - 1
 
 
 def problems_of_state(manifest: Manifest, object_ids: set[int]) -> Iterator[str]:
@@ -44,6 +48,24 @@ def _problems_of_open_files(open_files: list[OpenFile], object_ids: set[int]) ->
             yield f"open file {item.id} is not an id"
         if item.object is not None and item.object not in object_ids:
             yield f"open file {item.id} refers to object {item.object}, which is not in it"
+        if item.socket and item.socket.connection:
+            yield from _problems_of_connection(item.socket, item.socket.connection, f"open file {item.id}")
+
+
+def _problems_of_connection(socket: Socket, connection: TcpConnection, where: str) -> Iterator[str]:
+    n_bytes = _SOCKADDR_BYTES.get(socket.family)
+    if any(len(address) != n_bytes for address in (socket.local_sockaddr, socket.peer_sockaddr)):
+        yield f"{where} is a TCP connection without two addresses of its family"
+    numbers = [connection.receive_sequence, connection.send_sequence, connection.timestamp or 0, *connection.window]
+    if len(connection.window) != _WINDOW_NUMBERS or not all(0 <= number < 1 << 32 for number in numbers):
+        yield f"{where} is a TCP connection with an impossible sequence number, time or window"
+    if not 0 <= connection.unsent_bytes <= len(connection.sent):
+        yield f"{where} is a TCP connection that has more bytes to send than it has"
+    if not 0 < connection.mss <= _MSS_MAX:
+        yield f"{where} is a TCP connection with an impossible segment size"
+    scales = (connection.send_window_scale, connection.receive_window_scale)
+    if scales != (-1, -1) and not all(0 <= scale <= _WINDOW_SCALE_MAX for scale in scales):
+        yield f"{where} is a TCP connection with an impossible window scale"
 
 
 def _problems_of_process(process: Process, open_file_ids: set[int]) -> Iterator[str]:

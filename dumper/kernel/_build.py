@@ -22,6 +22,7 @@ SOURCES = [
     "vdso.c",
     "files.c",
     "descriptors.c",
+    "tcp.c",
     "probes.c",
     "spawn.c",
     "remote.c",

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from dumper.connections import Connections
 from dumper.filesystems import hugetlb_devices
 from dumper.kernel import files
 from dumper.kernel.probes import pidfd_getfd
@@ -87,12 +88,13 @@ def _read_whole(fdinfo_dir: int, fd: int) -> bytes:
 class DescriptorCapture(Closing):
     """The descriptors of processes. Make it before the freeze; `read` and `contents` in it, `records` after it."""
 
-    def __init__(self) -> None:
+    def __init__(self, connections: Connections | None = None) -> None:
+        """`connections`: takes those of TCP, None if they are not to be captured."""
         _raise_descriptor_limit()
         self._reader = files.FileReader()
         self._terminals = read_tty_drivers()
         self._pipes = PipeCapture()
-        self._sockets = SocketCapture()
+        self._sockets = SocketCapture(connections)
         self._mount_types = MountTypes()
         self._contents = ContentFinder(self._mount_types, hugetlb_devices(os.getpid()))
         self._gathered = Gathered(notes={}, files=[])
@@ -153,7 +155,10 @@ class DescriptorCapture(Closing):
     # ---- in the freeze -----------------------------------------------------------------------------------------
 
     def read(self, targets: Sequence[Target]) -> None:
-        """Gathers everything about the descriptors of stopped processes; one that is gone has none."""
+        """Gathers everything about the descriptors of stopped processes; one that is gone has none.
+
+        Raises as Connections.take.
+        """
         found = []
         for target in targets:
             self._targets[target.pid] = target
@@ -172,6 +177,7 @@ class DescriptorCapture(Closing):
         for one in writers:
             self._ask(one)
         self._sockets.ask_about_unix()
+        self._sockets.take_connections()
         self._note_tables(targets)
         if any(one.terminal for one in self._gathered.files):
             self._gathered.stats = [text for target in targets if (text := _stat_text(target))]

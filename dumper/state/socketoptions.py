@@ -20,7 +20,7 @@ _INET = {
     "so_mark": 36,
     "so_bindtoifindex": 62,
 }
-_STREAM = {"so_keepalive": 9, "so_oobinline": 10, "so_linger": 13, "so_zerocopy": 60}
+_STREAM = {"so_keepalive": 9, "so_oobinline": 10, "so_linger": 13, "so_zerocopy": 60, "so_buf_lock": 72}
 _DATAGRAM = {
     "so_broadcast": 6,
     "so_timestamp": 29,

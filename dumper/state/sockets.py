@@ -7,6 +7,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from dumper.connections import Connections
 from dumper.kernel import files
 from dumper.kernel.files import OptionReader, RawSocket, SocketReader
 from dumper.state import socketoptions as options
@@ -15,7 +16,7 @@ from dumper.state.queues import Peeked, QueueReader
 from dumper.state.socketnames import name_of
 from dumper.state.unixdiag import UnixDiag, UnixSocket, diag_of, parse_answer
 from formats.closing import Closing
-from formats.openfiles import Socket
+from formats.openfiles import Socket, TcpConnection
 
 # Asking about one socket makes the kernel look at all of the namespace: from so many on, all are asked about at once.
 ASK_ALL_FROM = 32
@@ -55,9 +56,10 @@ class FoundSocket:
 
 
 class SocketCapture(Closing):
-    """Asks sockets. Make it before the freeze."""
+    """Asks sockets. Make it before the freeze. `connections`: takes those of TCP, None if they are not captured."""
 
-    def __init__(self) -> None:
+    def __init__(self, connections: Connections | None = None) -> None:
+        self._connections = connections
         self._reader = SocketReader(QUEUE_BYTES)
         self._queues = QueueReader(self._reader)
         self._options: dict[tuple[int, int, int], OptionReader] = {}
@@ -90,6 +92,13 @@ class SocketCapture(Closing):
             found.diag = self._diag(raw.cookie, copy_fd)
             if raw.listens != 1 and raw.events & select.POLLIN:
                 found.queue = self._queues.read(raw, copy_fd)
+        if self._connections and _is_connection(files.option_values(values)):
+            self._connections.hold(inode, copy_fd)
+
+    def take_connections(self) -> None:
+        """Once all sockets are read: from now on those of TCP stand still, too. Raises as Connections."""
+        if self._connections:
+            self._connections.take()
 
     def _diag(self, cookie: int, copy_fd: int) -> UnixDiag | None:
         if cookie not in self._diags:
@@ -152,7 +161,8 @@ class SocketCapture(Closing):
                 notes.add("peer of {}", "the kernel does not tell about Unix sockets of its network namespace")
             self._queues.note(found.queue, raw, told.get(unix.peer_inode), found.local, notes)
         else:
-            _note_inet(found, values, state, notes)
+            _note_inet(raw, values, notes)
+        connection = self._connection(inode, found, values, state, notes)
         return (
             Socket(
                 family=raw.domain,
@@ -169,9 +179,23 @@ class SocketCapture(Closing):
                 backlog=backlog if state == LISTEN else 0,
                 shutdown=shutdown,
                 queue=found.queue.messages,
+                connection=connection,
             ),
             notes,
         )
+
+    def _connection(
+        self, inode: int, found: FoundSocket, values: Mapping[options.Option, bytes], state: str, notes: Notes
+    ) -> TcpConnection | None:
+        if options.TCP_INFO not in values or state in (LISTEN, UNCONNECTED):
+            return None
+        told = self._connections.record(inode) if self._connections else ""
+        if isinstance(told, TcpConnection):
+            return told
+        received, sent = max(0, found.raw.in_bytes), max(0, found.raw.out_bytes)
+        in_flight = f" ({state}; {received} bytes received, {sent} to be acknowledged)"
+        notes.add("{}", CONNECTION_PROBLEM + in_flight + (f": {told}" if told else ""))
+        return None
 
     def close(self) -> None:
         """Closes the sockets of our own."""
@@ -197,13 +221,16 @@ def _shutdown_by_events(events: int) -> int:
     return SHUT_READ if events & select.POLLRDHUP else 0
 
 
-def _note_inet(found: FoundSocket, values: Mapping[options.Option, bytes], state: str, notes: Notes) -> None:
-    raw = found.raw
+def _is_connection(values: Mapping[options.Option, bytes]) -> bool:
+    """Of TCP, with nothing on top of it in the kernel."""
+    if options.TCP_INFO not in values or values.get(options.TCP_ULP, b"").rstrip(b"\0"):
+        return False
+    number, _, _ = _TCP_INFO.unpack(values[options.TCP_INFO])
+    return TCP_STATES.get(number, (UNCONNECTED, 0))[0] not in (LISTEN, UNCONNECTED)
+
+
+def _note_inet(raw: RawSocket, values: Mapping[options.Option, bytes], notes: Notes) -> None:
     if options.TCP_INFO in values:
-        if state not in (LISTEN, UNCONNECTED):
-            received, sent = max(0, raw.in_bytes), max(0, raw.out_bytes)
-            in_flight = f" ({state}; {received} bytes received, {sent} to be acknowledged)"
-            notes.add("{}", CONNECTION_PROBLEM + in_flight)
         if values.get(options.TCP_ULP, b"").rstrip(b"\0"):
             notes.add("upper layer of {}", "what the kernel does on top of TCP, as TLS, is not captured")
         return

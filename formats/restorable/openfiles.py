@@ -208,12 +208,12 @@ def _terminal_of_others(item: OpenFile, around: Round) -> str:
 
 def _connection(item: OpenFile, around: Round) -> str:
     sock = item.socket
-    if sock is None or sock.state in (LISTEN, UNCONNECTED):
+    if sock is None or sock.connection or sock.state in (LISTEN, UNCONNECTED):
         return ""
     if sock.family == socket.AF_UNIX:
         return _unix_connection(sock, around)
     if sock.type == socket.SOCK_STREAM:
-        return f"a TCP connection ({sock.state}): with CAP_NET_ADMIN it goes on, --tcp close lets it be reset"
+        return f"a TCP connection ({sock.state}) that is not in the image: --tcp close lets it be reset"
     return ""
 
 

@@ -272,6 +272,8 @@ THROTTLE = {
 
 RECEIVER = {Point.RECEIVED, Point.JOURNALED, Point.ACKNOWLEDGED, Point.INTENDED, Point.RENEWED}
 """tests/stream/test_receiver_deaths.py has deaths at these."""
+CONNECTIONS = {Point.CONNECTIONS_HELD, Point.CONNECTIONS_TAKEN, Point.CONNECTIONS_DOOMED}
+"""tests/crash/test_deaths_with_connections.py has deaths at these."""
 
 
 def cases(scenarios: dict[str, Scenario]) -> list[tuple[str, str]]:
@@ -293,7 +295,7 @@ def test_every_point_has_a_death(tally: Tally) -> None:
     tally.add(Count.FAULT_POINTS, len(Point))
     tried = {point.partition(":")[0] for _, point in (*cases(SCENARIOS), *cases(KEEPER_SCENARIOS))}
     tried |= {point.partition(":")[0] for point in FLATTEN}
-    assert tried | THROTTLE | RECEIVER == set(Point)
+    assert tried | THROTTLE | RECEIVER | CONNECTIONS == set(Point)
 
 
 @pytest.mark.parametrize(("name", "point"), params(SCENARIOS))

@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 19
+#define PD_ABI 21
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -588,6 +588,35 @@ int pd_set_epoll_watch(int epoll_fd, int operation, int fd, uint32_t events, uin
 int64_t pd_take_epoll_event(int epoll_fd, uint64_t *data);
 /* Of the calling thread: unshare(2). */
 int pd_unshare(int flags);
+
+/* ---- tcp.c: connections in the kernel's repair mode -------------------------------------------------------------- */
+
+/* sequences: of the byte behind each queue; unacknowledged_bytes: the send queue, of which the last were never sent. */
+struct pd_tcp {
+	int32_t state, options; /* tcpi_state, tcpi_options */
+	int32_t send_window_scale, receive_window_scale, mss, has_urgent;
+	int32_t received_bytes, unacknowledged_bytes, unsent_bytes;
+	uint32_t receive_sequence, send_sequence, timestamp;
+	uint32_t window[5]; /* struct tcp_repair_window */
+	uint32_t pad;
+	uint64_t received_ever_bytes;
+};
+/* From now on the socket takes no segment. -EBUSY: it has a filter, or is in repair mode. */
+int pd_tcp_lock(int fd);
+/* It goes on as it was: no repair mode, no lock. reuse: SO_REUSEADDR, which ends with repair mode. */
+int pd_tcp_unlock(int fd, int reuse);
+/* Into repair mode, to be closed without a word. -EPERM: it takes CAP_NET_ADMIN. */
+int pd_tcp_silence(int fd);
+/* 1 if it is in repair mode; 1 if it has a filter, that of pd_tcp_lock or another one. */
+int pd_tcp_is_silent(int fd);
+int pd_tcp_is_locked(int fd);
+/*
+ * Reads a locked one; both queues end up in `queues`, one behind the other. Returns their bytes. -ENOBUFS: more room is
+ * needed; -EAGAIN: it changed meanwhile; -EBUSY: it has SO_PEEK_OFF; -EPERM: it takes CAP_NET_ADMIN.
+ */
+int64_t pd_tcp_read(int fd, int reuse, struct pd_tcp *into, uint8_t *queues, uint64_t room);
+/* tcpi_bytes_received: what it has taken from the network since it was made. */
+int64_t pd_tcp_received_ever(int fd);
 
 /* ---- spawn.c, remote.c: processes that a restore makes ---------------------------------------------------------- */
 
