@@ -80,7 +80,8 @@ def find_object(held: MemoryObject, process: Process, present: Present) -> Path 
     starts = {vma.start_addr for vma in process.vmas if vma.object == held.id}
     for one in present.vmas:
         mapping = one.mapping
-        if mapping.start_addr in starts and (mapping.device, mapping.inode) == (held.device, held.inode):
+        is_same = mapping.start_addr in starts or not mapping.is_sysv  # whose inode numbers are not theirs alone
+        if is_same and (mapping.device, mapping.inode) == (held.device, held.inode):
             return Path(f"/proc/{tid}/map_files/{mapping.start_addr:x}-{mapping.end_addr:x}")
     for descriptor in present.files.descriptors[present.target.pid]:
         path = Path(f"/proc/{tid}/fd/{descriptor.fd}")

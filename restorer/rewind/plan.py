@@ -15,7 +15,7 @@ from formats.chain import MemoryView
 from formats.closing import Closing
 from formats.framesahead import FramesAhead
 from formats.images import Round
-from formats.manifest import ANONYMOUS_VMA_KINDS, SPARSE_OBJECT_KINDS, MemoryObject, Process
+from formats.manifest import ANONYMOUS_VMA_KINDS, SPARSE_OBJECT_KINDS, MemoryObject, Process, Vma
 from formats.processstate import ProcessState
 from formats.segments import Segment, SegmentKind
 from formats.sources import ObjectSources
@@ -28,6 +28,7 @@ from restorer.rewind.present import Present
 from restorer.rewind.sharing import SharedMode, user_of_object, users_of_files
 from restorer.rewind.state import compare_processes, compare_threads
 
+SHARED_KINDS = frozenset((VmaKind.SHMEM, VmaKind.HUGETLB, VmaKind.FILE))
 MEMORY_SHARE = 0.7  # of what is free: so much may be held of pages that differ
 # struct rseq: what the kernel writes there; it belongs to the processor that the thread is on now
 RSEQ_CPU_BYTES = 8
@@ -125,6 +126,9 @@ class Plan(Closing):
                 segments = view.own_segments(vma.start_addr, vma.end_addr)
                 filled = vma.kind not in ANONYMOUS_VMA_KINDS
                 compare(Wanted(self.place, segments, ahead, present, filled=filled), self.changes, on_bytes)
+            for vma in view.vmas:
+                if vma.is_shared and vma.object is None and vma.kind in SHARED_KINDS:
+                    self._compare_mapped_alone(vma, view, ahead)
             for start_addr, end_addr in self.mappings.emptied:
                 empty = [Segment(start_addr, end_addr, SegmentKind.ABSENT, 0, 0)]
                 compare(Wanted(self.place, empty, ahead, present), self.changes, on_bytes)
@@ -161,13 +165,31 @@ class Plan(Closing):
             if sparse or segment.kind is not SegmentKind.ABSENT
         )
         compare(Wanted(place, segments, ahead, place.present(), can_discard=False), mine, on_bytes)
+        self._take_shared(name, (held.device, held.inode), mine, has_name=not sparse)
+
+    def _compare_mapped_alone(self, vma: Vma, view: MemoryView, ahead: FramesAhead) -> None:
+        """A shared mapping of which the image has what this process had in its page tables, and no more."""
+        segments = (
+            segment
+            for segment in view.own_segments(vma.start_addr, vma.end_addr)
+            if segment.kind is not SegmentKind.ABSENT
+        )
+        mine = Changes(self.changes.room_bytes)
+        everything = [(vma.start_addr, vma.end_addr)]
+        compare(Wanted(self.place, segments, ahead, everything, filled=True, can_discard=False), mine, lambda _: None)
+        name = vma.path or "shared memory"
+        self._take_shared(name, (vma.device, vma.inode), mine, has_name=vma.kind == VmaKind.FILE)
+
+    def _take_shared(self, name: str, key: tuple[str, int], mine: Changes, *, has_name: bool) -> None:
+        """What is put back of memory that others may use; a file that `has_name` is there for others to open."""
         if not mine.items:
             return
-        other = user_of_object(held, self._present.target.pid) if sparse else 0
         shared = self._shared
-        if shared is SharedMode.NEVER or (shared is SharedMode.ALONE and not sparse):
+        if shared is SharedMode.NEVER or (shared is SharedMode.ALONE and has_name):
             self.findings.left.append(f"content of {name}")
-        elif shared is SharedMode.ALONE and other:
+            return
+        other = user_of_object(*key, self._present.target.pid) if shared is SharedMode.ALONE else 0
+        if other:
             self.findings.obstacles.append(f"{name} has changed, and process {other} uses it, too (--shared)")
         else:
             self.changes.take(mine)

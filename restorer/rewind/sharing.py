@@ -11,7 +11,6 @@ from pathlib import Path
 from dumper.filesystems import device_name
 from dumper.kernel.files import number_descriptions
 from dumper.proc import GONE_ERRORS
-from formats.manifest import MemoryObject
 
 FileKey = tuple[int, int]
 """st_dev, st_ino."""
@@ -25,14 +24,14 @@ class SharedMode(StrEnum):
     NEVER = "never"
 
 
-def user_of_object(held: MemoryObject, pid: int) -> int:
+def user_of_object(device: str, inode: int, pid: int) -> int:
     """A process that maps it or has it open, other than `pid`; 0 if there is none that the caller may look at."""
-    named = f" {held.device} {held.inode} "
+    named = f" {device} {inode} "
     for other in _others(pid):
         with suppress(PermissionError, *GONE_ERRORS):
             if named in Path(f"/proc/{other}/maps").read_text(errors="replace"):
                 return other
-            if any((device_name(device), inode) == (held.device, held.inode) for _, (device, inode) in _open_by(other)):
+            if any((device_name(key[0]), key[1]) == (device, inode) for _, key in _open_by(other)):
                 return other
     return 0
 
