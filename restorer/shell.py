@@ -144,9 +144,10 @@ class Shell(Closing):
             self._is_ours = False
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-            for thread in [*self.threads.values(), self.leader]:
+            others = [thread.tid for thread in self.threads.values() if thread.tid != self.pid]
+            for tid in [*others, self.pid]:  # the leader is reaped when all others have been
                 with suppress(ChildProcessError):
-                    os.waitpid(thread.tid, WALL)  # the leader last, who ends when the others have
+                    os.waitpid(tid, WALL)
 
     def call(self, nr: int, *args: int) -> int:
         """A system call of the main thread; its result. Raises CallFailed, ProcessLookupError, TimeoutError."""
