@@ -119,13 +119,12 @@ class Connections(Closing):
         """
         for inode, fd in self._fds.items():
             answer = self._answers[inode]
-            if isinstance(answer, tuple):
-                ever = tcp.parse_connection(answer[0]).received_ever_bytes
-                if tcp.received_ever(fd) != ever:
-                    raise ConnectionsChanged(
-                        "a TCP connection took a segment that was on its way when it was locked",
-                        hint="Everything goes on untouched: try again.",
-                    )
+            assert isinstance(answer, tuple)
+            if tcp.received_ever(fd) != tcp.parse_connection(answer[0]).received_ever_bytes:
+                raise ConnectionsChanged(
+                    "a TCP connection took a segment that was on its way when it was locked",
+                    hint="Everything goes on untouched: try again.",
+                )
         others = _users({f"socket:[{inode}]" for inode in self._fds}, {*pids, os.getpid(), self._guard.pid})
         for pid in others:
             raise ConnectionsChanged(

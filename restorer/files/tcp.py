@@ -86,6 +86,8 @@ def _connect(made: socket.socket, record: Socket, connection: TcpConnection) -> 
             hint="End what has it, or restore with --tcp close.",
         ) from None
     made.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, record.options.get("ip_transparent", 0))
+    with suppress(OSError):  # a kernel without that one sends in another one's way
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, record.congestion_control.encode())
     _go_on_with(made, connection)
     return made.detach()
 

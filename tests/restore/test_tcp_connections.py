@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -194,6 +196,19 @@ def test_a_client_of_redis_gets_its_answer_from_whoever_takes_over(tmp_path: Pat
             assert server.recv(100) == b"ECHO again\r\n"
             server.sendall(b"$5\r\nagain\r\n")
             assert client.recv(100) == b"$5\r\nagain\r\n"
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv")
+def test_who_may_not_repair_connections_is_told_so_and_nothing_ends(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        server, client = connected(stack, HERE["IPv4"])
+        client.send(1000)
+        command = ("dump", "-p", server.pid, "-D", tmp_path, "--no-pre-dump", "--tcp-established")
+        assert "needs --kill" in predump(*command, expect=2).stderr
+        without = ("setpriv", "--bounding-set", "-net_admin", sys.executable)
+        assert "CAP_NET_ADMIN" in predump(*command, "--kill", expect=11, prefix=without).stderr
+        server.send(2000)
+        talk(server, client)
 
 
 @FAMILIES
