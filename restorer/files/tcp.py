@@ -30,6 +30,8 @@ RECEIVE_QUEUE, SEND_QUEUE = 1, 2
 OPTION_MSS, OPTION_WINDOW, OPTION_SACK, OPTION_TIMESTAMP = 2, 3, 4, 8
 SHUT_READ, SHUT_WRITE = 1, 2
 PIECE_BYTES = 1 << 16
+BUFFER_MAX_BYTES = (1 << 30) - 1
+BUFFER_LOCKS = 3  # SOCK_SNDBUF_LOCK, SOCK_RCVBUF_LOCK
 TRUESIZE = 4  # memory that the kernel counts for a queued byte, at most
 RESET_SHOWS_MS = 5000
 IN_USE = (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
@@ -65,8 +67,8 @@ def _connect(made: socket.socket, record: Socket, connection: TcpConnection) -> 
             f"the TCP connection {record.local} -> {record.peer} cannot be made again without CAP_NET_ADMIN",
             hint="Restore as root, or with --tcp close: the program then finds its connections reset.",
         ) from None
-    made.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, max(PIECE_BYTES, TRUESIZE * len(connection.sent)))
-    made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, max(PIECE_BYTES, TRUESIZE * len(connection.received)))
+    made.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, _room_for(connection.sent))
+    made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, _room_for(connection.received))
     for queue, end, n_bytes in (
         (SEND_QUEUE, connection.send_sequence, len(connection.sent)),
         (RECEIVE_QUEUE, connection.receive_sequence, len(connection.received)),
@@ -85,9 +87,9 @@ def _connect(made: socket.socket, record: Socket, connection: TcpConnection) -> 
             f"the TCP connection {record.local} -> {record.peer} cannot be made here: {error.strerror}",
             hint="End what has it, or restore with --tcp close.",
         ) from None
-    made.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, record.options.get("ip_transparent", 0))
+    made.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, bool(record.options.get("ip_transparent", 0)))
     with suppress(OSError):  # a kernel without that one sends in another one's way
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, record.congestion_control.encode())
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, record.congestion_control.encode("ascii", "replace"))
     _go_on_with(made, connection)
     return made.detach()
 
@@ -100,6 +102,10 @@ def _go_on_with(made: socket.socket, connection: TcpConnection) -> None:
     _fill(made, RECEIVE_QUEUE, connection.received)
     _fill(made, SEND_QUEUE, connection.sent[: len(connection.sent) - connection.unsent_bytes])
     made.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_WINDOW, struct.pack("=5I", *connection.window))
+
+
+def _room_for(content: bytes) -> int:
+    return min(max(PIECE_BYTES, TRUESIZE * len(content)), BUFFER_MAX_BYTES)
 
 
 def _set_tcp(made: socket.socket, option: int, value: int) -> None:
@@ -135,7 +141,7 @@ def release(fd: int, record: Socket) -> None:
     made = socket.socket(fileno=fd)
     try:
         _set_tcp(made, TCP_REPAIR, 0)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, record.options.get("so_reuseaddr", 0))
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, bool(record.options.get("so_reuseaddr", 0)))
         start = len(connection.sent) - connection.unsent_bytes
         while start < len(connection.sent):
             start += made.send(connection.sent[start:], socket.MSG_DONTWAIT)
@@ -152,9 +158,9 @@ def _set_buffers(made: socket.socket, record: Socket) -> None:
     """Sizes as they were, which the kernel doubles when they are set; whether it may change them, as it was."""
     for option, name in ((SO_SNDBUFFORCE, "so_sndbuf"), (SO_RCVBUFFORCE, "so_rcvbuf")):
         if name in record.options:
-            made.setsockopt(socket.SOL_SOCKET, option, min(record.options[name] // 2, (1 << 30) - 1))
+            made.setsockopt(socket.SOL_SOCKET, option, max(0, min(record.options[name] // 2, BUFFER_MAX_BYTES)))
     with suppress(OSError):  # older than 5.16: they stay as they are
-        made.setsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, record.options.get("so_buf_lock", 0))
+        made.setsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, record.options.get("so_buf_lock", 0) & BUFFER_LOCKS)
 
 
 def reset_socket(record: Socket) -> int:

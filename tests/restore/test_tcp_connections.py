@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,20 @@ def test_a_connection_that_has_ended_both_ways_is_none(tmp_path: Path) -> None:
             assert end.ask("shut") == "shut"
         predump("dump", "-p", server.pid, "-D", tmp_path / "ck", "--kill", "--tcp-established", "--no-pre-dump")
         assert connections_in(tmp_path / "ck") == []
+
+
+def test_options_that_an_image_made_up_do_no_harm(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        server, client = connected(stack, HERE["IPv4"])
+        record = dump_of(server, tmp_path, "--tcp-hold", "0s")
+        names = ("ip_transparent", "so_reuseaddr", "so_sndbuf", "so_rcvbuf", "so_buf_lock")
+        made_up = replace(record, options=dict.fromkeys(names, -(1 << 63)), congestion_control="\ud800")
+        fd = connect_socket(made_up)
+        release(fd, made_up)
+        with socket.socket(fileno=fd) as again:
+            again.settimeout(20)
+            client.send(1000)
+            assert again.recv(1) != b""
 
 
 @needs_redis
