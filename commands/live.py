@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Unpack
 import click
 
 from commands.options import Target, WorkOptions, directory_option, target_options, work_options
-from commands.sessions import EXIT_HOOK_FAILED, DumpChoices, dump_options, dump_text, open_dumping, open_session
+from commands.sessions import (
+    EXIT_HOOK_FAILED,
+    DumpChoices,
+    dump_options,
+    dump_text,
+    handover_fields,
+    open_dumping,
+    open_session,
+)
 from commands.streaming import Place, place_options
 from display.reporter import Reporter
 
@@ -88,9 +96,9 @@ def dump(
 
     with open_dumping(reporter, target, place, work, choices) as session:
         finished = session.dump(AfterDump(choices.after), pre_dump=not no_pre_dump)
-    fields = asdict(finished) | place.fields | {"hooks_failed": session.failed_hooks}
+    fields = asdict(finished) | place.fields | {"hooks_failed": session.failed_hooks} | handover_fields(session)
     exit_code = EXIT_HOOK_FAILED if session.failed_hooks else 0
-    reporter.result(fields, dump_text(finished, place, choices.after), exit_code)
+    reporter.result(fields, dump_text(finished, place, choices.after, session.handed_over), exit_code)
     return exit_code
 
 

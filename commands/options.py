@@ -188,6 +188,11 @@ def threads_option(text: str) -> Callable[[Callable[..., int]], Callable[..., in
     )
 
 
+def handover_timeout_option(text: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """--handover-timeout."""
+    return click.option("--handover-timeout", type=Duration(), default="5s", show_default=True, help=text)
+
+
 level_option = click.option("--level", type=click.IntRange(-7, 19), default=1, show_default=True, help="zstd level.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 

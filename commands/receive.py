@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from commands.linkoptions import LinkChoice, link_options
-from commands.options import Size, directory_option, threads_option
+from commands.options import Duration, Size, directory_option, handover_timeout_option, threads_option
+from commands.restoring import Restoring, restored
 from commands.streaming import tell_round
 from display.reporter import Reporter
 from display.units import bytes_text, counted
@@ -48,10 +49,36 @@ def _incoming(
 @click.option(
     "--listen", metavar="[HOST:]PORT", help="Take it over TCP: with TLS (--cert, --key, --ca), or from this host alone."
 )
+@click.option("--restore", is_flag=True, help="Bring the process back here, in the place of the original.")
+@click.option(
+    "--pid",
+    type=click.Choice(["original", "new"]),
+    default="original",
+    show_default=True,
+    help="With --restore: the ids that the processes had, or new ones.",
+)
+@click.option(
+    "--exec-before-resume",
+    metavar="COMMAND",
+    default="",
+    help="With --restore: run this by sh when the original will not run again, and this one is about to.",
+)
+@click.option("--exec-timeout", type=Duration(), default="3s", show_default=True, help="Time for that command.")
+@handover_timeout_option("With --restore: how long a process that was built waits for the word to run.")
 @link_options(sends=False)
 @threads_option("Threads that check.")
 def receive(
-    reporter: Reporter, directory: Path, max_bytes: int | None, listen: str | None, link: LinkChoice, threads: int
+    reporter: Reporter,
+    directory: Path,
+    max_bytes: int | None,
+    listen: str | None,
+    restore: bool,
+    pid: str,
+    exec_before_resume: str,
+    exec_timeout: int,
+    handover_timeout: int,
+    link: LinkChoice,
+    threads: int,
 ) -> int:
     """Write down a stream from standard input or from the network, round by round.
 
@@ -63,11 +90,16 @@ def receive(
       predump run -p 1234 --to - | ssh host predump receive -D /var/tmp/ck
       predump run -p 1234 --to 'exec:ssh host predump receive -D /var/tmp/ck'
       predump receive -D /var/tmp/ck --listen 7077 --cert receiver.pem --key receiver.key --ca ca.pem
+    With --restore the process moves here, if its sender says --kill: it runs
+    on where it was frozen, and the original is killed. If it cannot, the
+    original goes on.
+      predump receive -D /var/tmp/ck --restore --listen 7077 --cert receiver.pem ...
     Exit code 20: the stream is damaged; what was complete before is whole.
     """
     from streams.errors import StreamBroken
     from streams.receiver import DEFAULT_MAX_BYTES, Receiver
 
+    choice = Restoring(restore, pid, exec_before_resume, exec_timeout, handover_timeout, threads)
     rounds = 0
     stored_bytes = 0
 
@@ -80,7 +112,10 @@ def receive(
     limit_bytes = max_bytes or DEFAULT_MAX_BYTES
     try:
         with (
-            Receiver(directory, max_bytes=limit_bytes, threads=threads, on_round=on_round) as receiver,
+            choice.takeover(reporter, directory) as takeover,
+            Receiver(
+                directory, max_bytes=limit_bytes, threads=threads, on_round=on_round, takeover=takeover
+            ) as receiver,
             _incoming(reporter, listen, link, receiver.resume) as (incoming, session_id),
         ):
             receiver.take(incoming, session_id)
@@ -93,5 +128,10 @@ def receive(
         "checkpoint": str(directory.absolute()),
     }
     text = f"{directory}: {counted(rounds, 'round')} received, {bytes_text(stored_bytes)}."
-    reporter.result(fields, text)
-    return 0
+    exit_code = 0
+    if takeover:
+        more, what, exit_code = restored(takeover)
+        fields |= more
+        text += f"\n{what}"
+    reporter.result(fields, text, exit_code)
+    return exit_code

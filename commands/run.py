@@ -6,7 +6,14 @@ from typing import Unpack
 import click
 
 from commands.options import Duration, Target, WorkOptions, policy_options, target_options, work_options
-from commands.sessions import EXIT_HOOK_FAILED, DumpChoices, dump_options, dump_text, open_dumping
+from commands.sessions import (
+    EXIT_HOOK_FAILED,
+    DumpChoices,
+    dump_options,
+    dump_text,
+    handover_fields,
+    open_dumping,
+)
 from commands.streaming import Place, place_options
 from display.reporter import Reporter
 from display.units import bytes_text
@@ -66,7 +73,7 @@ def run(
         outcome = session.run(policy, AfterDump(choices.after), interval / 1e9)
     finished = outcome.finished
     if outcome.dumped:
-        text = dump_text(finished, place, choices.after)
+        text = dump_text(finished, place, choices.after, session.handed_over)
     else:
         text = f"{place.words}: nothing was dumped, and process {finished.pid} is no longer tracked."
     if not outcome.converged:
@@ -83,5 +90,5 @@ def run(
     exit_code = 0 if outcome.converged else EXIT_NOT_CONVERGED
     if session.failed_hooks:
         exit_code = EXIT_HOOK_FAILED
-    reporter.result(asdict(finished) | place.fields | fields, text, exit_code)
+    reporter.result(asdict(finished) | place.fields | fields | handover_fields(session), text, exit_code)
     return exit_code

@@ -47,6 +47,7 @@ OBJECT = object()
 MAY_BE_NEGATIVE = {"prediction_error_percent"}
 PLACE: Fields = {"checkpoint": str, "to": str}
 """One of them."""
+GONE_PLACE: Fields = {**PLACE, "handover": OBJECT}
 SENT: Fields = {"round": int, "kind": str, "stored_bytes": int}
 
 
@@ -71,6 +72,7 @@ EVENTS: dict[str, tuple[str, Fields, Fields]] = {
             events.Predicted,
             events.Observed,
             events.HookFinished,
+            events.HandedOver,
         )
     },
     "notice": (
@@ -138,8 +140,8 @@ EVENTS: dict[str, tuple[str, Fields, Fields]] = {
 RESULTS: dict[str, tuple[Fields, Fields]] = {
     "check": ({"ok": bool}, {}),
     "pre-dump": ({**_fields(events.RoundFinished), "checkpoint": str}, {}),
-    "dump": (DUMP, PLACE),
-    "run": ({**DUMP, "deferred_bytes": int, "converged": bool, "dumped": bool, "reason": str}, PLACE),
+    "dump": (DUMP, GONE_PLACE),
+    "run": ({**DUMP, "deferred_bytes": int, "converged": bool, "dumped": bool, "reason": str}, GONE_PLACE),
     "detach": ({"pid": int, "tracked": bool}, {}),
     "observe": (
         {**_fields(Observation), "max_freeze_ns": int, "projections": list[Projection]},
@@ -209,7 +211,10 @@ RESULTS: dict[str, tuple[Fields, Fields]] = {
         {},
     ),
     "send": ({"rounds": int, "stored_bytes": int, "checkpoint": str}, {"to": str}),
-    "receive": ({"rounds": int, "stored_bytes": int, "checkpoint": str}, {}),
+    "receive": (
+        {"rounds": int, "stored_bytes": int, "checkpoint": str},
+        {"pids": list[int], "hook_ns": int, "resume_ns": int},
+    ),
     "keys": ({"files": list[str], "hosts": list[str], "valid_days": int}, {}),
 }
 """By command: what is always there, and what may be."""

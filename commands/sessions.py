@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from commands.options import Duration, Target, WorkOptions
+from commands.options import Duration, Target, WorkOptions, handover_timeout_option
 from commands.streaming import Place, open_destination
 from display.reporter import Reporter
 from display.units import counted, duration_text
 
 if TYPE_CHECKING:
     from dumper.destination import Destination
-    from dumper.events import Emit, RoundFinished
+    from dumper.events import Emit, HandedOver, RoundFinished
     from dumper.session import Session
 
 EXIT_HOOK_FAILED = 1  # of a command that runs after the freeze: there is a dump
@@ -137,7 +137,7 @@ def _tcp_options(function: Callable[..., int]) -> Callable[..., int]:
 
 
 class DumpChoices(NamedTuple):
-    """The options of `dump_options`: what becomes of the target, and how it is dumped."""
+    """The options of `dump_options`: what becomes of the target, and how it is dumped; times in ns."""
 
     after: str
     keep_tracking: bool
@@ -146,9 +146,11 @@ class DumpChoices(NamedTuple):
     hooks: HookOptions
     tcp_established: bool
     tcp_hold_ns: int
+    handover_ns: int
+    copy_files: bool
 
 
-NO_CHOICES = DumpChoices("leave-running", False, "auto", False, NO_HOOKS, False, 0)
+NO_CHOICES = DumpChoices("leave-running", False, "auto", False, NO_HOOKS, False, 0, 0, False)
 
 
 def dump_options(function: Callable[..., int]) -> Callable[..., int]:
@@ -160,6 +162,8 @@ def dump_options(function: Callable[..., int]) -> Callable[..., int]:
     @_hook_options
     @_strict_option
     @_tcp_options
+    @handover_timeout_option("With --kill and 'receive --restore': time until it runs there, else it goes on here.")
+    @click.option("--copy-files", is_flag=True, help="With 'receive --restore': send files that are missing there.")
     @functools.wraps(function)
     def wrapped(
         reporter: Reporter,
@@ -171,9 +175,21 @@ def dump_options(function: Callable[..., int]) -> Callable[..., int]:
         hooks: HookOptions,
         tcp_established: bool,
         tcp_hold_ns: int,
+        handover_timeout: int,
+        copy_files: bool,
         **options: object,
     ) -> int:
-        choices = DumpChoices(after, keep_tracking, freeze_by, strict, hooks, tcp_established, tcp_hold_ns)
+        choices = DumpChoices(
+            after,
+            keep_tracking,
+            freeze_by,
+            strict,
+            hooks,
+            tcp_established,
+            tcp_hold_ns,
+            handover_timeout,
+            copy_files,
+        )
         return function(reporter, choices=choices, **options)
 
     return wrapped
@@ -228,14 +244,44 @@ def open_dumping(
     """A session that ends with a dump at that place. Raises as `open_destination` and `open_session`."""
     kill = choices.after == "kill"
     with (
-        open_destination(reporter, place, kill=kill, keep_tracking=choices.keep_tracking) as destination,
+        open_destination(
+            reporter,
+            place,
+            kill=kill,
+            keep_tracking=choices.keep_tracking,
+            handover_ns=choices.handover_ns,
+            copy_files=choices.copy_files,
+        ) as destination,
         open_session(reporter, target, destination, work, choices) as session,
     ):
         yield session
 
 
-def dump_text(finished: "RoundFinished", place: Place, after: str) -> str:
-    """What was done, and on lines of their own what the round lacks and whether it can be restored."""
+def handover_fields(session: "Session") -> dict[str, object]:
+    """For a result: what there is to say of a process that was handed over."""
+    handed_over = session.handed_over
+    if handed_over is None:
+        return {}
+    names = ("pids", "downtime_ns", "handover_ns", "build_ns", "hook_ns", "resume_ns")
+    return {"handover": {name: getattr(handed_over, name) for name in names}}
+
+
+def _handover_text(handed_over: "HandedOver", place: Place) -> str:
+    parts = {
+        "last bytes": handed_over.downtime_ns - handed_over.handover_ns,
+        "restore": handed_over.build_ns,
+        "commands": handed_over.hook_ns,
+        "resume": handed_over.resume_ns,
+    }
+    told = ", ".join(f"{name} {duration_text(ns)}" for name, ns in parts.items() if ns)
+    as_what = f" as {handed_over.pids[0]}" if handed_over.pids else ""
+    return (
+        f"It runs at {place.words}{as_what}, {duration_text(handed_over.downtime_ns)} after the freeze began ({told})."
+    )
+
+
+def dump_text(finished: "RoundFinished", place: Place, after: str, handed_over: "HandedOver | None") -> str:
+    """What was done, and on lines of their own where it runs, what it lacks, and if it can be restored."""
     from display.restorable import restorable_line
 
     one = finished.processes == 1
@@ -247,6 +293,8 @@ def dump_text(finished: "RoundFinished", place: Place, after: str) -> str:
         f"{place.words}: {what} dumped in round {finished.round}, frozen for {duration_text(finished.frozen_ns)} "
         f"({predicted}); {'it' if one else 'they'} {fate}."
     )
+    if handed_over:
+        text += f"\n{_handover_text(handed_over, place)}"
     lacks = _lacks(finished, place)
     lines = [text, *([f"{lacks[:1].upper()}{lacks[1:]}."] if lacks else [])]
     return "\n".join([*lines, f"{restorable_line(finished.obstacles, finished.differences, is_tree=not one)}."])

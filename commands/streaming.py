@@ -84,9 +84,9 @@ def open_outgoing(reporter: Reporter, place: Place) -> AbstractContextManager["O
 
 @contextmanager
 def open_destination(
-    reporter: Reporter, place: Place, *, kill: bool, keep_tracking: bool
+    reporter: Reporter, place: Place, *, kill: bool, keep_tracking: bool, handover_ns: int, copy_files: bool
 ) -> Iterator["Path | Destination"]:
-    """For a Session that is to `kill` or not. Raises as `open_outgoing`."""
+    """For a Session that is to `kill`, and hand the process over, or not. Raises as `open_outgoing`."""
     if place.directory is not None:
         yield place.directory
         return
@@ -96,9 +96,13 @@ def open_destination(
             hint="Use -D DIR, or let go of the target.",
         )
     from dumper.destination import kill_unconfirmed
+    from dumper.handover import HandoverOptions
     from dumper.streamdestination import StreamDestination
 
     with open_outgoing(reporter, place) as outgoing:
         if kill and not outgoing.acknowledges:
             raise kill_unconfirmed(place.words)  # the session would say so, too, but with the stream begun
-        yield StreamDestination(outgoing, place.words)
+        options = HandoverOptions(
+            timeout_s=handover_ns / 1e9, patience_s=place.link.reconnect_ns / 1e9, copies_files=copy_files
+        )
+        yield StreamDestination(outgoing, place.words, options if kill else None)

@@ -1,9 +1,11 @@
 """Where the rounds of a session go: what it asks of a checkpoint directory, and of anything else that takes rounds."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from dumper.events import Emit
+from dumper.freeze import Freeze
 from dumper.kernel.recheck import Recheck
 from dumper.kernel.runs import RunList
 from dumper.lease import ChainState
@@ -47,6 +49,18 @@ class Destination(Closing, ABC):
     @abstractmethod
     def continues(self, state: ChainState) -> bool:
         """Whether the last round is the one that `state` speaks of."""
+
+    def check_files(self, pids: Sequence[int]) -> None:
+        """Before the freeze: where processes are to run elsewhere, the files that they need must be there.
+
+        Raises PredumpError.
+        """
+
+    def hand_over(self, freeze: Freeze, emit: Emit) -> None:
+        """The dump is committed, and the processes, which are frozen, are about to be killed: a receiver may run them.
+
+        Raises PredumpError: then they are not to be killed.
+        """
 
     def look_again(self) -> None:
         """Another process has written a round here on our behalf: `last` is to be that. Raises PredumpError."""

@@ -321,6 +321,8 @@ class Dumper:
                 # Only once the dump is on disk: until then, whatever becomes of us, everything goes on.
                 self._emit.release()
                 finished = self._finish(round_, freeze, stands_still=True)
+                if after is AfterDump.KILL:
+                    self._destination.hand_over(freeze, self._emit)
                 if self._connections:
                     self._connections.doom([process.member.target.pidfd for process in self._processes.values()])
                 for process in self._processes.values():

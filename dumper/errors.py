@@ -37,3 +37,13 @@ class TargetTracked(TargetBusy):
     """The process is tracked for the next round of a checkpoint, and can be tracked once only."""
 
     exit_code = 13
+
+
+class HandoverFailed(PredumpError):
+    """The process does not run elsewhere, and goes on here."""
+
+
+class HandoverUndecided(PredumpError):
+    """The process was to run elsewhere, and nobody here knows whether it does: it stays stopped."""
+
+    exit_code = 14

@@ -142,6 +142,20 @@ class HookFinished(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HandedOver(Event):
+    """The process runs at the receiver, with `pids` there; the original is killed."""
+
+    type: str = "handover"
+    round: int
+    pids: list[int]
+    downtime_ns: int
+    handover_ns: int
+    build_ns: int
+    hook_ns: int
+    resume_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Notice(Event):
     """Something the user should know; `subject` names it for programs."""
 

@@ -144,6 +144,16 @@ class Freeze:
             self._frozen_ns = now_ns - self._since_ns
             self._since_ns = 0
 
+    def hold(self) -> None:
+        """From now on they stay stopped (SIGSTOP) when the freeze ends, however it ends."""
+        for process in self.processes:
+            process.threads.send_stop()
+
+    def take_hold_back(self) -> None:
+        """They go on when the freeze ends, as if there had been no `hold`."""
+        for process in self.processes:
+            process.threads.take_stop_back()
+
     @property
     def frozen_ns(self) -> int:
         """From the first thread stopped to the last one resumed, or to now while something is frozen."""

@@ -12,7 +12,7 @@ from dumper.checkpoint import CheckpointDirectory
 from dumper.convergence import Policy
 from dumper.destination import Destination, kill_unconfirmed
 from dumper.dump import AfterDump, BeforeStop, DumpWork, Withdrawn, take_dump, wish_for
-from dumper.events import Announcer, Emit, Event, HookFinished, Notice, RoundFinished, ignore
+from dumper.events import Announcer, Emit, Event, HandedOver, HookFinished, Notice, RoundFinished, ignore
 from dumper.hooks import Hooks
 from dumper.kernel.runs import RunList
 from dumper.lease import Chained, ChainState, Key, Lease
@@ -50,7 +50,8 @@ class Session(Closing):
     With `tree`, all descendants of the process are captured with it. Nothing of them is touched before the first round.
     When the session ends, they run untraced; they stay tracked if (and only if) a keeper was left behind, by `pre_dump`
     or with Options.keep_tracking. To be used by one OS thread.
-    `failed_hooks` are commands of `options.hooks` that failed though the dump did not.
+    `failed_hooks` are commands of `options.hooks` that failed though the dump did not; `handed_over` says that the
+    process runs at the receiver now.
     """
 
     def __init__(
@@ -68,10 +69,13 @@ class Session(Closing):
         """
         self._options = options or Options()
         self.failed_hooks: list[str] = []
+        self.handed_over: HandedOver | None = None
 
         def pass_on(event: Event) -> None:
             if isinstance(event, HookFinished) and not event.ok:
                 self.failed_hooks.append(event.hook)
+            elif isinstance(event, HandedOver):
+                self.handed_over = event
             emit(event)
 
         self.emit = Announcer(pass_on)
@@ -153,7 +157,11 @@ class Session(Closing):
         self.last_window_ns = since_ns - self._since_ns
         self._since_ns = since_ns
         self._tell_keeper(self._chain_state())
+        self._check_files()
         return finished
+
+    def _check_files(self) -> None:
+        self._destination.check_files([member.pid for member in self._tree.members])
 
     def throttle(self) -> Throttle:
         """What can slow the processes down; it does nothing yet."""
@@ -173,6 +181,7 @@ class Session(Closing):
 
         A process with a seccomp filter is dumped however long it takes.
         """
+        self._check_files()
         self._open_round()
         since_ns = time.monotonic_ns()
         taken: RoundFinished | Withdrawn

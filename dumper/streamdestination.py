@@ -1,12 +1,16 @@
 """A stream as a place for rounds: what was sent cannot be read again, so nothing is compared with it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from dumper.destination import Destination
+from dumper.events import Emit
+from dumper.freeze import Freeze
+from dumper.handover import Handover, HandoverOptions
 from dumper.kernel.recheck import Recheck
 from dumper.kernel.runs import RunList
 from dumper.lease import ChainState
+from dumper.neededfiles import NeededFiles
 from dumper.recheck import recheck_with_nothing
 from dumper.target import Target
 from formats.checkpoint import RoundInfo
@@ -23,8 +27,11 @@ from streams.transport import Outgoing
 class StreamDestination(Destination):
     """A new checkpoint, sent round by round."""
 
-    def __init__(self, outgoing: Outgoing, name: str) -> None:
-        """Raises StreamBroken, StreamRefused."""
+    def __init__(self, outgoing: Outgoing, name: str, handover: HandoverOptions | None = None) -> None:
+        """With `handover` the process goes over with its dump, if the receiver restores, and is killed then.
+
+        Raises StreamBroken, StreamRefused, StreamCorrupt, HandoverFailed.
+        """
         self.name = name
         self.last: RoundInfo | None = None
         self.removed: list[int] = []
@@ -32,6 +39,10 @@ class StreamDestination(Destination):
         self._outgoing = outgoing
         self._sender = Sender(outgoing)
         self._sender.greet()
+        self._handover = Handover(self._sender, name, handover) if handover else None
+        self._files: NeededFiles | None = None
+        if handover and self._handover and self._handover.is_wanted:
+            self._files = NeededFiles(self._sender, name, copies=handover.copies_files)
 
     @property
     def next_number(self) -> int:
@@ -76,6 +87,17 @@ class StreamDestination(Destination):
     def recheck(self, pid: int, threads: int) -> Recheck:
         """No earlier round can be compared with: what may have been written unseen is sent again."""
         return recheck_with_nothing()
+
+    def check_files(self, pids: Sequence[int]) -> None:
+        """See Destination. Raises HandoverFailed, StreamBroken, StreamRefused, StreamCorrupt."""
+        if self._files:
+            self._files.check(self.last.manifest if self.last else None, pids)
+
+    def hand_over(self, freeze: Freeze, emit: Emit) -> None:
+        """See Destination. Raises as Handover.take_place."""
+        if self._handover and self._handover.is_wanted:
+            assert self.last
+            self._handover.take_place(self._sender, freeze, emit, self.last.number)
 
     def close(self) -> None:
         """Whoever opened the transport ends the stream: only there is it known whether all went well."""

@@ -175,6 +175,24 @@ class Point(StrEnum):
     RENEWED = "renewed"
     """A new journal begins behind a committed round."""
 
+    # In a receiver that brings the process back.
+    TAKEOVER_BUILT = "takeover-built"
+    """It stands there, and nobody knows."""
+    TAKEOVER_RECORDED = "takeover-recorded"
+    """It is written down that it runs, which it does not yet."""
+    TAKEOVER_RUNS = "takeover-runs"
+    """It runs, and the sender does not know."""
+
+    # In the sender, with the original frozen.
+    HANDOVER_BUILT = "handover-built"
+    """The receiver has built it; the original would go on without us."""
+    HANDOVER_HELD = "handover-held"
+    """It would not any more, and the receiver has no word to let its own run."""
+    HANDOVER_SENT = "handover-sent"
+    """The receiver gets the word."""
+    HANDOVER_HEARD = "handover-heard"
+    """It runs there, and the original was not killed."""
+
     # In the keeper.
     KEEPER_BEGIN = "keeper-begin"
     KEEPER_LENT = "keeper-lent"

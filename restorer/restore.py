@@ -103,6 +103,11 @@ class Restoration(Closing):
                 round=self._info.number,
             )
 
+    @property
+    def pids(self) -> list[int]:
+        """Of the processes, as we see them; the root first."""
+        return [member.shell.pid for member in self._members]
+
     def close(self) -> None:
         """End what was not let go. May be called again."""
         self._stack.close()
@@ -146,7 +151,7 @@ class Restoration(Closing):
         now_ns = time.monotonic_ns()
         return Restored(
             round=self._info.number,
-            pids=[member.shell.pid for member in self._members],
+            pids=self.pids,
             pages_filled=self._pages_filled,
             duration_ns=now_ns - started_ns,
             memory_ns=self._memory_ns,

@@ -45,6 +45,7 @@ class LinkIncoming(Closing):
         self._changed = changed  # guards all that follows
         self._assembly = Assembly(resumed + 1, window_bytes)
         self._acked = resumed
+        self._answer: tuple[int, bytes] | None = None
         self._generation = 0
         self._lost_generation = 0
         self._parallel = 0
@@ -75,6 +76,12 @@ class LinkIncoming(Closing):
             self._acked = number
             if self._control is not None:
                 self._control.post(Kind.ACK, number)
+
+    def answer(self, number: int, content: bytes) -> None:
+        """See streams.transport.Incoming."""
+        with self._changed:
+            self._answer = number, content
+            self._post_answer()
 
     def refuse(self, message: str, hint: str, exit_code: int) -> None:
         """See streams.transport.Incoming."""
@@ -119,6 +126,7 @@ class LinkIncoming(Closing):
             welcome = Welcome(self._assembly.wanted, self._acked, self._window_bytes)
             if self._refusal is None:
                 control.post(Kind.WELCOME, payload=welcome.pack())
+                self._post_answer()
             self._post_refusal()
         try:
             control.run(partial(self._take, control))
@@ -205,6 +213,10 @@ class LinkIncoming(Closing):
     def _post_refusal(self) -> None:
         if self._control is not None and self._refusal is not None:
             self._control.post(Kind.REFUSE, payload=self._refusal.pack(), last=True)
+
+    def _post_answer(self) -> None:
+        if self._control is not None and self._answer is not None:
+            self._control.post(Kind.ANSWER, *self._answer)
 
     def _absent_s(self) -> float:
         return time.monotonic() - self._absent_since_s

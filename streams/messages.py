@@ -3,6 +3,7 @@
     Hello                                       what the rounds build on
     Begin, { File | Frames | Remove }, Part...  a round; the last part of its manifest commits it
     Begin, ...                                  the next one
+    Ask, Content                                between rounds: a process that is handed over (streams.questions)
 
 A file has no name here: what it holds and of whom makes the name. Its seek table does not travel, since its frames
 say it all. Decoding checks what one message can tell by itself; order and sums are up to streams.roundreceiver.
@@ -33,7 +34,7 @@ from formats.layout import (
 from streams.errors import StreamCorrupt
 from streams.transport import MAX_MESSAGE_BYTES, Buffer
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 MAX_ROUND = 999_999_999
 MAX_NUMBER = (1 << 31) - 1
@@ -50,10 +51,16 @@ _FILE = struct.Struct("<IIIII")
 _REMOVE = struct.Struct("<II")
 _FRAMES = struct.Struct("<IIQI")
 _PART = struct.Struct("<III")
+_ASK = struct.Struct("<II")
+_CONTENT = struct.Struct("<IIQ")
 
 _FRAME_SIZES_BYTES = 8  # of one frame: stored, content
 MAX_FRAMES_PER_MESSAGE = MAX_CONTENT_BYTES // RUN.size
 MAX_FRAMES_BYTES = MAX_MESSAGE_BYTES - _FRAMES.size
+MAX_QUESTION_BYTES = 4 << 20
+CONTENT_BYTES = 1 << 20
+"""Of a file in one message (inclusive)."""
+MAX_FILE_BYTES = 1 << 50
 
 
 class Kind(IntEnum):
@@ -65,6 +72,18 @@ class Kind(IntEnum):
     REMOVE = 4
     FRAMES = 5
     PART = 6
+    ASK = 7
+    CONTENT = 8
+
+
+class Topic(IntEnum):
+    """What is asked; streams.questions has what goes with it, and the answers."""
+
+    OFFER = 1
+    FILES = 2
+    COPY = 3
+    BUILD = 4
+    GO = 5
 
 
 class Holds(IntEnum):
@@ -200,11 +219,38 @@ class Part:
         return [_PART.pack(Kind.PART, self.total_bytes, self.offset_bytes), self.content]
 
 
-Message = Hello | Begin | File | Remove | Frames | Part
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A question, which the receiver answers before it takes the next message; `body` is JSON."""
+
+    topic: Topic
+    body: Buffer
+
+    def encode(self) -> list[Buffer]:
+        """The parts of the message."""
+        return [_ASK.pack(Kind.ASK, self.topic), self.body]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Bytes of a file that the receiver lacked, by its number among those asked for."""
+
+    file: int
+    offset_bytes: int
+    content: Buffer
+
+    def encode(self) -> list[Buffer]:
+        """The parts of the message."""
+        return [_CONTENT.pack(Kind.CONTENT, self.file, self.offset_bytes), self.content]
+
+
+Message = Hello | Begin | File | Remove | Frames | Part | Ask | Content
 
 
 def head_of(message: Message) -> bytes:
-    """The message, without frames."""
+    """The message, without frames or the content of a file."""
+    if isinstance(message, Content):
+        return bytes(message.encode()[0])
     return message.head() if isinstance(message, Frames) else b"".join(message.encode())
 
 
@@ -217,6 +263,11 @@ def place_of_frames(head: bytes) -> tuple[int, int, int] | None:
         return None
     _, file, offset_bytes, _ = _FRAMES.unpack_from(head)
     return file, offset_bytes, sum(array("I", head[_FRAMES.size :])[0::2])
+
+
+def expects_answer(data: Buffer) -> bool:
+    """Whether that message, which was encoded here, is a question."""
+    return bool(_KIND.unpack_from(data)[0] == Kind.ASK)
 
 
 def split_frames(file: int, offset_bytes: int, frames: Sequence[Buffer], contents: Sequence[int]) -> list[Frames]:
@@ -313,6 +364,22 @@ def _part(view: memoryview) -> Part:
     return Part(total_bytes, offset_bytes, content)
 
 
+def _ask(view: memoryview) -> Ask:
+    _, topic = _ASK.unpack_from(view)
+    body = bytes(view[_ASK.size :])
+    if topic not in set(Topic) or len(body) > MAX_QUESTION_BYTES:
+        raise corrupt(f"a question of topic {topic} has {len(body)} bytes")
+    return Ask(Topic(topic), body)
+
+
+def _content(view: memoryview) -> Content:
+    _, file, offset_bytes = _CONTENT.unpack_from(view)
+    content = view[_CONTENT.size :]
+    if len(content) > CONTENT_BYTES or offset_bytes > MAX_FILE_BYTES:
+        raise corrupt(f"{len(content)} bytes of a file come for byte {offset_bytes}")
+    return Content(file, offset_bytes, content)
+
+
 _DECODERS: dict[int, Callable[[memoryview], Message]] = {
     Kind.HELLO: _hello,
     Kind.BEGIN: _begin,
@@ -320,6 +387,8 @@ _DECODERS: dict[int, Callable[[memoryview], Message]] = {
     Kind.REMOVE: _remove,
     Kind.FRAMES: _frames,
     Kind.PART: _part,
+    Kind.ASK: _ask,
+    Kind.CONTENT: _content,
 }
 
 

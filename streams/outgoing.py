@@ -55,6 +55,7 @@ class LinkOutgoing:
         self._news = Newsroom(tell)
         self._changed = threading.Condition()  # guards all that follows
         self._backlog = Backlog()
+        self._answer: tuple[int, bytes] = (0, b"")
         self._progress_s = time.monotonic()  # when something was last sent or acknowledged, or began to be due
         self._failure: Exception | None = None
         self._ending: Kind | None = None
@@ -87,6 +88,16 @@ class LinkOutgoing:
     def wait_for(self, number: int) -> None:
         """See streams.transport.Outgoing."""
         self._wait_until(lambda: self._backlog.acked >= number)
+
+    def answer_to(self, number: int, timeout_s: float) -> bytes | None:
+        """See streams.transport.Outgoing."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure is not None or self._answer[0] == number, timeout_s)
+            if self._answer[0] == number:
+                return self._answer[1]
+            if self._failure is not None:
+                raise self._failure
+            return None
 
     def give_up(self) -> None:
         """See streams.transport.Outgoing."""
@@ -165,6 +176,11 @@ class LinkOutgoing:
             case Kind.ACK:
                 with self._changed:
                     self._backlog.acknowledge(frame.number)
+                    self._progress_s = time.monotonic()
+                    self._changed.notify_all()
+            case Kind.ANSWER:
+                with self._changed:
+                    self._answer = frame.number, frame.payload
                     self._progress_s = time.monotonic()
                     self._changed.notify_all()
             case Kind.BEAT:

@@ -1,7 +1,7 @@
 """The transport over a pipe: messages one behind the other, and where there is a way back, answers on another pipe.
 
     preamble, { item }      item: kind, number of bytes, a message; the last item is an end without bytes
-    { answer }              answer: kind, number; a refusal carries a text of so many bytes
+    { answer }              answer: kind, number; a refusal and what a message asked for carry so many bytes
 
 A pipe that breaks is not mended: whoever wants that has TLS.
 """
@@ -25,7 +25,7 @@ from formats.errors import UsageError
 from formats.files import close_quietly, write_pieces
 from streams.errors import StreamBroken, StreamCorrupt, StreamRefused
 from streams.messages import corrupt
-from streams.transport import MAX_MESSAGE_BYTES, Buffer, Incoming, Outgoing
+from streams.transport import MAX_ANSWER_BYTES, MAX_MESSAGE_BYTES, Buffer, Incoming, Outgoing
 
 PREAMBLE = struct.Struct("<8sII")
 """Magic, version, and whether the sender reads answers."""
@@ -36,7 +36,7 @@ ITEM = struct.Struct("<II")
 MESSAGE, END = 1, 2
 ANSWER = struct.Struct("<IIQ")
 """Kind, the bytes that follow, and the number of a message."""
-ACKNOWLEDGED, REFUSED = 1, 2
+ACKNOWLEDGED, REFUSED, ANSWERED = 1, 2, 3
 MAX_REFUSAL_BYTES = 64 << 10
 MAX_TEXT = 2000
 """Characters of each of its texts, of which JSON makes up to 12 bytes."""
@@ -143,6 +143,7 @@ class PipeOutgoing(Outgoing):
         self._is_ended = False
         self._sent = 0
         self._acknowledged = 0
+        self._answer: tuple[int, bytes] = (0, b"")
         self._failure: StreamBroken | StreamRefused | StreamCorrupt | None = None
         self._state = threading.Condition()
         self._writer = _WriteEnd(fd, name)
@@ -172,6 +173,16 @@ class PipeOutgoing(Outgoing):
                 if self._failure:
                     raise self._failure
                 self._state.wait()
+
+    def answer_to(self, number: int, timeout_s: float) -> bytes | None:
+        """Waits for the answer to the message sent last. Raises as `send`."""
+        with self._state:
+            self._state.wait_for(lambda: self._answer[0] == number or self._failure is not None, timeout_s)
+            if self._answer[0] == number:
+                return self._answer[1]
+            if self._failure:
+                raise self._failure
+            return None
 
     def give_up(self) -> None:
         """Whoever waits gets StreamBroken."""
@@ -226,6 +237,9 @@ class PipeOutgoing(Outgoing):
                 if kind == REFUSED and n_bytes <= MAX_REFUSAL_BYTES:
                     failure = _refusal(_read(self._answers_fd, n_bytes))
                     break
+                if kind == ANSWERED and n_bytes <= MAX_ANSWER_BYTES:
+                    self._take_answer(number, bytes(_read(self._answers_fd, n_bytes)))
+                    continue
                 if kind != ACKNOWLEDGED or n_bytes or not self._acknowledge(number):
                     failure = corrupt("the receiver sends answers that make no sense")
                     break
@@ -235,6 +249,11 @@ class PipeOutgoing(Outgoing):
             self._failure = self._failure or failure
             self._state.notify_all()
         self._writer.give_up()
+
+    def _take_answer(self, number: int, content: bytes) -> None:
+        with self._state:
+            self._answer = number, content
+            self._state.notify_all()
 
     def _acknowledge(self, number: int) -> bool:
         with self._state:
@@ -313,18 +332,22 @@ class PipeIncoming(Incoming):
 
     def acknowledge(self, number: int) -> None:
         """Says so, if the sender wants to know."""
-        self._answer(ANSWER.pack(ACKNOWLEDGED, 0, number))
+        self._say(ANSWER.pack(ACKNOWLEDGED, 0, number))
+
+    def answer(self, number: int, content: bytes) -> None:
+        """Says it, if the sender wants to know."""
+        self._say(ANSWER.pack(ANSWERED, len(content), number) + content)
 
     def refuse(self, message: str, hint: str, exit_code: int) -> None:
         """Says so, if the sender wants to know."""
         told = {"message": message[:MAX_TEXT], "hint": hint[:MAX_TEXT], "exit_code": exit_code}
         data = json.dumps(told).encode()
-        self._answer(ANSWER.pack(REFUSED, len(data), 0) + data)
+        self._say(ANSWER.pack(REFUSED, len(data), 0) + data)
 
     def close(self) -> None:
         """The descriptors are the caller's."""
 
-    def _answer(self, data: bytes) -> None:
+    def _say(self, data: bytes) -> None:
         if not self._wants_answers:
             return
         view = memoryview(data)

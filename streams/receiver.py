@@ -20,9 +20,11 @@ from formats.closing import Closing
 from formats.errors import PredumpError
 from formats.faults import Point, reached
 from streams.errors import StreamBroken
-from streams.messages import Begin, File, Frames, Holds, Message, decode
+from streams.messages import Ask, Begin, Content, File, Frames, Holds, Message, corrupt, decode
+from streams.questions import Offer, Offered, decode_question, encode_answer
 from streams.roundreceiver import Budget, check_frames
 from streams.session import Session
+from streams.takeover import Takeover
 from streams.transport import Incoming
 
 QUEUED_MESSAGES = 4
@@ -48,13 +50,15 @@ class Receiver(Closing):
         max_bytes: int = DEFAULT_MAX_BYTES,
         threads: int = 2,
         on_round: Callable[[RoundInfo], None] = lambda _: None,
+        takeover: Takeover | None = None,
     ) -> None:
-        """Makes the directory if it is missing. `on_round` is called after each commit.
+        """Makes the directory if it is missing. `on_round` is called after each commit; with `takeover` it runs here.
 
         Raises StorageError, CheckpointBusy.
         """
         self._path = path
         self._on_round = on_round
+        self._takeover = takeover
         self._budget = Budget(max_bytes)
         self._resuming = threading.Lock()
         self._session: Session | None = None
@@ -85,6 +89,8 @@ class Receiver(Closing):
             self._end(session)
         except PredumpError as error:
             self._end(session)
+            if self._takeover and self._takeover.running:
+                return  # whatever becomes of its sender, it runs here
             if not isinstance(error, StreamBroken):
                 incoming.refuse(error.message, error.hint, error.exit_code)
             raise
@@ -122,10 +128,16 @@ class Receiver(Closing):
         arrived: queue.Queue[_Arrived] = queue.Queue(QUEUED_MESSAGES)
         holds = session.sequence.round.holds if session.sequence.round else {}
         threading.Thread(target=self._receive, args=(incoming, arrived, holds), name="receive", daemon=True).start()
-        while (item := arrived.get()).message is not None:
+        if self._takeover and session.number:
+            self._takeover.recall(incoming, session.id)
+        while (item := self._next(arrived)).message is not None:
             if item.checked is not None:
                 item.checked.result()
-            committed = session.place(item.message)
+            if isinstance(item.message, Ask):
+                self._answer(item.message, incoming, session)
+            elif isinstance(item.message, Content):
+                self._take_content(item.message)
+            committed = self._place(item.message, session)
             if committed is not None:
                 self._on_round(committed)
             incoming.acknowledge(session.number)
@@ -133,6 +145,40 @@ class Receiver(Closing):
         if item.error is not None:
             raise item.error
         session.sequence.end()
+
+    def _next(self, arrived: queue.Queue[_Arrived]) -> _Arrived:
+        """What comes next; a process that waits for the word to run does not wait longer than its time."""
+        if self._takeover and (left_s := self._takeover.left_s) is not None:
+            try:
+                return arrived.get(timeout=left_s)
+            except queue.Empty:
+                self._takeover.expire()
+        return arrived.get()
+
+    def _place(self, message: Message, session: Session) -> RoundInfo | None:
+        takeover = self._takeover
+        if takeover and isinstance(message, Begin):
+            takeover.begin_round()
+        committed = session.place(message)
+        if takeover and committed is not None:
+            takeover.round_arrived(committed)
+        return committed
+
+    def _take_content(self, message: Content) -> None:
+        if not self._takeover:
+            raise corrupt("a file comes that nobody asked for")
+        self._takeover.content(message)
+
+    def _answer(self, message: Ask, incoming: Incoming, session: Session) -> None:
+        """Raises PredumpError: the sender is told, and nothing runs here."""
+        question, number = decode_question(message), session.number + 1
+        if self._takeover:
+            answer = encode_answer(self._takeover.answer(question, session.id, number))
+        elif isinstance(question, Offer):
+            answer = encode_answer(Offered(restores=False))
+        else:
+            raise corrupt("a process is handed over that nobody is to run here")
+        incoming.answer(number, answer)
 
     def _receive(self, incoming: Incoming, arrived: queue.Queue[_Arrived], holds: dict[int, Holds]) -> None:
         """Until the end, or an error. `holds`: what the files of the round hold."""

@@ -8,6 +8,7 @@ Neither the threads nor the connections of a transport are there in a child.
 
 from __future__ import annotations
 
+import math
 import queue
 import socket
 import threading
@@ -15,6 +16,7 @@ from contextlib import suppress
 
 from formats.closing import Closing
 from formats.errors import PredumpError
+from streams.messages import expects_answer
 from streams.pipe import PipeIncoming, PipeOutgoing
 from streams.transport import Buffer, Outgoing
 
@@ -30,7 +32,7 @@ class Relay(Closing):
         self._outgoing = outgoing
         self._ours, self._theirs = socket.socketpair()
         self._incoming = PipeIncoming(self._ours.fileno(), self._ours.fileno(), name="the process that takes the dump")
-        self._sent: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
+        self._sent: queue.SimpleQueue[tuple[int, int, bool] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._forward, name="relay", daemon=True),
             threading.Thread(target=self._answer, name="relay-answers", daemon=True),
@@ -57,7 +59,8 @@ class Relay(Closing):
         try:
             while (message := self._incoming.receive()) is not None:
                 number += 1
-                self._sent.put((number, self._send(message)))
+                is_question = expects_answer(message)
+                self._sent.put((number, self._send(message), is_question))
         except PredumpError:
             self._cut()  # the child has ended, or is to see that this has
         finally:
@@ -73,8 +76,10 @@ class Relay(Closing):
     def _answer(self) -> None:
         """Waiting for one message after the other is enough: each is acknowledged, or written."""
         try:
-            while (pair := self._sent.get()) is not None:
-                child_number, number = pair
+            while (sent := self._sent.get()) is not None:
+                child_number, number, is_question = sent
+                if is_question and (answer := self._outgoing.answer_to(number, math.inf)) is not None:
+                    self._incoming.answer(child_number, answer)
                 self._outgoing.wait_for(number)
                 self._incoming.acknowledge(child_number)
         except PredumpError as error:

@@ -21,6 +21,7 @@ from streams.messages import (
     split_frames,
     split_manifest,
 )
+from streams.questions import Answer, Question, decode_answer, question_message
 from streams.transport import Buffer, Outgoing
 
 
@@ -49,6 +50,14 @@ class Sender:
         """Waits until that message is acknowledged, where there is a way back. Raises as `send`."""
         self._outgoing.wait_for(number)
 
+    def ask(self, question: Question, answer_type: type[Answer], timeout_s: float) -> Answer | None:
+        """The answer to a question; None if there is none in time. Raises as `send`, and StreamCorrupt."""
+        return self.start(question).wait(answer_type, timeout_s)
+
+    def start(self, question: Question) -> Asked:
+        """Asks it. Raises as `send`."""
+        return Asked(self._outgoing, self.send(question_message(question)))
+
     def give_up(self) -> None:
         """Nothing is sent any more, nobody waits."""
         self._outgoing.give_up()
@@ -56,6 +65,19 @@ class Sender:
     def open_round(self, number: int) -> SentRound:
         """Begins a round. Raises as `send`."""
         return SentRound(self, number)
+
+
+class Asked:
+    """A question that was sent."""
+
+    def __init__(self, outgoing: Outgoing, number: int) -> None:
+        self._outgoing = outgoing
+        self._number = number
+
+    def wait(self, answer_type: type[Answer], timeout_s: float) -> Answer | None:
+        """Its answer; None if there is none in time. Raises StreamBroken, StreamRefused, StreamCorrupt."""
+        content = self._outgoing.answer_to(self._number, timeout_s)
+        return None if content is None else decode_answer(answer_type, content)
 
 
 class SentRound(RoundFiles):

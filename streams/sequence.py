@@ -10,7 +10,18 @@ from formats.errors import ImageVersionUnsupported
 from formats.layout import SCHEMA_VERSION
 from formats.roundwriter import RoundWriter
 from streams.errors import StreamRefused
-from streams.messages import PROTOCOL_VERSION, Begin, File, Frames, Hello, Message, Remove, corrupt
+from streams.messages import (
+    PROTOCOL_VERSION,
+    Ask,
+    Begin,
+    Content,
+    File,
+    Frames,
+    Hello,
+    Message,
+    Remove,
+    corrupt,
+)
 from streams.roundreceiver import Budget, RoundReceiver
 
 Intend = Callable[[int, str], None]
@@ -43,6 +54,9 @@ class Sequence:
             raise corrupt("it does not begin with a hello")
         elif isinstance(message, Begin):
             self._begin(message, open_writer)
+        elif isinstance(message, Ask | Content):
+            if round_ is not None:
+                raise corrupt("a question comes in the middle of a round")
         elif round_ is None:
             raise corrupt("a file or a manifest comes outside of a round")
         elif isinstance(message, File):

@@ -3,6 +3,7 @@
     sender                                         receiver
     Outgoing.send(parts)     ----->  message n     Incoming.receive()
     Outgoing.wait_for(n)     <-----  n             Incoming.acknowledge(n): everything up to n is in its place
+    Outgoing.answer_to(n)    <-----  bytes         Incoming.answer(n, bytes): what message n asked for
 
 Messages count from 1 in a session, which has an id of 16 random bytes. What a message means is none of a transport's
 business (streams.messages). A sender keeps what is not acknowledged, and sends it again over a new connection.
@@ -15,8 +16,10 @@ from typing import Protocol
 
 from formats.files import Buffer
 
-__all__ = ["MAX_MESSAGE_BYTES", "Buffer", "Incoming", "Outgoing", "Resume"]
+__all__ = ["MAX_ANSWER_BYTES", "MAX_MESSAGE_BYTES", "Buffer", "Incoming", "Outgoing", "Resume"]
 
+MAX_ANSWER_BYTES = 256 << 10
+"""Bytes of an answer to one message (inclusive)."""
 MAX_MESSAGE_BYTES = 8 << 20
 """Bytes of one message (inclusive): what a receiver has to have room for before it knows anything of the sender."""
 
@@ -41,6 +44,9 @@ class Outgoing(Protocol):
     def wait_for(self, number: int) -> None:
         """Waits until the receiver has acknowledged that message. Raises as `send`."""
 
+    def answer_to(self, number: int, timeout_s: float) -> bytes | None:
+        """Waits for the answer to the message that was sent last; None if there is none in time. Raises as `send`."""
+
     def give_up(self) -> None:
         """Nothing waits any more: who waits in `send` or `wait_for`, and who comes later, gets StreamBroken.
 
@@ -59,6 +65,9 @@ class Incoming(Protocol):
 
     def acknowledge(self, number: int) -> None:
         """Says that all messages up to that one are in their place. The sender forgets them."""
+
+    def answer(self, number: int, content: bytes) -> None:
+        """Answers message `number`, before the next one is received. It is said again over each new connection."""
 
     def refuse(self, message: str, hint: str, exit_code: int) -> None:
         """Tells the sender why nothing more is taken, as far as it still listens."""

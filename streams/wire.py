@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import ClassVar, Self
 
 from streams.errors import StreamCorrupt
-from streams.transport import MAX_MESSAGE_BYTES, Buffer
+from streams.transport import MAX_ANSWER_BYTES, MAX_MESSAGE_BYTES, Buffer
 
 HEADER = struct.Struct("<IIQ")
 """Kind, bytes of the payload, number."""
@@ -44,6 +44,8 @@ class Kind(IntEnum):
     """(r) Answers END."""
     ABORT = 9
     """The sender gives up."""
+    ANSWER = 10
+    """(r) What message `number` asked for."""
 
 
 class _Packed:
@@ -149,6 +151,7 @@ MAX_PAYLOAD_BYTES = {
     Kind.WELCOME: Welcome.LAYOUT.size,
     Kind.MESSAGE: MAX_MESSAGE_BYTES,
     Kind.REFUSE: _REFUSAL_BYTES,
+    Kind.ANSWER: MAX_ANSWER_BYTES,
 }
 """By kind (inclusive); the others have none."""
 

@@ -114,6 +114,10 @@ class ThreadSet:
         threads = self._threads[0 : self._list.n_threads]
         return any(thread.flags & lib.PD_THREAD_IN_STOP for thread in threads)
 
+    def take_stop_back(self) -> None:
+        """Undoes `send_stop` before they were resumed; nobody notices."""
+        lib.pd_take_stop_back(self._list)
+
     def stopped_tids(self) -> list[int]:
         """Threads that stand still, in the order they were found."""
         threads = self._threads[0 : self._list.n_threads]

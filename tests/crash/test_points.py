@@ -276,6 +276,10 @@ CONNECTIONS = {Point.CONNECTIONS_HELD, Point.CONNECTIONS_TAKEN, Point.CONNECTION
 """tests/crash/test_deaths_with_connections.py has deaths at these."""
 
 
+HANDOVER = {point for point in Point if point.value.startswith(("handover-", "takeover-"))}
+"""tests/stream/test_handover.py has deaths at these."""
+
+
 def cases(scenarios: dict[str, Scenario]) -> list[tuple[str, str]]:
     return [(name, point) for name, scenario in scenarios.items() for point in scenario.points]
 
@@ -295,7 +299,7 @@ def test_every_point_has_a_death(tally: Tally) -> None:
     tally.add(Count.FAULT_POINTS, len(Point))
     tried = {point.partition(":")[0] for _, point in (*cases(SCENARIOS), *cases(KEEPER_SCENARIOS))}
     tried |= {point.partition(":")[0] for point in FLATTEN}
-    assert tried | THROTTLE | RECEIVER | CONNECTIONS == set(Point)
+    assert tried | THROTTLE | RECEIVER | CONNECTIONS | HANDOVER == set(Point)
 
 
 @pytest.mark.parametrize(("name", "point"), params(SCENARIOS))

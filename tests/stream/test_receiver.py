@@ -25,7 +25,19 @@ from formats.manifest import Manifest, Parent, RoundKind
 from formats.manifestfile import decode_manifest, encode_manifest
 from formats.replacing import flatten_in_place
 from streams.errors import StreamBroken, StreamCorrupt, StreamRefused
-from streams.messages import Begin, File, Frames, Hello, Holds, Message, Part, Remove, decode, split_manifest
+from streams.messages import (
+    PROTOCOL_VERSION,
+    Begin,
+    File,
+    Frames,
+    Hello,
+    Holds,
+    Message,
+    Part,
+    Remove,
+    decode,
+    split_manifest,
+)
 from streams.receiver import Receiver
 from streams.resend import send_round
 from streams.roundreceiver import TooLarge
@@ -208,13 +220,13 @@ def test_rounds_go_on_behind_the_last_one_only(directory: Path, tmp_path: Path, 
     sent = write_chain(tmp_path / "sent", FIRST, ImageRound({0: page_of(9)}))
     received(directory, recorded(sent))
     last = Checkpoint.open(sent).round()
-    right = Hello(1, 2, bytes.fromhex(last.manifest.checkpoint_id), 2, bytes.fromhex(last.sha256))
+    right = Hello(PROTOCOL_VERSION, 2, bytes.fromhex(last.manifest.checkpoint_id), 2, bytes.fromhex(last.sha256))
     received(directory, [as_bytes(right)])
     with Receiver(directory) as receiver, pytest.raises(StreamRefused):
         receiver.take(Player([as_bytes(replace(right, **hello))]))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("wrong", [{"version": 2}, {"schema": 3}])
+@pytest.mark.parametrize("wrong", [{"version": PROTOCOL_VERSION + 1}, {"schema": 3}])
 def test_another_version_is_refused(sent: Path, directory: Path, wrong: dict[str, int]) -> None:
     messages = recorded(sent)
     hello = decode(messages[0])
@@ -468,7 +480,11 @@ def endless_frames(n_messages: int) -> Messages:
     """A round that never ends: frames that take little room on the way, and much when they are decompressed."""
     frames, contents = compress_frames(memoryview(bytes(PAGES_FRAME_BYTES)), PAGES_FRAME_BYTES, 1)
     many = [frames[0]] * 32
-    messages = [as_bytes(Hello(1, 2, bytes(16), 0, bytes(32))), as_bytes(Begin(1)), as_bytes(File(0, Holds.PAGES, 1))]
+    messages = [
+        as_bytes(Hello(PROTOCOL_VERSION, 2, bytes(16), 0, bytes(32))),
+        as_bytes(Begin(1)),
+        as_bytes(File(0, Holds.PAGES, 1)),
+    ]
     offset_bytes = 0
     for _ in range(n_messages):
         messages.append(as_bytes(Frames(0, offset_bytes, many, contents * 32)))
@@ -496,7 +512,7 @@ def test_a_sender_without_end_costs_no_memory(directory: Path) -> None:
 
 def test_files_without_end_are_refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streams.roundreceiver.MAX_FILES", 10)
-    messages = [as_bytes(Hello(1, 2, bytes(16), 0, bytes(32))), as_bytes(Begin(1))]
+    messages = [as_bytes(Hello(PROTOCOL_VERSION, 2, bytes(16), 0, bytes(32))), as_bytes(Begin(1))]
     messages += [as_bytes(File(i, Holds.PAGES, i + 1)) for i in range(11)]
     with Receiver(directory) as receiver, pytest.raises(StreamCorrupt, match="file 10 is not the next one"):
         receiver.take(Player(messages))

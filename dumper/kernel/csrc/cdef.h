@@ -285,6 +285,12 @@ int pd_resume_threads(struct pd_thread_list *list);
  */
 int pd_send_stop(int pid, const struct pd_thread_list *list);
 
+/*
+ * Takes the SIGSTOP of pd_send_stop back from every stopped thread, which stays stopped by ptrace and has run no
+ * instruction. Signals that it took before are delivered as they would have been.
+ */
+int pd_take_stop_back(const struct pd_thread_list *list);
+
 /* ---- inject.c: system calls inside the target --------------------------------------------------------------- */
 
 struct pd_site {

@@ -18,6 +18,7 @@
 
 #define ERESTARTNOHAND 514
 #define LATE_STOP_NS 10000000LL
+#define TAKE_BACK_NS 1000000000LL
 
 /*
  * Calls that fail with a bare EINTR when a stop interrupts them, without any signal: epoll_wait and its kin, and those
@@ -260,6 +261,32 @@ int pd_send_stop(int pid, const struct pd_thread_list *list)
 	for (uint64_t i = 0; i < list->n_threads; i++)
 		if (list->threads[i].flags & PD_THREAD_STOPPED)
 			syscall(__NR_tgkill, pid, list->threads[i].tid, SIGSTOP);
+	return 0;
+}
+
+/* Lets a stopped thread go on until it stops to take the SIGSTOP that waits for it; other signals are its own. */
+static void drop_stop(struct pd_thread *thread, int64_t deadline_ns)
+{
+	int passed_on = 0, status;
+
+	for (;;) {
+		if (ptrace(PTRACE_CONT, thread->tid, 0, passed_on) || pd_wait_stop(thread->tid, deadline_ns, &status) ||
+		    !WIFSTOPPED(status))
+			return; /* killed meanwhile */
+		if (status >> 16)
+			passed_on = 0; /* a trap of ptrace, or a stop of the whole process */
+		else if (WSTOPSIG(status) == SIGSTOP)
+			return;
+		else
+			passed_on = WSTOPSIG(status);
+	}
+}
+
+int pd_take_stop_back(const struct pd_thread_list *list)
+{
+	for (uint64_t i = 0; i < list->n_threads; i++)
+		if (list->threads[i].flags & PD_THREAD_STOPPED)
+			drop_stop(list->threads + i, pd_now_ns() + TAKE_BACK_NS);
 	return 0;
 }
 
