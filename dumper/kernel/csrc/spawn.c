@@ -81,18 +81,32 @@ static int is_orphan(const struct birth *birth)
 	return poll(&ended, 1, 0) != 0;
 }
 
+/* The descriptor that it keeps gets its number, which may be that of it, or of the program; that is then another one. */
+static int keep(const struct pd_spawn *spawn, int *program_fd)
+{
+	if (*program_fd == spawn->keep_as) {
+		*program_fd = fcntl(*program_fd, F_DUPFD_CLOEXEC, spawn->keep_as + 1);
+		if (*program_fd < 0)
+			return -1;
+	}
+	if (spawn->keep_fd == spawn->keep_as)
+		return fcntl(spawn->keep_fd, F_SETFD, 0);
+	return dup3(spawn->keep_fd, spawn->keep_as, 0);
+}
+
 /* In the new process, on a stack of its own in our memory, while we stand still (CLONE_VFORK). */
 static void be_born(struct birth *birth)
 {
 	static char *const arguments[] = {"predump-restore", NULL}, *const environment[] = {NULL};
 	const struct pd_spawn *spawn = birth->spawn;
 	const uint64_t by_default[4] = {0}; /* struct sigaction of the kernel */
+	int program_fd = birth->program_fd;
 
 	for (int number = 1; number <= N_SIGNALS; number++) /* what we ignore would stay ignored */
 		syscall(SYS_rt_sigaction, number, by_default, NULL, sizeof(uint64_t));
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || is_orphan(birth) || dup3(spawn->keep_fd, spawn->keep_as, 0) < 0 ||
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || is_orphan(birth) || keep(spawn, &program_fd) < 0 ||
 	    (spawn->personality && personality((unsigned long)spawn->personality) < 0) ||
-	    syscall(SYS_execveat, birth->program_fd, "", arguments, environment, AT_EMPTY_PATH))
+	    syscall(SYS_execveat, program_fd, "", arguments, environment, AT_EMPTY_PATH))
 		birth->error = -errno;
 	_exit(127);
 }
