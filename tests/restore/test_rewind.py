@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.harness import Predump, Target, is_stopped, is_untouched, number, poll_until, predump
+from tests.harness import (
+    NOBODY,
+    TARGETS,
+    Predump,
+    Target,
+    is_stopped,
+    is_untouched,
+    number,
+    poll_until,
+    predump,
+    unprivileged_python,
+)
 
 pytestmark = pytest.mark.usefixtures("targets")
 
@@ -191,3 +204,21 @@ def test_it_stays_stopped_if_it_is_wanted(target: Target, checkpoint: Path) -> N
     assert is_stopped(target.pid)
     os.kill(target.pid, signal.SIGCONT)
     target.check()
+
+
+def test_its_owner_needs_no_privilege() -> None:
+    python, env = unprivileged_python()
+    with tempfile.TemporaryDirectory(prefix="predump-test-") as name:
+        directory = Path(name)
+        directory.chmod(0o777)
+        program, path = shutil.copy(TARGETS / "bin" / "rewind", name), directory / "read"
+        path.write_bytes(bytes(1000))
+        path.chmod(0o666)
+        with Target.spawn(str(shutil.which("setpriv")), *NOBODY[1:], program, path, 2) as target:
+            before = target.command("state")
+            predump("dump", "-p", target.pid, "-D", directory / "ck", prefix=python, env=env)
+            for what in CHANGES:
+                target.command(f"change {what}")
+            predump("rewind", "-p", target.pid, directory / "ck", prefix=python, env=env)
+            assert target.command("state") == before
+            target.check()
