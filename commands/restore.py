@@ -24,6 +24,11 @@ from display.units import counted, duration_text
 @click.option("--pid-namespace", is_flag=True, help="In a pid namespace of their own, where their ids are free.")
 @click.option("--detach/--wait", default=False, help="Leave them alone, or wait for the first one to end (default).")
 @click.option("--stopped", is_flag=True, help="Leave them stopped; SIGCONT lets them run.")
+@click.option(
+    "--lazy",
+    is_flag=True,
+    help="Let them run at once: pages come when they are asked for, and all others in the background.",
+)
 @threads_option("Threads that decompress and fill memory.")
 @quiet_option
 def restore(
@@ -34,6 +39,7 @@ def restore(
     pid_namespace: bool,
     detach: bool,
     stopped: bool,
+    lazy: bool,
     threads: int,
     quiet: bool,
 ) -> int:
@@ -67,6 +73,7 @@ def restore(
         pid_namespace=pid_namespace,
         own_session=detach,
         stopped=stopped,
+        lazy=lazy,
         threads=threads,
     )
     if pid == "new":

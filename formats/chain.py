@@ -90,6 +90,10 @@ class MemoryView(Closing):
         """The same of the process's own pages alone: what lies in an object is ABSENT. Raises as `segments`."""
         return self._own.segments(start_addr, end_addr)
 
+    def own_segments_newest_first(self) -> Iterator[Segment]:
+        """The process's own DATA segments, what was written last first. Raises as `segments`."""
+        return self._own.newest_first()
+
     def chunks(
         self, start_addr: int, end_addr: int, max_bytes: int = 1 << 20
     ) -> Iterator[tuple[int, int, bytes | None]]:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from formats.closing import Closing
 from formats.errors import ImageCorrupt
 from formats.images import PageSource
-from formats.layout import RunKind
+from formats.layout import ADDR_LIMIT, RunKind
 from formats.segments import Segment, SegmentKind
 
 
@@ -66,6 +66,17 @@ class PageLineage(Closing):
             else:
                 kind = SegmentKind.DATA if run.kind is RunKind.DATA else SegmentKind.ZERO
                 yield Segment(piece_start_addr, piece_end_addr, kind, level.round, run.page_index, self._object)
+
+    def newest_first(self) -> Iterator[Segment]:
+        """All DATA segments: those of the last round first, which was written last, and so on; by address in each.
+
+        Raises as `segments`.
+        """
+        for level in self._levels:
+            for start_addr, end_addr, run in level.pieces(0, ADDR_LIMIT):
+                if run is not None and run.kind is RunKind.DATA:
+                    found = self.segments(start_addr, end_addr)
+                    yield from (one for one in found if one.kind is SegmentKind.DATA and one.round == level.round)
 
     def read(self, number: int, page_index: int, n_pages: int) -> bytes:
         """Pages by their position in the pages file of round `number`; raises ImageCorrupt, StorageError."""

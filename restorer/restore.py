@@ -13,6 +13,7 @@ Until the last step everything is ours and ends with us: a restore that fails le
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -37,7 +38,9 @@ from restorer.files.openfiles import OpenFiles
 from restorer.memory.boundaries import set_boundaries
 from restorer.memory.fill import fill
 from restorer.memory.layout import Mapper
+from restorer.memory.lazy.server import Lazy, start_server
 from restorer.memory.objects import MemoryObjects
+from restorer.memory.userfault import make_lazy
 from restorer.memory.vdso import map_kernel_pages
 from restorer.plan import make_plan
 from restorer.shell import Channel, Shell, boot_address
@@ -53,13 +56,15 @@ class RestoreOptions:
 
     same_pids: with the ids that they had; pid_namespace: in a new pid namespace, where all ids are free; own_session:
     what had its session outside of the tree gets one of its own instead of the caller's, so that it outlives that;
-    stopped: left stopped by SIGSTOP; threads: that decompress and fill; files: choices about what is open.
+    stopped: left stopped by SIGSTOP; lazy: they run before their pages are there, which another process brings;
+    threads: that decompress and fill; files: choices about what is open.
     """
 
     same_pids: bool = True
     pid_namespace: bool = False
     own_session: bool = False
     stopped: bool = False
+    lazy: bool = False
     threads: int = 2
     files: FileChoices = field(default_factory=FileChoices)
 
@@ -96,6 +101,7 @@ class Restoration(Closing):
         self._memory_ns = 0
         self._tree: Tree
         self._objects: MemoryObjects
+        self._lazy: list[Lazy] = []
         if self._manifest.kind is not RoundKind.DUMP:
             raise UsageError(
                 f"Round {self._info.number} of {images.path} is a pre-dump: it has no threads and no open files.",
@@ -110,6 +116,9 @@ class Restoration(Closing):
 
     def close(self) -> None:
         """End what was not let go. May be called again."""
+        for one in self._lazy:
+            os.close(one.uffd)
+        self._lazy.clear()
         self._stack.close()
 
     def build(self) -> None:
@@ -121,6 +130,9 @@ class Restoration(Closing):
             start_ns = time.monotonic_ns()
             for member in self._members:
                 self._build_memory(member, objects)
+            if self._lazy:
+                start_server(self._images, self._info.number, self._lazy)
+                self._lazy.clear()
             self._memory_ns = time.monotonic_ns() - start_ns
             for member in self._members:
                 self._build_threads(member)
@@ -192,7 +204,9 @@ class Restoration(Closing):
         mapper.map_all()
         with MemoryView(self._images, self._info.number, member.process.pid) as view:
             map_kernel_pages(member.shell, member.process, view)
-            self._pages_filled += fill(member.shell, view, self._options.threads)
+            if self._options.lazy:
+                self._lazy.append(make_lazy(member.shell, member.process))
+            self._pages_filled += fill(member.shell, view, self._options.threads, is_lazy=self._options.lazy)
         mapper.finish()
         self._tell([set_boundaries(member.shell, member.process, member.state)])
 

@@ -28,6 +28,7 @@ SOURCES = [
     "remote.c",
     "guard.c",
     "shared.c",
+    "missing.c",
 ]
 HEADERS = [
     "predump.h",

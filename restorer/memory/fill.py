@@ -7,18 +7,22 @@ from formats.layout import PAGE_BYTES
 from formats.pagecopy import PageCopier
 from formats.segments import SegmentKind
 from restorer.memory.layout import is_ours
+from restorer.memory.userfault import can_wait
 from restorer.memory.vdso import KERNEL_PATHS
 from restorer.shell import Shell
 
 _ZEROS = bytes(256 * PAGE_BYTES)
 
 
-def fill(shell: Shell, view: MemoryView, threads: int) -> int:
-    """The process's own pages; how many there were. Raises ImageCorrupt, StorageError, OSError."""
+def fill(shell: Shell, view: MemoryView, threads: int, *, is_lazy: bool = False) -> int:
+    """The process's own pages, or, if `is_lazy`, those that cannot wait; how many there were.
+
+    Raises ImageCorrupt, StorageError, OSError.
+    """
     n_pages = 0
     with PageCopier(view, lambda content, addr: shell.write(addr, content), threads) as copier:
         for vma in view.vmas:
-            if vma.path in KERNEL_PATHS or not is_ours(vma) or vma.is_shared:
+            if vma.path in KERNEL_PATHS or not is_ours(vma) or vma.is_shared or (is_lazy and can_wait(vma)):
                 continue
             for segment in view.own_segments(vma.start_addr, vma.end_addr):
                 if segment.kind is SegmentKind.DATA:

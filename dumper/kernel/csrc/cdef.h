@@ -705,3 +705,22 @@ int64_t pd_guarded_calls(const struct pd_guarded *thread, struct pd_remote_call 
  * not 0. -EPERM: the caller may not open it (CAP_CHECKPOINT_RESTORE).
  */
 int pd_anonymous_shared(uint64_t n_bytes, int log2_huge_page_bytes);
+
+/* ---- missing.c: pages that are brought when they are asked for ------------------------------------------------------ */
+
+/* Registers a range for faults on pages that are missing, and for write-protection if `also_writes`. 0 or -errno. */
+int pd_uffd_watch(int uffd, uint64_t start_addr, uint64_t end_addr, int also_writes);
+#define PD_UFFD_COPY_PROTECTED 2 /* UFFDIO_COPY_MODE_WP */
+/*
+ * Brings whole pages; what is there already, or is mapped no more, is passed over. Returns how many bytes are done, all of
+ * them or up to a page for which it is -errno to be asked again: -EAGAIN: events are to be read first; -ESRCH: no memory.
+ */
+int64_t pd_uffd_copy(int uffd, uint64_t addr, const uint8_t *content, uint64_t n_bytes, uint64_t mode);
+int pd_uffd_zero(int uffd, uint64_t addr, uint64_t n_bytes);
+/*
+ * The sentinel: a process that has our descriptors as its own, and kills the processes that it was told of, and their
+ * children, when we end. `memory` is what it shares with us, NULL if there is none. Its pid, or -errno.
+ */
+void *pd_sentinel_memory(void);
+int pd_sentinel_start(void *memory);
+int pd_sentinel_add(void *memory, int pid);

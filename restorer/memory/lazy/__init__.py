@@ -1,0 +1,1 @@
+"""Memory that is brought while the process runs already."""
