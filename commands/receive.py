@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from commands.linkoptions import LinkChoice, link_options
-from commands.options import Duration, Size, directory_option, handover_timeout_option, threads_option
-from commands.restoring import Restoring, restored
+from commands.options import Size, directory_option, threads_option
+from commands.restoring import Restoring, restored, restoring_options
 from commands.streaming import tell_round
 from display.reporter import Reporter
 from display.units import bytes_text, counted
@@ -49,22 +49,7 @@ def _incoming(
 @click.option(
     "--listen", metavar="[HOST:]PORT", help="Take it over TCP: with TLS (--cert, --key, --ca), or from this host alone."
 )
-@click.option("--restore", is_flag=True, help="Bring the process back here, in the place of the original.")
-@click.option(
-    "--pid",
-    type=click.Choice(["original", "new"]),
-    default="original",
-    show_default=True,
-    help="With --restore: the ids that the processes had, or new ones.",
-)
-@click.option(
-    "--exec-before-resume",
-    metavar="COMMAND",
-    default="",
-    help="With --restore: run this by sh when the original will not run again, and this one is about to.",
-)
-@click.option("--exec-timeout", type=Duration(), default="3s", show_default=True, help="Time for that command.")
-@handover_timeout_option("With --restore: how long a process that was built waits for the word to run.")
+@restoring_options
 @link_options(sends=False)
 @threads_option("Threads that check.")
 def receive(
@@ -72,11 +57,7 @@ def receive(
     directory: Path,
     max_bytes: int | None,
     listen: str | None,
-    restore: bool,
-    pid: str,
-    exec_before_resume: str,
-    exec_timeout: int,
-    handover_timeout: int,
+    restoring: Restoring,
     link: LinkChoice,
     threads: int,
 ) -> int:
@@ -99,7 +80,6 @@ def receive(
     from streams.errors import StreamBroken
     from streams.receiver import DEFAULT_MAX_BYTES, Receiver
 
-    choice = Restoring(restore, pid, exec_before_resume, exec_timeout, handover_timeout, threads)
     rounds = 0
     stored_bytes = 0
 
@@ -112,7 +92,7 @@ def receive(
     limit_bytes = max_bytes or DEFAULT_MAX_BYTES
     try:
         with (
-            choice.takeover(reporter, directory) as takeover,
+            restoring.takeover(reporter, directory, threads) as takeover,
             Receiver(
                 directory, max_bytes=limit_bytes, threads=threads, on_round=on_round, takeover=takeover
             ) as receiver,

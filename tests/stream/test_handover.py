@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -425,7 +426,7 @@ def test_an_answer_that_was_lost_comes_over_the_next_connection(rng: random.Rand
 # ---- files ---------------------------------------------------------------------------------------------------------
 
 
-def test_files_are_named_before_the_freeze_and_copied_if_wanted(tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_file_is_said(tmp_path: Path) -> None:
     from restorer.arrival import Arrival, BeforeResume  # noqa: PLC0415
     from restorer.restore import RestoreOptions  # noqa: PLC0415
 
@@ -444,3 +445,59 @@ def test_files_are_named_before_the_freeze_and_copied_if_wanted(tmp_path: Path) 
         2: ("is missing", True),
         3: ("has no plain path", False),
     }
+
+
+@contextmanager
+def reader(directory: Path, *, writes: bool) -> Iterator[int]:
+    """A process that has a file of that directory open; its pid."""
+    directory.mkdir()
+    (directory / "input").write_text("content")
+    with (
+        (directory / "input").open("r+" if writes else "r") as file,
+        subprocess.Popen(
+            ["/bin/sleep", "1000"],
+            stdin=file,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def host_without(directory: Path, checkpoint: Path, tmp_path: Path) -> str:
+    """A receiver that finds the directory empty, and leaves what it has in the end in `found`."""
+    script = tmp_path / "receiver"
+    receive = f"{sys.executable} -m cli receive -D {checkpoint} --restore --pid new"
+    script.write_text(
+        f"mount -t tmpfs none {directory} && {receive}\ncode=$?\nls {directory} >{tmp_path}/found\nexit $code\n"
+    )
+    return f"exec:unshare -m sh {script}"
+
+
+@pytest.mark.parametrize("options", [(), ("--copy-files",)])
+def test_a_missing_file_is_named_before_the_freeze(tmp_path: Path, checkpoint: Path, options: tuple[str, ...]) -> None:
+    directory = tmp_path / "files"
+    with reader(directory, writes=bool(options)) as pid:  # what may be written is not copied
+        to = host_without(directory, checkpoint, tmp_path)
+        done = predump("run", "-t", pid, "--to", to, "--kill", *options, expect=1)
+        assert f"{directory}/input is missing" in done.stderr
+        assert not (checkpoint / "0002").exists()
+        assert is_untouched(pid)
+    assert (tmp_path / "found").read_text() == ""
+
+
+def test_a_missing_file_is_copied(tmp_path: Path, checkpoint: Path) -> None:
+    directory = tmp_path / "files"
+    with reader(directory, writes=False) as pid:
+        to = host_without(directory, checkpoint, tmp_path)
+        done = predump("run", "-t", pid, "--to", to, "--kill", "--copy-files", "--json")
+        (copy,) = done.result["handover"]["pids"]  # type: ignore[index,misc,call-overload]
+        try:
+            assert Path(f"/proc/{copy}/fd/0").read_text() == "content"
+            assert (tmp_path / "found").read_text() == "input\n"
+        finally:
+            os.kill(copy, signal.SIGKILL)
