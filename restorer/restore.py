@@ -247,11 +247,12 @@ class Restoration(Closing):
     def _set_credentials(self, member: _Member) -> None:
         shell, state = member.shell, member.state
         has = credentials(read_thread_status(shell.pid))
+        is_orphan = self._options.own_session and member.process.pid == self._manifest.root_pid
         for thread in member.process.threads:
             wanted = thread.credentials or state.credentials
             remote = shell.threads[thread.tid]
             set_credentials(shell, remote, has, wanted, state.prctl.get("securebits", 0))
-            threads.set_parent_death_signal(shell, thread)
+            self._tell(threads.set_parent_death_signal(shell, thread, is_orphan=is_orphan))
             set_seccomp(shell, remote, thread, state.seccomp_filters, wanted.no_new_privs)
         set_dumpable(shell, state.prctl.get("dumpable", 1))
 
