@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ class _Arriving:
 
 @dataclass(frozen=True, slots=True)
 class _Made:
+    path: str
     directory_fd: int
     name: str
     inode: int
@@ -82,7 +83,7 @@ class FileCopies(Closing):
             os.link(f"/proc/self/fd/{arriving.fd}", name, dst_dir_fd=self._directory_fd, follow_symlinks=True)
         except OSError as error:
             raise StorageError.from_os_error("create", Path(path), error) from error
-        self._made.append(_Made(self._directory_fd, name, os.fstat(arriving.fd).st_ino))
+        self._made.append(_Made(path, self._directory_fd, name, os.fstat(arriving.fd).st_ino))
         self._directory_fd = -1
         self._drop()
         del self._paths[copy.file]
@@ -93,14 +94,16 @@ class FileCopies(Closing):
             os.close(one.directory_fd)
         self._made.clear()
 
+    def remove_others(self, named: Collection[str]) -> None:
+        """Remove what is none of these paths."""
+        for one in [one for one in self._made if one.path not in named]:
+            self._made.remove(one)
+            _remove(one)
+
     def close(self) -> None:
         """Remove what was made, if nobody has put something else there."""
         self._drop()
-        for one in self._made:
-            with suppress(OSError):
-                if os.lstat(one.name, dir_fd=one.directory_fd).st_ino == one.inode:
-                    os.unlink(one.name, dir_fd=one.directory_fd)
-        self.keep()
+        self.remove_others(())
 
     def _begin(self, file: int) -> _Arriving:
         path = self._paths.get(file)
@@ -124,6 +127,13 @@ class FileCopies(Closing):
         if self._directory_fd >= 0:
             os.close(self._directory_fd)
             self._directory_fd = -1
+
+
+def _remove(made: _Made) -> None:
+    with suppress(OSError):
+        if os.lstat(made.name, dir_fd=made.directory_fd).st_ino == made.inode:
+            os.unlink(made.name, dir_fd=made.directory_fd)
+    os.close(made.directory_fd)
 
 
 def _open_directory(path: str) -> int:

@@ -24,7 +24,7 @@ from formats.checkpoint import RoundInfo
 from formats.closing import Closing
 from formats.errors import ImageCorrupt, PredumpError, StorageError
 from formats.faults import Point, reached
-from formats.manifest import RoundKind
+from formats.manifest import Manifest, RoundKind
 from formats.records import decode_record, encode_record
 from streams.errors import StreamRefused
 from streams.filecopy import FileCopies
@@ -98,6 +98,7 @@ class Takeover(Closing):
         """A round was committed. Raises PredumpError if what arrived before cannot live."""
         self._check()
         if info.manifest.kind is RoundKind.DUMP:
+            self._copies.remove_others(_paths(info.manifest))
             self._dump = info
             self._processes = self._submit(lambda: self._revival.complete(info))
         else:
@@ -230,6 +231,12 @@ class Takeover(Closing):
     def _revival_abort(self) -> None:
         with suppress(RuntimeError):  # it was closed before
             self._do(self._revival.abort)
+
+
+def _paths(manifest: Manifest) -> set[str]:
+    """Of the files that its processes have mapped or open."""
+    mapped = {one.path for process in manifest.processes for one in process.mapped_files}
+    return mapped | {one.path for one in manifest.open_files}
 
 
 def _now_s() -> float:

@@ -57,6 +57,15 @@ def test_it_goes_again_if_the_process_does_not_run(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_the_dump_does_not_name_goes_again(tmp_path: Path) -> None:
+    paths = tmp_path / "wanted", tmp_path / "other"
+    with copies_for(*paths) as copies:
+        for number in range(2):
+            copies.finish(copy_of(b"", file=number))
+        copies.remove_others({str(paths[0])})
+        assert list(tmp_path.iterdir()) == [paths[0]]
+
+
 @pytest.mark.parametrize("change", [{"sha256": "0" * 64}, {"size_bytes": 1}, {"file": 1}])
 def test_what_is_not_what_was_sent_gets_no_name(tmp_path: Path, change: dict[str, object]) -> None:
     with copies_for(tmp_path / "file", tmp_path / "other") as copies:
