@@ -333,7 +333,7 @@ class Dumper:
         self._emit.release()
         reached(Point.THAWED)
         if after is AfterDump.LEAVE_STOPPED:
-            _wait_until_stopped(list(self._processes))
+            wait_until_stopped(list(self._processes))
         told = {"round": round_.number, "kind": RoundKind.DUMP.value, "frozen_ns": freeze.frozen_ns, "captured": True}
         self._hooks.after_freeze(told)
         for member in self._left:
@@ -530,7 +530,7 @@ def _end(process: ProcessDump, after: AfterDump) -> None:
     reached(Point.SIGNALLED)
 
 
-def _wait_until_stopped(pids: list[int]) -> None:
+def wait_until_stopped(pids: list[int]) -> None:
     """A thread that was not scheduled since the freeze does not show the stop yet, though it will not run before it."""
     deadline_ns = time.monotonic_ns() + STOP_SHOWS_NS
     while not all(map(_is_stopped, pids)) and time.monotonic_ns() < deadline_ns:

@@ -12,13 +12,12 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 
-from dumper.freeze import StoppedProcess
 from dumper.kernel.guard import GuardedThread
 from dumper.kernel.remote import Call, Sys, detach
-from dumper.target import Target
 from formats.closing import Closing
 from formats.faults import Point, reached
 from formats.threadstate import Thread
+from restorer.rewind.present import Present
 from restorer.shell import SCRATCH_BYTES
 from restorer.threads import own_tid
 
@@ -29,20 +28,20 @@ _PRIVATE_ANONYMOUS_HERE = 0x02 | 0x20 | 0x100000  # MAP_PRIVATE, MAP_ANONYMOUS, 
 class GuardedProcess(Closing):
     """A context manager, made of a process that stands still: it stops if it was not let go. For one OS thread."""
 
-    def __init__(
-        self, target: Target, stopped: StoppedProcess, threads: Sequence[Thread], syscall_addr: int, scratch_addr: int
-    ) -> None:
-        """`threads` are those that it has. Raises OSError: EACCES."""
+    def __init__(self, present: Present, scratch_addr: int) -> None:
+        """Raises OSError: EACCES."""
+        target, threads = present.target, present.threads
+        syscall_addr, ns_pids = present.syscall_addr, present.state.lineage.ns_pids
+        assert syscall_addr is not None
         self.target = target
         self.scratch_addr = scratch_addr
-        self._stopped = stopped
+        self._stopped = present.stopped
         self._mem_fd = os.open(f"/proc/{target.tid}/mem", os.O_RDWR | os.O_CLOEXEC)
-        leader = next((one for one in threads if one.tid == target.pid), threads[0])
-        ns_pid = own_tid(leader) if leader.tid == target.pid else target.pid
+        ns_pid = ns_pids[-1] if ns_pids else target.pid
         self.threads = {
             one.tid: GuardedThread(target.pid, one.tid, ns_pid, own_tid(one), syscall_addr) for one in threads
         }
-        self._caller = self.threads[leader.tid]
+        self._caller = self.threads.get(target.pid) or self.threads[threads[0].tid]
         self._is_guarded = False
 
     def guard(self) -> None:

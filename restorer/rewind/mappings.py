@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from stat import S_ISREG
 
 from dumper.filesystems import device_name
 from dumper.kernel.remote import Call, CallFailed, Sys
@@ -153,7 +154,7 @@ def _why_not_again(vma: Vma, tid: int) -> str:
         return "it has no name by which it could be opened"
     with suppress(OSError, ValueError):
         status = Path(f"/proc/{tid}/root{vma.path}").stat()
-        if (device_name(status.st_dev), status.st_ino) == (vma.device, vma.inode):
+        if S_ISREG(status.st_mode) and (device_name(status.st_dev), status.st_ino) == (vma.device, vma.inode):
             return ""
     return "the file is not there any more"
 

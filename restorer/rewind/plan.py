@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
+from dumper.filesystems import device_name
 from dumper.headroom import free_bytes
 from dumper.kernel.ptrace import children
 from dumper.memory_map import VmaKind
@@ -101,6 +103,7 @@ class Plan(Closing):
         self.mappings = plan_mappings(present, then.process, findings)
         compare_processes(present.state, then.state, findings)
         self._compare_children()
+        self._compare_mapped_files()
         if not findings.obstacles and self._shared is not SharedMode.ALWAYS:
             self._leave_shared_files()
 
@@ -193,6 +196,15 @@ class Plan(Closing):
             self.findings.obstacles.append(f"{name} has changed, and process {other} uses it, too (--shared)")
         else:
             self.changes.take(mine)
+
+    def _compare_mapped_files(self) -> None:
+        """Pages that the process has not written are those of the file, whatever these are by now."""
+        for one in self._then.process.mapped_files:
+            with suppress(OSError, ValueError):
+                status = Path(f"/proc/{self._present.target.tid}/root{one.path}").stat()
+                is_same = (device_name(status.st_dev), status.st_ino) == (one.device, one.inode)
+                if is_same and one.mtime_ns and (status.st_size, status.st_mtime_ns) != (one.size_bytes, one.mtime_ns):
+                    self.findings.left.append(f"content of {one.path}, which is mapped and has been written to since")
 
     def _leave_shared_files(self) -> None:
         """The offset of a file that another process has from the same open(2) is that one's as well."""

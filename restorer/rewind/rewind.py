@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from dumper import describe, lease
+from dumper.dump import wait_until_stopped
 from dumper.errors import TargetGone
-from dumper.freeze import Freeze, StoppedProcess
+from dumper.freeze import Freeze
 from dumper.kernel.ptrace import O_SUSPEND_SECCOMP
 from dumper.kernel.remote import Sys
 from dumper.proc import GONE_ERRORS
@@ -174,12 +175,15 @@ class _Rewind:
                 self._left += plan.findings.left
                 if not options.check:
                     with _no_signals():
-                        self._change(plan, stopped)
+                        self._change(plan)
+        is_stopped = stopped.threads.in_stop or (options.stopped and not options.check)
+        if is_stopped:
+            wait_until_stopped([present.target.pid])
         return Rewound(
             round=then.info.number,
             pid=present.target.pid,
             changed=not options.check,
-            stopped=stopped.threads.in_stop or (options.stopped and not options.check),
+            stopped=is_stopped,
             pages_put_back=plan.changes.n_pages,
             mappings_added=len(plan.mappings.added),
             mappings_removed=len(plan.mappings.removed),
@@ -191,15 +195,12 @@ class _Rewind:
     def _refuse(self, plan: Plan) -> None:
         plan.findings.refuse(self._present.target.pid, self._then.info.number)
 
-    def _change(self, plan: Plan, stopped: StoppedProcess) -> None:
+    def _change(self, plan: Plan) -> None:
         present, then = self._present, self._then
         used = [(one.mapping.start_addr, one.mapping.end_addr) for one in present.vmas]
         used += [(vma.start_addr, vma.end_addr) for vma in then.process.vmas]
         since_ns = time.monotonic_ns()
-        assert present.syscall_addr is not None
-        with GuardedProcess(
-            present.target, stopped, present.threads, present.syscall_addr, boot_address(used)
-        ) as process:
+        with GuardedProcess(present, boot_address(used)) as process:
             plan.place.write_to = process.write
             undo = ExitStack()
             try:

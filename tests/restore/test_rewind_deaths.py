@@ -68,7 +68,7 @@ class Patient:
         """A process that was left stopped is put back again, and goes on when it is told to."""
         poll_until(lambda: is_stopped(self.target.pid), 10, "it to stop")
         self.rewind()
-        assert is_stopped(self.target.pid)
+        poll_until(lambda: is_stopped(self.target.pid), 10, "it to be stopped still")
         os.kill(self.target.pid, signal.SIGCONT)
         self.assert_runs(self.before)
 
