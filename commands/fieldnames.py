@@ -47,6 +47,8 @@ FIELDS = {
     "missing": "How many things could not be captured, unreadable memory included.",
     "restorable": "Whether the processes of the round can be restored, as far as the round itself tells.",
     "obstacles": "What stands in the way of a restore.",
+    "problems": "How many things stand in the way of a restore.",
+    "stops": "Whether there is no restore with it; otherwise something comes back otherwise than it was.",
     "differences": "How many things would come back otherwise than they were: inspect --show restore.",
     "hooks_failed": "Commands after the freeze that failed (after-freeze, after-dump); the dump is good all the same.",
     "converged": "Whether the freeze was predicted to fit.",

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from time import monotonic_ns
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from commands.filelimit import allow_many_files
 from commands.options import path_argument, quiet_option, round_option, threads_option
 from display.reporter import Reporter
 from display.units import counted, duration_text
+
+if TYPE_CHECKING:
+    from restorer.checks import Findings
 
 
 @path_argument
@@ -29,6 +33,8 @@ from display.units import counted, duration_text
     is_flag=True,
     help="Let them run at once: pages come when they are asked for, and all others in the background.",
 )
+@click.option("--check", "only_check", is_flag=True, help="Say what stands in the way, and make nothing.")
+@click.option("--trust", is_flag=True, help="Restore an image that others own or may write to: it is code that runs.")
 @threads_option("Threads that decompress and fill memory.")
 @quiet_option
 def restore(
@@ -40,6 +46,8 @@ def restore(
     detach: bool,
     stopped: bool,
     lazy: bool,
+    only_check: bool,
+    trust: bool,
     threads: int,
     quiet: bool,
 ) -> int:
@@ -49,6 +57,7 @@ def restore(
     They go on where they were when the round was taken. What fails half way
     leaves no process behind.
       predump dump -t 1234 -D /var/tmp/ck --kill
+      predump restore /var/tmp/ck --check
       predump restore /var/tmp/ck --detach
     """
     from dataclasses import asdict
@@ -74,11 +83,14 @@ def restore(
         own_session=detach,
         stopped=stopped,
         lazy=lazy,
+        trust=trust,
         threads=threads,
     )
     if pid == "new":
         tell("ids, which a program may remember: in pid files, in locks that it holds, of its children")
     with Restoration(Checkpoint.open(path), number, options, tell) as restoration:
+        if only_check:
+            return _say(reporter, path, restoration.check())
         restoration.build()
         waited_for = restoration.waited_for
         done = restoration.release(started_ns)
@@ -94,6 +106,28 @@ def restore(
     exit_code = _exit_code(wait_for(waited_for, done.pids[0]))
     reporter.result(fields | {"status": exit_code}, f"Process {done.pids[0]} ended with {exit_code}.", exit_code)
     return exit_code
+
+
+def _say(reporter: Reporter, path: Path, findings: "Findings") -> int:
+    """All that was found out, and what it comes to."""
+    from dataclasses import asdict
+
+    for one in (*findings.problems, *findings.warnings):
+        reporter.event({"type": "problem", **asdict(one)})
+        verdict = "" if one.stops else "Not as it was: "
+        reporter.finding(f"{verdict}{one.message}{f' {one.hint}' if one.hint else ''}")
+    n_problems = len(findings.problems)
+    text = f"{path}: it can be restored."
+    if n_problems:
+        text = f"{path}: it cannot be restored; {counted(n_problems, 'thing')} in the way."
+    fields: dict[str, object] = {
+        "checkpoint": str(path.absolute()),
+        "restorable": not n_problems,
+        "problems": n_problems,
+        "differences": len(findings.warnings),
+    }
+    reporter.result(fields, text, findings.exit_code)
+    return findings.exit_code
 
 
 def _exit_code(status: int) -> int:

@@ -32,6 +32,7 @@ from formats.manifest import Stats, Vma
 from formats.rawexport import RawReport
 from formats.rawindex import RawIndex
 from formats.restorable import Obstacle
+from restorer.checks import Problem
 from restorer.events import Restored
 from restorer.rewind.rewind import Rewound
 
@@ -133,6 +134,7 @@ EVENTS: dict[str, tuple[str, Fields, Fields]] = {
         {"pid": int, "subject": str, "name": str, "field": str, "before": object, "after": object},
         {},
     ),
+    "problem": ("Something that stands in the way of a restore, or comes back otherwise.", _fields(Problem), {}),
     "restored": ("The processes are there again, and run.", {**_fields(Restored), "checkpoint": str}, {}),
     "round-send": ("A round has been sent.", SENT, {}),
     "round-receive": ("A round was received and is on disk.", SENT, {}),
@@ -201,7 +203,10 @@ RESULTS: dict[str, tuple[Fields, Fields]] = {
         },
     ),
     "rewind": ({**_fields(Rewound), "checkpoint": str}, {}),
-    "restore": ({**_fields(Restored), "checkpoint": str}, {"status": int}),
+    "restore": (
+        {"checkpoint": str},
+        {**_fields(Restored), "status": int, "restorable": bool, "problems": int, "differences": int},
+    ),
     "flatten": ({"checkpoint": str, "dropped": int, "duration_ns": int}, FIGURES),
     "report": (
         {

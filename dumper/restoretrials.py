@@ -1,6 +1,6 @@
 """The attempts behind `check` that concern a restore, each in a blank process that is made for it and ends with it.
 
-They raise MissingError or OSError where the thing is not to be had, as those of `dumper.trials`.
+They raise OSError where the thing is not to be had, as those of `dumper.trials`.
 """
 
 import errno
@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from dumper.kernel.remote import CallFailed, RemoteThread, Sys, spawn_blank
-from dumper.trials import FEATURE_MISSING, MissingError
 from formats.layout import PAGE_BYTES
 
 AWAY = 32  # descriptors that `spawn_blank` opens are below
@@ -126,14 +125,3 @@ def try_tcp_repair() -> str:
         one.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
         one.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 0)
     return "established connections can go on (TCP_REPAIR)"
-
-
-def xstate() -> bytes:
-    """NT_X86_XSTATE of a new process. Raises MissingError, OSError."""
-    with blank() as thread:
-        try:
-            return thread.xstate()
-        except OSError as error:
-            if error.errno == errno.ENODEV:
-                raise MissingError("the processor has no XSAVE", FEATURE_MISSING) from error
-            raise

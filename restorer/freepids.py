@@ -13,6 +13,8 @@ from typing import TypeVar
 from restorer.errors import RestoreFailed
 
 PATIENCE_S = 5.0
+ALIVE_PATIENCE_S = 0.5
+"""With who has not ended: a process that was just killed takes a moment."""
 _POLL_S = 0.005
 _MOST_NAMED = 5
 
@@ -21,7 +23,7 @@ _Made = TypeVar("_Made")
 
 def wait_until_free(ids: Iterable[int]) -> None:
     """Until nobody has any of the ids, processes and threads alike. Raises RestoreFailed if some stay taken."""
-    deadline = time.monotonic() + PATIENCE_S
+    start = time.monotonic()
     left = sorted(ids)
     too_high = [number for number in left if number >= _pid_max()]
     if too_high:
@@ -31,7 +33,8 @@ def wait_until_free(ids: Iterable[int]) -> None:
             pid=too_high[0],
         )
     while left := [number for number in left if _is_taken(number)]:
-        if time.monotonic() > deadline:
+        patience_s = ALIVE_PATIENCE_S if any(map(_is_alive, left)) else PATIENCE_S
+        if time.monotonic() > start + patience_s:
             raise _taken(left)
         time.sleep(_POLL_S)
 
@@ -65,6 +68,13 @@ def _is_taken(number: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def _is_alive(number: int) -> bool:
+    """Whether a process or thread has it that has not ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{number}/stat").read_bytes().rpartition(b")")[2][1:2] not in (b"Z", b"X")
+    return False
 
 
 def _taken(numbers: list[int]) -> RestoreFailed:

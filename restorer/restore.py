@@ -30,6 +30,7 @@ from formats.faults import Point, reached
 from formats.manifest import Process, RoundKind
 from formats.processstate import ProcessState
 from restorer import surroundings, threads, timers
+from restorer.checks import CheckOptions, Findings, check_restore
 from restorer.credentials import set_credentials, set_dumpable, set_seccomp
 from restorer.errors import RestoreFailed
 from restorer.events import Restored, Tell
@@ -56,8 +57,8 @@ class RestoreOptions:
 
     same_pids: with the ids that they had; pid_namespace: in a new pid namespace, where all ids are free; own_session:
     what had its session outside of the tree gets one of its own instead of the caller's, so that it outlives that;
-    stopped: left stopped by SIGSTOP; lazy: they run before their pages are there, which another process brings;
-    threads: that decompress and fill; files: choices about what is open.
+    stopped: left stopped by SIGSTOP; lazy: they run before their pages are there, which another process brings; trust:
+    whoever wrote the image; threads: that decompress and fill; files: choices about what is open.
     """
 
     same_pids: bool = True
@@ -65,6 +66,7 @@ class RestoreOptions:
     own_session: bool = False
     stopped: bool = False
     lazy: bool = False
+    trust: bool = False
     threads: int = 2
     files: FileChoices = field(default_factory=FileChoices)
 
@@ -121,8 +123,28 @@ class Restoration(Closing):
         self._lazy.clear()
         self._stack.close()
 
+    def check(self) -> Findings:
+        """All that speaks against it, outside of the image as well. Raises ImageCorrupt, StorageError."""
+        options = self._options
+        return check_restore(
+            self._images,
+            self._info.number,
+            CheckOptions(
+                same_pids=options.same_pids,
+                pid_namespace=options.pid_namespace,
+                own_session=options.own_session,
+                trust=options.trust,
+            ),
+        )
+
     def build(self) -> None:
-        """Make everything; it stands still. Raises RestoreFailed, ImageCorrupt, StorageError."""
+        """Make everything; it stands still.
+
+        Raises NotTrusted and CannotRestore before anything is made; RestoreFailed, ImageCorrupt, StorageError.
+        """
+        findings = self.check()
+        findings.demand()
+        self._tell([one.message.rstrip(".") for one in findings.warnings])
         with _failures():
             objects = MemoryObjects(self._info, self._options.threads, self._tell_one)
             self._objects = self._stack.enter_context(objects)

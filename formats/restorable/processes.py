@@ -77,6 +77,9 @@ def _incomplete(process: Process) -> Iterator[str]:
 def _look_at_state(pid: int, state: ProcessState, verdict: Verdict) -> None:
     if state.prctl.get("xcomp_perm", 0) & AMX_TILES:
         verdict.stop(pid, "tile registers", "the permission to use them (AMX) is not asked for again")
+    for what, path in (("working directory", state.cwd), ("root directory", state.root)):
+        if path and (not path.startswith("/") or path.endswith(" (deleted)")):
+            verdict.stop(pid, what, f"nobody can go there any more: {path}")
     if state.prctl.get("dumpable") == DUMPABLE_BY_ROOT:
         verdict.differ(pid, "dumpable", "only the kernel gives 2 (suid_dumpable); it comes back as 0")
 

@@ -47,7 +47,7 @@ def set_boundaries(shell: Shell, process: Process, state: ProcessState) -> str:
 
 def _open_executable(process: Process) -> int:
     with suppress(OSError):
-        return os.open(process.exe, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(process.exe, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     return -1
 
 

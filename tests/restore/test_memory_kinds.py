@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from restorer.errors import RestoreFailed
+from restorer.errors import CannotRestore
 from tests.restore.comebacks import come_back, compare, die, mappings, program
 
 pytestmark = pytest.mark.usefixtures("targets")
@@ -82,5 +82,5 @@ def test_files_of_memory_come_back(
 def test_what_is_the_kernels_too_is_refused(kind: str, tmp_path: Path, checkpoint: Path) -> None:
     with program(tmp_path / "target", "kinds", kind) as target:
         die(target, checkpoint)
-        with pytest.raises(RestoreFailed, match="not made again"), come_back(checkpoint):
+        with pytest.raises(CannotRestore, match="not made again"), come_back(checkpoint):
             pass

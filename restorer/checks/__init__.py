@@ -1,0 +1,90 @@
+"""Everything that a restore needs outside of the image, looked at before the first process is made.
+
+    trust           whose image it is; without an answer nothing else is looked at
+    restorable      what the image itself lacks (formats.restorable)
+    files           mapped and open files, directories
+    ids             free process ids
+    abilities       the kernel, and what the caller may
+    processor       registers and instructions
+    surroundings    memory, namespaces, cgroups, addresses of sockets
+
+Each takes the manifest and facts (`host`), and yields problems; `check_restore` collects all of them.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from formats.checkpoint import Checkpoint
+from formats.manifest import Manifest
+from formats.restorable import verdict_on
+from restorer.checks import abilities, files, ids, processor, surroundings
+from restorer.checks.findings import Findings, Problem, Subject
+from restorer.checks.host import Host, look_at_host
+from restorer.trust import distrusted, strange_paths
+
+__all__ = ["CheckOptions", "Findings", "Problem", "Subject", "check_manifest", "check_restore"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckOptions:
+    """As of the restore: same_pids, pid_namespace, own_session; trust: whoever wrote the image."""
+
+    same_pids: bool = True
+    pid_namespace: bool = False
+    own_session: bool = False
+    trust: bool = False
+
+
+def check_restore(images: Checkpoint, number: int | None, options: CheckOptions) -> Findings:
+    """All that speaks against a restore of a round, or would come back otherwise. Nothing is made that stays.
+
+    Raises ImageCorrupt, ImageVersionUnsupported, StorageError, UsageError for a round that is not there.
+    """
+    number = images.selected if number is None else number
+    if not options.trust:
+        findings = Findings(is_trusted=False)
+        findings.add(distrusted(images.path, [one for one in images.numbers if one <= number], os.geteuid()))
+        if findings.problems:
+            return findings
+    manifest = images.round(number).manifest
+    try:
+        host = look_at_host()
+    except OSError as error:
+        findings = Findings()
+        message = f"Not even a process without anything can be made: {error.strerror}."
+        findings.add([Problem(Subject.KERNEL, message, "'predump check' says what this host lacks.")])
+        return findings
+    return check_manifest(manifest, options, host)
+
+
+def check_manifest(manifest: Manifest, options: CheckOptions, host: Host) -> Findings:
+    """The same of a round that is trusted."""
+    findings = Findings()
+    findings.add(of_image(manifest))
+    if findings.problems:
+        return findings  # what follows reads what may not be there
+    same_ids = options.same_pids
+    findings.add(ids.look(manifest, own_session=options.own_session, need_free=same_ids and not options.pid_namespace))
+    findings.add(files.look(manifest))
+    findings.add(abilities.try_out(abilities.needs(manifest, same_ids=same_ids)))
+    findings.add(abilities.credentials(manifest, host.made_as))
+    findings.add(processor.look(manifest, host.xstate, host.instructions))
+    findings.add(surroundings.memory(manifest, host.available_bytes))
+    findings.add(surroundings.namespaces(manifest, host.boot_id, host.namespaces))
+    findings.add(surroundings.cgroups(manifest, host.cgroups))
+    findings.add(surroundings.sockets(manifest))
+    return findings
+
+
+def of_image(manifest: Manifest) -> list[Problem]:
+    """What the image says of itself."""
+    verdict = verdict_on(manifest)
+    hint = "Nothing can be done about it here: 'predump inspect --show restore' has all of it."
+    found = [
+        Problem(Subject.IMAGE, f"{one.what}: {one.reason}.", hint if stops else "", stops)
+        for items, stops in ((verdict.obstacles, True), (verdict.warnings, False))
+        for one in items
+    ]
+    return [*found, *strange_paths(manifest)]

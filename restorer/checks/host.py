@@ -1,0 +1,64 @@
+"""What this machine and its caller have for a restore, found out by trying: facts, on which the checks decide."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dumper import restoretrials
+from dumper.proc.cpuinfo import read_instructions
+from dumper.proc.namespaces import read_own
+from dumper.proc.status import read_thread_status
+from dumper.state.threads import credentials
+from formats.layout import PAGE_BYTES
+from formats.threadstate import Credentials
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """made_as: the credentials of a process that the caller makes; xstate: its NT_X86_XSTATE, b"" for none;
+    instructions: sets of them, as in /proc/cpuinfo; cgroups: lines of /proc/self/cgroup; available_bytes: memory that
+    could be had without harm to others.
+    """
+
+    made_as: Credentials
+    xstate: bytes
+    instructions: frozenset[str]
+    namespaces: Mapping[str, int]
+    boot_id: str
+    cgroups: tuple[str, ...]
+    available_bytes: int
+
+
+def look_at_host() -> Host:
+    """This machine. Raises OSError if not even a blank process can be made."""
+    with restoretrials.blank() as thread:
+        made_as, xstate = credentials(read_thread_status(thread.tid)), b""
+        with suppress(OSError):  # ENODEV: a processor without XSAVE
+            xstate = thread.xstate()
+    return Host(
+        made_as=made_as,
+        xstate=xstate,
+        instructions=frozenset(read_instructions()),
+        namespaces=read_own(),
+        boot_id=_text("/proc/sys/kernel/random/boot_id").strip(),
+        cgroups=tuple(_text("/proc/self/cgroup").splitlines()),
+        available_bytes=available_bytes(_text("/proc/meminfo")),
+    )
+
+
+def available_bytes(meminfo: str) -> int:
+    """MemAvailable and SwapFree of /proc/meminfo: proc_meminfo(5); what there is at all where it does not say."""
+    fields = dict(line.split(":", 1) for line in meminfo.splitlines() if ":" in line)
+    with suppress(KeyError, ValueError):
+        return sum(int(fields[name].split()[0]) * 1024 for name in ("MemAvailable", "SwapFree"))
+    return os.sysconf("SC_PHYS_PAGES") * PAGE_BYTES
+
+
+def _text(path: str) -> str:
+    with suppress(OSError):
+        return Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+    return ""
