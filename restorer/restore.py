@@ -134,6 +134,7 @@ class Restoration(Closing):
                 pid_namespace=options.pid_namespace,
                 own_session=options.own_session,
                 trust=options.trust,
+                files=options.files,
             ),
         )
 

@@ -15,6 +15,7 @@ _O_ACCMODE = 3
 _MEMORY_DEVICES = "01:"  # null, zero, full, random, urandom: Documentation/admin-guide/devices.txt
 _PTY_NONE = -1
 _UNNAMED_BYTES = 2  # of the address of a Unix socket that has no name
+OUTSIDE = "its other end is not in the dump: whoever restores says what takes its place"
 LISTEN, UNCONNECTED = "listen", "unconnected"
 
 LOCK_KINDS = frozenset({"flock", "posix", "ofd", "lease"})
@@ -29,8 +30,8 @@ class Round:
     """What rules ask beside the open file itself: which of them are in the dump, by what leads from one to another."""
 
     unix_inodes: frozenset[int]
-    pipe_ends: frozenset[tuple[str, int, bool]]
-    """Device, inode, and whether it is open for writing (True) or for reading."""
+    pipes_outside: frozenset[tuple[str, int]]
+    """Pipes of which somebody outside has an end that nobody in the dump has; by device and inode."""
     terminals: frozenset[int]
     """Numbers of the ptys whose controlling end is in the dump."""
     ids: frozenset[int] = frozenset()
@@ -84,15 +85,9 @@ def _look_at(item: OpenFile, what: str, pid: int, around: Round, verdict: Verdic
 
 def _around(manifest: Manifest) -> Round:
     files = manifest.open_files
-    pipes = [item for item in files if item.kind is OpenFileKind.PIPE]
     return Round(
         unix_inodes=frozenset(item.inode for item in files if item.socket and item.socket.family == socket.AF_UNIX),
-        pipe_ends=frozenset(
-            (item.device, item.inode, is_writer)
-            for item in pipes
-            for is_writer in (False, True)
-            if _is_open(item, is_writer)
-        ),
+        pipes_outside=frozenset(_pipes_outside(manifest)),
         terminals=frozenset(item.terminal.index for item in files if item.terminal and item.terminal.is_master),
         ids=frozenset({-1, *_ids(manifest)}),
         namespaces=frozenset(
@@ -106,6 +101,15 @@ def _ids(manifest: Manifest) -> Iterator[int]:
         if process.zombie is None:
             yield process.pid
             yield from (thread.tid for thread in process.threads)
+
+
+def _pipes_outside(manifest: Manifest) -> Iterator[tuple[str, int]]:
+    pipes = [item for item in manifest.open_files if item.kind is OpenFileKind.PIPE]
+    ends = {(item.device, item.inode, way) for item in pipes for way in (False, True) if _is_open(item, way)}
+    for pipe in manifest.pipes:
+        key = pipe.device, pipe.inode
+        if (pipe.has_reader and (*key, False) not in ends) or (pipe.has_writer and (*key, True) not in ends):
+            yield key
 
 
 def _is_open(item: OpenFile, is_writer: bool) -> bool:
@@ -193,8 +197,7 @@ STOPS: Mapping[OpenFileKind, _Rule] = {
 
 
 def _pipe_from_outside(item: OpenFile, around: Round) -> str:
-    ends = [side for side in (False, True) if (item.device, item.inode, side) in around.pipe_ends]
-    return "" if len(ends) > 1 else "its other end is not in the dump, and is closed then"
+    return OUTSIDE if (item.device, item.inode) in around.pipes_outside else ""
 
 
 def _terminal_of_others(item: OpenFile, around: Round) -> str:
@@ -203,7 +206,7 @@ def _terminal_of_others(item: OpenFile, around: Round) -> str:
         return ""
     if terminal.index == _PTY_NONE:
         return "the terminal is opened again by its path"
-    return "who drives the terminal is not in the dump: --tty gives it the caller's"
+    return "who drives the terminal is not in the dump: whoever restores says what takes its place"
 
 
 def _connection(item: OpenFile, around: Round) -> str:
@@ -222,7 +225,7 @@ def _unix_connection(sock: Socket, around: Round) -> str:
         return ""
     if sock.type == socket.SOCK_DGRAM and len(sock.peer_sockaddr) > _UNNAMED_BYTES:
         return "its peer is not in the dump: it is connected anew to that name"
-    return "its other end is not in the dump, and is closed then"
+    return OUTSIDE
 
 
 DIFFERS: Mapping[OpenFileKind, _Rule] = {

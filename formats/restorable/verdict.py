@@ -31,6 +31,11 @@ class Verdict:
         if (pid, what) not in self._stopping:
             self._differing.setdefault((pid, what), Obstacle(pid=pid, what=what, reason=reason))
 
+    def forget(self, pid: int | None, what: str) -> None:
+        """It is not what the process comes back with."""
+        self._stopping.pop((pid, what), None)
+        self._differing.pop((pid, what), None)
+
     @property
     def obstacles(self) -> list[Obstacle]:
         """What stands in the way."""

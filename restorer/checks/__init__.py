@@ -14,14 +14,16 @@ Each takes the manifest and facts (`host`), and yields problems; `check_restore`
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from formats.checkpoint import Checkpoint
 from formats.manifest import Manifest
-from formats.restorable import verdict_on
+from formats.restorable import Verdict, openfiles, verdict_on
 from restorer.checks import abilities, files, ids, processor, surroundings
 from restorer.checks.findings import Findings, Problem, Subject
 from restorer.checks.host import Host, look_at_host
+from restorer.files.choices import FileChoices
+from restorer.files.refusals import refusals
 from restorer.trust import distrusted, strange_paths
 
 __all__ = ["CheckOptions", "Findings", "Problem", "Subject", "check_manifest", "check_restore"]
@@ -29,12 +31,13 @@ __all__ = ["CheckOptions", "Findings", "Problem", "Subject", "check_manifest", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckOptions:
-    """As of the restore: same_pids, pid_namespace, own_session; trust: whoever wrote the image."""
+    """As of the restore: same_pids, pid_namespace, own_session, files; trust: whoever wrote the image."""
 
     same_pids: bool = True
     pid_namespace: bool = False
     own_session: bool = False
     trust: bool = False
+    files: FileChoices = field(default_factory=FileChoices)
 
 
 def check_restore(images: Checkpoint, number: int | None, options: CheckOptions) -> Findings:
@@ -62,7 +65,7 @@ def check_restore(images: Checkpoint, number: int | None, options: CheckOptions)
 def check_manifest(manifest: Manifest, options: CheckOptions, host: Host) -> Findings:
     """The same of a round that is trusted."""
     findings = Findings()
-    findings.add(of_image(manifest))
+    findings.add(of_image(manifest, options.files))
     if findings.problems:
         return findings  # what follows reads what may not be there
     same_ids = options.same_pids
@@ -78,9 +81,11 @@ def check_manifest(manifest: Manifest, options: CheckOptions, host: Host) -> Fin
     return findings
 
 
-def of_image(manifest: Manifest) -> list[Problem]:
-    """What the image says of itself."""
+def of_image(manifest: Manifest, choices: FileChoices) -> list[Problem]:
+    """What the image says of itself, with what the caller chose about its open files."""
     verdict = verdict_on(manifest)
+    if all(process.state or process.zombie for process in manifest.processes):
+        _apply(choices, manifest, verdict)
     hint = "Nothing can be done about it here: 'predump inspect --show restore' has all of it."
     found = [
         Problem(Subject.IMAGE, f"{one.what}: {one.reason}.", hint if stops else "", stops)
@@ -88,3 +93,16 @@ def of_image(manifest: Manifest) -> list[Problem]:
         for one in items
     ]
     return [*found, *strange_paths(manifest)]
+
+
+def _apply(choices: FileChoices, manifest: Manifest, verdict: Verdict) -> None:
+    """What they refuse stops a restore; what they give something else for does not."""
+    refused = refusals(manifest, choices)
+    by_kind = Verdict()
+    openfiles.look(manifest, by_kind)
+    left = {(one.pid, one.what) for one in refused}
+    for one in by_kind.obstacles:
+        if (one.pid, one.what) not in left:
+            verdict.forget(one.pid, one.what)
+    for one in refused:
+        verdict.stop(one.pid, one.what, one.reason)

@@ -69,7 +69,7 @@ def _port(item: OpenFile) -> Iterator[Problem]:
     try:
         address = _inet_address(sock.family, sock.local_sockaddr)
         with socket.socket(sock.family, sock.type) as ours:
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, sock.options.get("so_reuseaddr", 1))
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as when it is made again
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, sock.options.get("so_reuseport", 0))
             if sock.family == socket.AF_INET6:
                 ours.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, sock.options.get("ipv6_v6only", 0))

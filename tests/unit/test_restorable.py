@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from formats.manifest import Gap, Manifest, Missing, Process, RoundKind
-from formats.openfiles import Eventfd, OpenFile, OpenFileKind, Terminal
+from formats.openfiles import Eventfd, OpenFile, OpenFileKind, Pipe, Terminal
 from formats.processstate import FileLock, Namespace
 from formats.restorable import verdict_on
 from formats.restorable.openfiles import STOPS
@@ -135,9 +135,11 @@ def test_open_files_that_come_back(item: OpenFile) -> None:
 
 def test_the_other_end_of_a_pipe() -> None:
     reader, writer = (file_of(OpenFileKind.PIPE, "pipe:[1]", flags=flags) for flags in (0, 1))
-    assert differs(dump_of(files=(reader, replace(writer, id=9)))) == []
-    assert "other end" in differs(dump_of(files=(reader,)))[0]
-    assert differs(dump_of(files=(replace(reader, flags=2),))) == []
+    pipe = Pipe(device=reader.device, inode=reader.inode, capacity_bytes=4096, content=b"")
+    assert differs(dump_of(files=(reader, replace(writer, id=9)), pipes=[pipe])) == []
+    assert "other end" in differs(dump_of(files=(reader,), pipes=[pipe]))[0]
+    assert differs(dump_of(files=(reader,), pipes=[replace(pipe, has_writer=False)])) == []  # nobody has it
+    assert differs(dump_of(files=(replace(reader, flags=2),), pipes=[pipe])) == []
 
 
 def test_the_other_end_of_a_unix_socket() -> None:
@@ -162,7 +164,7 @@ def test_a_terminal_whose_other_end_is_elsewhere() -> None:
     terminal = Terminal(termios=b"", rows=0, columns=0, index=3, session=0, foreground_group=0)
     slave = file_of(OpenFileKind.TERMINAL, "/dev/pts/3", terminal=terminal)
     master = replace(slave, id=9, path="/dev/ptmx", terminal=replace(terminal, is_master=True))
-    assert "--tty" in differs(dump_of(files=(slave,)))[0]
+    assert "drives" in differs(dump_of(files=(slave,)))[0]
     assert differs(dump_of(files=(slave, master))) == []
     console = replace(slave, terminal=replace(terminal, index=-1))
     assert "by its path" in differs(dump_of(files=(console,)))[0]
