@@ -18,7 +18,7 @@ $(READY): $(VENV)/.tools setup.py $(wildcard dumper/kernel/csrc/*) dumper/kernel
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-test: $(READY) redis gdb filesystems clang network jq crit browser
+test: $(READY) redis gdb filesystems clang network jq crit browser programs
 	$(BIN)/python -m pytest -n auto
 
 # How long each open-ended test goes on.
@@ -56,7 +56,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks
 
 # Real targets for the tests. Where they cannot be installed, the tests that need them are skipped and say so.
-.PHONY: redis gdb filesystems clang network jq crit browser
+.PHONY: redis gdb filesystems clang network jq crit browser programs
 redis:
 	@command -v redis-server redis-benchmark >/dev/null || { \
 		echo "installing redis-server"; \
@@ -95,6 +95,14 @@ browser:
 		echo "installing chromium"; \
 		(apt-get update && apt-get install --yes --no-install-recommends chromium) >/dev/null 2>&1; \
 	} || echo "chromium cannot be installed here: tests of reports in a browser will be skipped"
+
+# They come back to life: a server with workers, and a virtual machine.
+programs:
+	@{ command -v nginx && command -v javac; } >/dev/null || { \
+		echo "installing nginx-light and default-jdk-headless"; \
+		(apt-get update && RUNLEVEL=1 apt-get install --yes --no-install-recommends nginx-light default-jdk-headless) \
+			>/dev/null 2>&1; \
+	} || echo "nginx-light or default-jdk-headless cannot be installed here: their tests will be skipped"
 
 # CRIU's own tool reads what is exported for it. It comes with criu, in newer distributions in a package of its own.
 crit:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import http.client
+import os
 import shutil
+import signal
 import sqlite3
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from tests import redisserver
 from tests.alive import Lives
-from tests.harness import is_alive, poll_until
+from tests.harness import children, is_alive, poll_until
 
 WAIT_S = 20.0
 
@@ -133,7 +137,48 @@ def test_a_shell_goes_on_with_its_pipeline(lives: Lives, tmp_path: Path) -> None
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-@pytest.mark.skipif(shutil.which("java") is None, reason="java is not installed")
+NGINX = """
+daemon off; worker_processes 2; pid {0}/pid; error_log {0}/error.log; user root;
+events {{ worker_connections 64; }}
+http {{
+  access_log {0}/access.log; client_body_temp_path {0}/t1; proxy_temp_path {0}/t2; fastcgi_temp_path {0}/t3;
+  uwsgi_temp_path {0}/t4; scgi_temp_path {0}/t5;
+  server {{ listen 127.0.0.1:{1}; root {0}/www; }}
+}}
+"""
+
+
+def fetched(port: int) -> bytes:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/page", timeout=5) as answer:
+            content = answer.read()
+            assert isinstance(content, bytes)
+            return content
+    except (OSError, http.client.HTTPException):
+        return b""
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+def test_nginx_goes_on_with_its_workers(lives: Lives, tmp_path: Path) -> None:
+    port = redisserver.free_port()
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "page").write_text("as ever")
+    (tmp_path / "conf").write_text(NGINX.format(tmp_path, port))
+    pid = lives.start("nginx", "-c", tmp_path / "conf", log=tmp_path / "log")
+    poll_until(lambda: fetched(port) == b"as ever", WAIT_S, "nginx to answer")
+    for number in range(2):
+        workers = children(pid)
+        die_and_come_back(lives, pid, tmp_path / f"checkpoint-{number}")
+        assert children(pid) == workers
+        assert all(fetched(port) == b"as ever" for _ in range(10))
+    os.kill(next(iter(workers)), signal.SIGKILL)
+    poll_until(lambda: len(children(pid)) == 2 and children(pid) != workers, WAIT_S, "the master to replace a worker")
+    os.kill(pid, signal.SIGHUP)
+    poll_until(lambda: len(children(pid) - workers) == 2, WAIT_S, "new workers for the configuration")
+    assert fetched(port) == b"as ever"
+
+
+@pytest.mark.skipif(shutil.which("javac") is None, reason="no JDK is installed")
 def test_a_jvm_goes_on(lives: Lives, tmp_path: Path) -> None:
     (tmp_path / "Ticks.java").write_text(
         "public class Ticks { public static void main(String[] a) throws Exception {"
