@@ -83,10 +83,9 @@ class Lives:
     def _await_end(self, pids: Sequence[int]) -> None:
         def are_gone() -> bool:
             self._reap()
-            return not any(map(is_alive, pids))
+            return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
         poll_until(are_gone, COMMAND_S, f"processes {pids} to end")
-        self._reap()
 
     def _reap(self) -> None:
         """All of our children that have ended, but for those of others."""
