@@ -35,6 +35,28 @@ if TYPE_CHECKING:
 )
 @click.option("--check", "only_check", is_flag=True, help="Say what stands in the way, and make nothing.")
 @click.option("--trust", is_flag=True, help="Restore an image that others own or may write to: it is code that runs.")
+@click.option("--tty", is_flag=True, help="Your terminal in the place of one that others drove.")
+@click.option(
+    "--tcp",
+    type=click.Choice(["restore", "close"]),
+    default="restore",
+    show_default=True,
+    help="Established TCP connections: they go on (CAP_NET_ADMIN), or the program finds them reset.",
+)
+@click.option(
+    "--outside",
+    type=click.Choice(["refuse", "close"]),
+    default="refuse",
+    show_default=True,
+    help="Pipes, Unix connections and terminals that lead to processes outside: no restore, or they are closed there.",
+)
+@click.option(
+    "--inherit-fd",
+    "inherited",
+    multiple=True,
+    metavar="N[:M]",
+    help="Your descriptor M (or N) in the place of what the root process has as N: --inherit-fd 1 for its output.",
+)
 @threads_option("Threads that decompress and fill memory.")
 @quiet_option
 def restore(
@@ -48,6 +70,10 @@ def restore(
     lazy: bool,
     only_check: bool,
     trust: bool,
+    tty: bool,
+    tcp: str,
+    outside: str,
+    inherited: tuple[str, ...],
     threads: int,
     quiet: bool,
 ) -> int:
@@ -59,10 +85,12 @@ def restore(
       predump dump -t 1234 -D /var/tmp/ck --kill
       predump restore /var/tmp/ck --check
       predump restore /var/tmp/ck --detach
+      predump restore /var/tmp/ck --inherit-fd 0 --inherit-fd 1 --inherit-fd 2
     """
     from dataclasses import asdict
 
     from formats.checkpoint import Checkpoint
+    from restorer.files.choices import FileChoices, OutsideChoice, TcpChoice
     from restorer.restore import Restoration, RestoreOptions
     from restorer.waiting import wait_for
 
@@ -85,6 +113,9 @@ def restore(
         lazy=lazy,
         trust=trust,
         threads=threads,
+        files=FileChoices(
+            tty=tty, tcp=TcpChoice(tcp), outside=OutsideChoice(outside), inherit=dict(map(_inherited, inherited))
+        ),
     )
     if pid == "new":
         tell("ids, which a program may remember: in pid files, in locks that it holds, of its children")
@@ -128,6 +159,18 @@ def _say(reporter: Reporter, path: Path, findings: "Findings") -> int:
     }
     reporter.result(fields, text, findings.exit_code)
     return findings.exit_code
+
+
+def _inherited(text: str) -> tuple[int, int]:
+    """N or N:M as (N, M)."""
+    theirs, _, ours = text.partition(":")
+    if not theirs.isdecimal() or not (ours or theirs).isdecimal():
+        raise click.UsageError(f"--inherit-fd {text}: two descriptors are numbers with a colon between them.")
+    try:
+        os.fstat(int(ours or theirs))
+    except OSError as error:
+        raise click.UsageError(f"--inherit-fd {text}: predump has no descriptor {ours or theirs}.") from error
+    return int(theirs), int(ours or theirs)
 
 
 def _exit_code(status: int) -> int:

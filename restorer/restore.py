@@ -102,6 +102,7 @@ class Restoration(Closing):
         self._pages_filled = 0
         self._memory_ns = 0
         self._tree: Tree
+        self._files: OpenFiles
         self._objects: MemoryObjects
         self._lazy: list[Lazy] = []
         if self._manifest.kind is not RoundKind.DUMP:
@@ -180,6 +181,7 @@ class Restoration(Closing):
                 for thread in member.process.threads:
                     threads.let_registers_be(member.shell, thread)
             reached(Point.RESTORE_SET)
+            self._files.release()
             self._tree.let_go({member.shell.pid for member in self._members} if self._options.stopped else set())
             self._objects.keep()
             reached(Point.RESTORED)
@@ -247,11 +249,12 @@ class Restoration(Closing):
         """Before limits are set, which may be below the descriptors that a process has."""
         shells = {member.process.pid: member.shell for member in self._members}
         ids = {tid: one.tid for shell in shells.values() for tid, one in shell.threads.items()}
-        with OpenFiles(self._manifest, objects, self._options.files, self._tell_one) as files:
-            files.open_all(ids | {pid: shell.pid for pid, shell in shells.items()})
-            for member in self._members:
-                files.hand_to(member.shell, member.process)
-            files.finish(shells)
+        files = OpenFiles(self._manifest, objects, self._options.files, self._tell_one)
+        self._files = self._stack.enter_context(files)
+        files.open_all(ids | {pid: shell.pid for pid, shell in shells.items()})
+        for member in self._members:
+            files.hand_to(member.shell, member.process)
+        files.finish(shells)
 
     def _build_rest(self, member: _Member) -> None:
         shell, state = member.shell, member.state

@@ -45,10 +45,18 @@ class Lives:
         with log.open("ab") as output:
             return self.start_with(words, stdin=subprocess.DEVNULL, output=output.fileno(), cwd=cwd)
 
-    def start_with(self, words: Sequence[object], *, stdin: int, output: int, cwd: Path | None = None) -> int:
+    def start_with(
+        self, words: Sequence[object], *, stdin: int, output: int, cwd: Path | None = None, fds: Sequence[int] = ()
+    ) -> int:
         """The same, with these descriptors of ours."""
         process = subprocess.Popen(
-            list(map(str, words)), stdin=stdin, stdout=output, stderr=output, start_new_session=True, cwd=cwd
+            list(map(str, words)),
+            stdin=stdin,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            cwd=cwd,
+            pass_fds=fds,
         )
         self._roots[process.pid] = process
         return process.pid
@@ -61,9 +69,9 @@ class Lives:
         self._roots.pop(pid)
         return done
 
-    def restore(self, checkpoint: Path, *options: object) -> list[int]:
-        """Bring them back; their pids, the root's first."""
-        done = predump("restore", checkpoint, "--detach", "--json", *options)
+    def restore(self, checkpoint: Path, *options: object, fds: Sequence[int] = ()) -> list[int]:
+        """Bring them back; their pids, the root's first. `fds`: of ours, that predump has, too."""
+        done = predump("restore", checkpoint, "--detach", "--json", *options, pass_fds=fds)
         pids = done.result["pids"]
         assert isinstance(pids, list), str(done)
         self._roots[pids[0]] = None

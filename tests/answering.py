@@ -11,7 +11,7 @@ from types import TracebackType
 from formats.checkpoint import Checkpoint
 from formats.manifest import Manifest
 from tests.alive import Lives
-from tests.harness import COMMAND_S, is_alive, poll_until
+from tests.harness import COMMAND_S, is_alive, poll_until, predump
 
 # Runs what it is told, line by line: a statement, or an expression whose value is the answer.
 _INTERPRETER = """
@@ -32,14 +32,15 @@ for line in iter(sys.stdin.readline, ""):
 class Answering:
     """One in a directory of its own; a context manager, which closes our end of the FIFO."""
 
-    def __init__(self, lives: Lives, directory: Path, words: Sequence[object]) -> None:
+    def __init__(self, lives: Lives, directory: Path, words: Sequence[object], fds: Sequence[int] = ()) -> None:
+        """`fds`: of ours, that it has, too."""
         self._answers = directory / "answers"
         self._fifo = directory / "commands"
         self._lives = lives
         os.mkfifo(self._fifo)
         self._commands = os.open(self._fifo, os.O_RDWR | os.O_CLOEXEC)
         with self._answers.open("ab") as answers:
-            self.pid = lives.start_with(words, stdin=self._commands, output=answers.fileno(), cwd=directory)
+            self.pid = lives.start_with(words, stdin=self._commands, output=answers.fileno(), cwd=directory, fds=fds)
         poll_until(lambda: bool(self._lines()), COMMAND_S, "a target to be ready")
         assert self._lines()[0].startswith("ready")
 
@@ -51,12 +52,18 @@ class Answering:
     ) -> None:
         os.close(self._commands)
 
-    def die(self, checkpoint: Path) -> Manifest:
-        self._lives.dump(self.pid, checkpoint)
+    def die(self, checkpoint: Path, *options: object) -> Manifest:
+        self._lives.dump(self.pid, checkpoint, *options)
         return Checkpoint.open(checkpoint).round().manifest
 
-    def come_back(self, checkpoint: Path, *options: object) -> None:
-        assert self._lives.restore(checkpoint, *options)[0] == self.pid
+    def come_back(self, checkpoint: Path, *options: object, fds: Sequence[int] = ()) -> None:
+        assert self._lives.restore(checkpoint, *options, fds=fds)[0] == self.pid
+
+    def fail_to_come_back(self, checkpoint: Path, *options: object) -> str:
+        """What the restore says that was refused; there is no process."""
+        done = predump("restore", checkpoint, "--detach", *options, expect=1)
+        assert not is_alive(self.pid)
+        return done.stderr
 
     def die_and_come_back(self, checkpoint: Path, *options: object) -> Manifest:
         manifest = self.die(checkpoint)
@@ -75,9 +82,9 @@ class Answering:
         return text[: text.rfind("\n") + 1].splitlines()
 
 
-def interpreter(lives: Lives, directory: Path, *setup: str) -> Answering:
+def interpreter(lives: Lives, directory: Path, *setup: str, fds: Sequence[int] = ()) -> Answering:
     """A Python that is told what to do; `setup` are its first commands."""
-    target = Answering(lives, directory, [sys.executable, "-S", "-E", "-u", "-c", _INTERPRETER])
+    target = Answering(lives, directory, [sys.executable, "-S", "-E", "-u", "-c", _INTERPRETER], fds)
     for line in setup:
         assert "Error" not in (answer := target.ask(line)), f"{line}: {answer}"
     return target

@@ -19,7 +19,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -383,6 +383,7 @@ def predump(
     expect: int = 0,
     prefix: tuple[str, ...] = (sys.executable,),
     env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Predump:
     """Run `predump ARGS` to its end; with `check`, AssertionError unless it exits with `expect`.
 
@@ -398,6 +399,7 @@ def predump(
             capture_output=True,
             text=True,
             timeout=PREDUMP_S,
+            pass_fds=pass_fds,
             check=False,
         )
     except subprocess.TimeoutExpired as error:

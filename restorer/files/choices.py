@@ -7,16 +7,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 
-class TerminalChoice(StrEnum):
-    """What becomes of a terminal whose other end is not among the processes of the image."""
-
-    REFUSE = "refuse"
-    CALLER = "caller"
-    """The caller's terminal takes its place."""
-    HUNG_UP = "hung-up"
-    """It is as if the terminal had been closed: reading says that it ends there, writing fails."""
-
-
 class TcpChoice(StrEnum):
     """What becomes of established TCP connections."""
 
@@ -26,7 +16,7 @@ class TcpChoice(StrEnum):
 
 
 class OutsideChoice(StrEnum):
-    """What becomes of a pipe or Unix connection whose other end is with a process that is not in the image."""
+    """What becomes of a pipe, Unix connection or terminal whose other end is with a process outside of the image."""
 
     REFUSE = "refuse"
     CLOSE = "close"
@@ -35,12 +25,14 @@ class OutsideChoice(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileChoices:
-    """inherit: the open file behind descriptor N of the root process is the caller's descriptor M (N: M), wherever else
+    """tty: the caller's terminal takes the place of one whose other end is outside.
+
+    inherit: the open file behind descriptor N of the root process is the caller's descriptor M (N: M), wherever else
     in the tree that file is open. So a pipe or terminal of the caller takes the place of one that was the caller's
     when the process was started.
     """
 
-    terminal: TerminalChoice = TerminalChoice.REFUSE
-    tcp: TcpChoice = TcpChoice.RESTORE
+    tty: bool = False
     outside: OutsideChoice = OutsideChoice.REFUSE
+    tcp: TcpChoice = TcpChoice.RESTORE
     inherit: Mapping[int, int] = field(default_factory=dict)

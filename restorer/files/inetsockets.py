@@ -5,14 +5,19 @@ Established TCP connections are another matter: restorer.files.tcp.
 
 from __future__ import annotations
 
+import os
 import socket
 
 from formats.openfiles import OpenFile, Socket
+from restorer.files import tcp
+from restorer.files.choices import TcpChoice
 from restorer.files.records import ESTABLISHED, LISTEN, UNCONNECTED
-from restorer.files.sockets import Address, address_of, finish_flags, is_taken, make_socket, record_of
+from restorer.files.sockets import Address, address_of, finish_flags, is_taken, make_socket, record_of, set_options
 from restorer.files.workshop import Workshop
 
 INET = (socket.AF_INET, socket.AF_INET6)
+SET_WHEN_RELEASED = ("so_sndbuf", "so_rcvbuf", "so_buf_lock", "so_reuseaddr")
+AGREED_UPON = ("tcp_maxseg",)  # with the peer
 IPPROTO_MPTCP = 262
 
 
@@ -30,7 +35,7 @@ def open_inet(shop: Workshop, one: OpenFile) -> int:
     """Raises RestoreFailed, OSError."""
     told = record_of(shop, one)
     if is_tcp_connection(told):
-        shop.refuse(one, "established TCP connections are not made again")
+        return _open_connection(shop, one, told)
     made = make_socket(shop, one)
     try:
         local, peer = address_of(told.local_sockaddr), address_of(told.peer_sockaddr)
@@ -46,6 +51,24 @@ def open_inet(shop: Workshop, one: OpenFile) -> int:
             made.shutdown(told.shutdown - 1)  # SHUT_RD, SHUT_WR, SHUT_RDWR
     finish_flags(one, made)
     return made.fileno()
+
+
+def _open_connection(shop: Workshop, one: OpenFile, told: Socket) -> int:
+    """Raises RestoreFailed, PermissionDenied, OSError."""
+    if shop.choices.tcp is TcpChoice.CLOSE:
+        fd = shop.own(tcp.reset_socket(told))
+    else:
+        fd = shop.hold_back(tcp.connect_socket(told), one)
+    with socket.socket(fileno=os.dup(fd)) as made:
+        set_options(shop, one, made, SET_WHEN_RELEASED + AGREED_UPON)
+        finish_flags(one, made)
+    return fd
+
+
+def release_connections(shop: Workshop) -> None:
+    """They go on. Raises OSError."""
+    for one in shop.held_back:
+        tcp.release(shop.made[one.id], record_of(shop, one))
 
 
 def has_port(told: Socket, local: Address) -> bool:

@@ -3,6 +3,7 @@
     open_all     each open file description, in this process
     hand_to      into the processes, at their numbers
     finish       what needs everything in place: interest lists, locks, owners, timers, watches
+    release      what is held back until they run: connections
 
 Nothing of it runs in the processes but calls that are theirs alone: dup3, locks, control of a terminal.
 """
@@ -24,7 +25,7 @@ from restorer.files.choices import FileChoices
 from restorer.files.control import take_terminals
 from restorer.files.epolls import fill_epolls
 from restorer.files.handing import Receiver, hand_over
-from restorer.files.inetsockets import open_inet
+from restorer.files.inetsockets import open_inet, release_connections
 from restorer.files.inotify import open_inotify, watch_again
 from restorer.files.locks import take_locks
 from restorer.files.owners import set_owners
@@ -108,6 +109,11 @@ class OpenFiles(Closing):
             if one.timerfd is not None:
                 anonymous.arm_timerfd(shop.made[one.id], one.timerfd, clocks.realtime_ns if clocks else 0)
         watch_again(shop)
+        shop.close_all_but_held_back()
+
+    def release(self) -> None:
+        """Right before the processes run: connections go on. Raises OSError."""
+        release_connections(self._shop)
 
     def _with(self, make: Callable[[Workshop, OpenFile], int]) -> Maker:
         return lambda one: make(self._shop, one)

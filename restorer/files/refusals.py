@@ -9,8 +9,9 @@ from formats.manifest import Manifest
 from formats.openfiles import OpenFile, OpenFileKind
 from formats.restorable import Obstacle, Verdict
 from formats.restorable.openfiles import label, look
-from restorer.files.choices import FileChoices, OutsideChoice
+from restorer.files.choices import FileChoices, OutsideChoice, TcpChoice
 from restorer.files.epolls import watched_file
+from restorer.files.inetsockets import is_tcp_connection
 from restorer.files.pipes import lost_end
 from restorer.files.records import FileRecords, is_path_only
 from restorer.files.terminals import terminal_problem
@@ -49,6 +50,9 @@ def _reason(one: OpenFile, records: FileRecords, choices: FileChoices) -> str:
             return OUTSIDE
         case OpenFileKind.SOCKET if refuses and one.socket and one.socket.family == socket.AF_UNIX:
             return OUTSIDE if has_peer_outside(one, records) else ""
+        case OpenFileKind.SOCKET if one.socket and is_tcp_connection(one.socket):
+            is_lost = one.socket.connection is None and choices.tcp is TcpChoice.RESTORE
+            return "the TCP connection is not in the image: it can only be reset (--tcp close)" if is_lost else ""
         case OpenFileKind.EPOLL:
             for watch in one.epoll or []:
                 if watched_file(records, one, watch) is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from collections.abc import Collection
 
 from dumper.state.socketoptions import option_value
 from formats.openfiles import OpenFile, Socket
@@ -14,6 +15,7 @@ SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33  # with CAP_NET_ADMIN, beyond the limits
 _FORCED = {"so_sndbuf": SO_SNDBUFFORCE, "so_rcvbuf": SO_RCVBUFFORCE}
 _NOT_SET = ("so_peercred_pid", "so_peercred_uid", "so_peercred_gid")
 _FAMILY_BYTES = 2
+_CONGESTION_BYTES = 16  # TCP_CA_NAME_MAX
 
 Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, int] | bytes
 
@@ -41,10 +43,13 @@ def adopt(shop: Workshop, made: socket.socket) -> socket.socket:
     return made
 
 
-def set_options(shop: Workshop, one: OpenFile, made: socket.socket) -> None:
-    """Those that differ from what a new socket has. Raises RestoreFailed."""
-    for name, number in record_of(shop, one).options.items():
-        if name in _NOT_SET:
+def set_options(shop: Workshop, one: OpenFile, made: socket.socket, but: Collection[str] = ()) -> None:
+    """Those that differ from what it has, `but` for some. Raises RestoreFailed."""
+    told = record_of(shop, one)
+    if told.congestion_control:
+        _set_congestion_control(shop, one, made, told.congestion_control.encode())
+    for name, number in told.options.items():
+        if name in _NOT_SET or name in but:
             continue
         try:
             (level, option), value = option_value(name, number)
@@ -59,6 +64,17 @@ def set_options(shop: Workshop, one: OpenFile, made: socket.socket) -> None:
             shop.refuse(one, f"its option {name} is not known")
         except OSError as error:
             shop.refuse(one, f"its option {name} could not be set: {error.strerror}")
+
+
+def _set_congestion_control(shop: Workshop, one: OpenFile, made: socket.socket, name: bytes) -> None:
+    """Raises RestoreFailed."""
+    now = made.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _CONGESTION_BYTES)
+    if now.rstrip(b"\0") == name:
+        return
+    try:
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
+    except OSError as error:
+        shop.refuse(one, f"its congestion control {name.decode()} could not be set: {error.strerror}")
 
 
 def _set_buffer(made: socket.socket, name: str, n_bytes: int) -> None:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dumper.state.queries import query_int
 from dumper.state.terminals import TERMIOS2_BYTES
 from formats.openfiles import OpenFile, Terminal
-from restorer.files.choices import FileChoices, TerminalChoice
+from restorer.files.choices import FileChoices, OutsideChoice
 from restorer.files.paths import open_again
 from restorer.files.records import FileRecords, is_path_only
 from restorer.files.workshop import Workshop, set_status
@@ -92,11 +92,12 @@ class Terminals:
     def _without_master(self, one: OpenFile) -> int:
         """The end of a terminal that is not ours to make."""
         shop = self._shop
-        if shop.choices.terminal is TerminalChoice.CALLER:
+        if shop.choices.tty:
             if (path := caller_terminal()) is None:
                 shop.refuse(one, "the caller has no terminal that could take its place")
             place = shop.own_for_now(os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
             return shop.reopen(place, one.flags)
+        shop.tell(f"{one.path}, the other end of which is closed")
         master = os.open(PTMX, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
         try:
             fcntl.ioctl(master, TIOCSPTLCK, _INT.pack(0))
@@ -124,7 +125,7 @@ def terminal_problem(one: OpenFile, records: FileRecords, choices: FileChoices) 
         return "the image does not have its settings"
     if terminal.index == NO_PTY or records.terminals(terminal.index, master=not terminal.is_master):
         return ""
-    if terminal.is_master or choices.terminal is TerminalChoice.REFUSE:
+    if terminal.is_master or not (choices.tty or choices.outside is OutsideChoice.CLOSE):
         return "its other end is with a process that is not in the image"
     return ""
 

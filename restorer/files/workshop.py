@@ -41,18 +41,33 @@ class Workshop(Closing):
         """The pids and thread ids of now, by those of the image."""
         self.made: dict[int, int] = {}
         """Our descriptors, by the id of the open file."""
+        self.held_back: list[OpenFile] = []
+        """Connections that say nothing to their peers until they are released."""
         self._owned = ExitStack()
+        self._held = ExitStack()
         self._temporary = ExitStack()
 
     def close(self) -> None:
         """Close all of ours; what processes have stays. May be called again."""
         self.close_temporary()
-        self._owned.close()
+        self.close_all_but_held_back()
+        self._held.close()
         self.made.clear()
+        self.held_back.clear()
+
+    def close_all_but_held_back(self) -> None:
+        """Close what processes have and nothing is left to do about."""
+        self._owned.close()
 
     def own(self, fd: int) -> int:
         """The descriptor, which is closed at the end."""
         self._owned.callback(os.close, fd)
+        return fd
+
+    def hold_back(self, fd: int, one: OpenFile) -> int:
+        """The descriptor of a connection that will be released."""
+        self._held.callback(os.close, fd)
+        self.held_back.append(one)
         return fd
 
     def own_closing(self, what: socket.socket) -> None:
