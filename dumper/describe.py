@@ -27,7 +27,7 @@ from dumper.tree import Base, Member
 from dumper.unseen import UnseenWriter
 from formats.buildid import build_id
 from formats.manifest import Gap, Host, MappedFile, Missing, PageRange, Process
-from formats.processstate import Namespace, ProcessState, Zombie
+from formats.processstate import Lineage, Namespace, ProcessState, Zombie
 from formats.threadstate import Thread
 
 MAX_CMDLINE_BYTES = 1 << 20
@@ -88,6 +88,7 @@ class Identity:
     exe: str
     exe_build_id: str
     cmdline: list[str]
+    lineage: Lineage
 
 
 def identify(target: Target) -> Identity:
@@ -95,7 +96,9 @@ def identify(target: Target) -> Identity:
     stat = read_live_stat(target.pid)
     try:
         exe, exe_build_id = executable(target)
-        return Identity(stat.ppid, stat.name, exe, exe_build_id, cmdline(target))
+        of_process = parse_process_stat(Path(f"/proc/{target.pid}/stat").read_bytes())
+        lineage = lineage_record(of_process, read_thread_status(target.pid))
+        return Identity(stat.ppid, stat.name, exe, exe_build_id, cmdline(target), lineage)
     except GONE_ERRORS:
         raise gone(target.pid) from None
 
@@ -146,6 +149,7 @@ class ProcessPart:
             missing=self.missing,
             unseen_writers=self.unseen_writers,
             state=self.state,
+            early_lineage=None if self.state else self.identity.lineage,
             pages_present=figures.pages_present,
             pages_written=figures.pages_written,
             pages_data=figures.pages_data,

@@ -25,6 +25,7 @@ from dumper.pipeline import PagePipeline
 from dumper.proc import GONE_ERRORS
 from dumper.tree import LOST_ERRORS, Base, Member, Tree
 from dumper.unseen import UnseenWriter
+from dumper.vmflags import VmFlags
 from formats import manifest as image
 from formats.checkpoint import RoundInfo
 from formats.faults import Point, reached
@@ -296,6 +297,9 @@ class PreDumper:
         threads = describe.named_threads(member.target)
         part = ProcessPart(member, describe.identify(member.target), image_output, vmas, threads, notes=notes)
         part.mapped_files = member.files.look(vmas, afresh=False)
+        if member.base.is_full:  # they take a walk through all page tables, and are for whoever restores ahead
+            flags = VmFlags(member.target.tid, stands_still=True)
+            part.flags = {vma.mapping.start_addr: flags.before(vma.mapping.start_addr) for vma in vmas}
         runs = RunList(1 << 16)
         member.scanner.start(SpanTable(spans_while_running(vmas)), RunList(1), _known(member.base))
         unseen: list[UnseenWriter] = []

@@ -228,9 +228,9 @@ class Process:
 
     `exe` is the path of its executable, `exe_build_id` hex digits or "". The page counts are
     totals of this round. `guards` are ranges made inaccessible by MADV_GUARD_INSTALL. `mapped_files` has
-    most files of its VMAs. `state` comes with a dump only. A `zombie` has neither memory nor threads nor state.
-    `unseen_writers` says what may have written to pages of it after a round copied them (DMA): only a dump is sure to
-    be right then.
+    most files of its VMAs. `state` comes with a dump only, `early_lineage` with other rounds. A `zombie` has neither
+    memory nor threads nor state. `unseen_writers` says what may have written to pages of it after a round copied them
+    (DMA): only a dump is sure to be right then.
     """
 
     pid: int
@@ -249,6 +249,7 @@ class Process:
     unseen_writers: list[str] = field(default_factory=list)
     state: ProcessState | None = None
     zombie: Zombie | None = None
+    early_lineage: Lineage | None = None
     pages_present: int = 0
     pages_written: int = 0
     pages_data: int = 0
@@ -257,9 +258,9 @@ class Process:
 
     @property
     def lineage(self) -> Lineage | None:
-        """None in a pre-dump."""
+        """None where the round does not say."""
         told = self.zombie or self.state
-        return told.lineage if told else None
+        return told.lineage if told else self.early_lineage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,12 +30,14 @@ from formats.faults import Point, reached
 from formats.manifest import Process, RoundKind
 from formats.processstate import ProcessState
 from restorer import surroundings, threads, timers
+from restorer.ahead import Ahead
 from restorer.checks import CheckOptions, Findings, check_restore
 from restorer.credentials import set_credentials, set_dumpable, set_seccomp
 from restorer.errors import RestoreFailed
 from restorer.events import Restored, Tell
 from restorer.files.choices import FileChoices
 from restorer.files.openfiles import OpenFiles
+from restorer.memory.ahead import MemoryAhead
 from restorer.memory.boundaries import set_boundaries
 from restorer.memory.fill import fill
 from restorer.memory.layout import Mapper
@@ -90,8 +92,18 @@ class Restoration(Closing):
     For one OS thread.
     """
 
-    def __init__(self, images: Checkpoint, number: int | None, options: RestoreOptions, tell: Tell) -> None:
-        """Raises UsageError for a round that is no dump, ImageCorrupt, ImageVersionUnsupported, StorageError."""
+    def __init__(
+        self,
+        images: Checkpoint,
+        number: int | None,
+        options: RestoreOptions,
+        tell: Tell,
+        *,
+        ahead: Ahead | None = None,
+    ) -> None:
+        """`ahead` has what was made from earlier rounds of the same images.
+
+        Raises UsageError for a round that is no dump, ImageCorrupt, ImageVersionUnsupported, StorageError."""
         self._images = images
         self._info = images.round(number)
         self._manifest = self._info.manifest
@@ -101,6 +113,8 @@ class Restoration(Closing):
         self._members: list[_Member] = []
         self._pages_filled = 0
         self._memory_ns = 0
+        self._ahead = ahead
+        self._memories: dict[int, MemoryAhead] = {}
         self._tree: Tree
         self._files: OpenFiles
         self._objects: MemoryObjects
@@ -204,18 +218,26 @@ class Restoration(Closing):
         processes = [item for item in self._manifest.processes if item.zombie is None]
         used = [(vma.start_addr, vma.end_addr) for item in processes for vma in item.vmas]
         fds = [one.fd for item in processes if item.state for one in item.state.descriptors]
-        channel = self._stack.enter_context(Channel(max(fds, default=2) + 1))
+        channel_fd = max(fds, default=2) + 1
         options = self._options
         plan = make_plan(self._manifest.processes, self._manifest.root_pid, own_session=options.own_session)
         states = {item.pid: state_of(item) for item in processes}
-        tree_options = TreeOptions(
-            same_pids=options.same_pids,
-            pid_namespace=options.pid_namespace,
-            suspend_seccomp=any(state.seccomp_filters for state in states.values()),
-            personality=states[self._manifest.root_pid].personality & ~READ_IMPLIES_EXEC,
-        )
-        self._tree = self._stack.enter_context(Tree(plan, boot_address(sorted(used)), channel, tree_options))
-        self._tree.make()
+        personality = states[self._manifest.root_pid].personality & ~READ_IMPLIES_EXEC
+        family = self._ahead.take(plan, used, personality) if self._ahead else None
+        if family is not None:
+            self._stack.push(family.stack)
+            self._tree, self._memories = family.tree, family.memories
+            self._tree.move_channel(channel_fd)
+        else:
+            tree_options = TreeOptions(
+                same_pids=options.same_pids,
+                pid_namespace=options.pid_namespace,
+                suspend_seccomp=any(state.seccomp_filters for state in states.values()),
+                personality=personality,
+            )
+            channel = self._stack.enter_context(Channel(channel_fd))
+            self._tree = self._stack.enter_context(Tree(plan, boot_address(sorted(used)), channel, tree_options))
+            self._tree.make()
         self._tell(self._tree.refused)
         alive = (node.process for node in plan.processes() if node.process is not None)
         for process in alive:
@@ -226,12 +248,17 @@ class Restoration(Closing):
 
     def _build_memory(self, member: _Member, objects: MemoryObjects) -> None:
         mapper = Mapper(member.shell, member.process, objects)
-        mapper.map_all()
+        memory = self._memories.get(member.process.pid)
         with MemoryView(self._images, self._info.number, member.process.pid) as view:
-            map_kernel_pages(member.shell, member.process, view)
-            if self._options.lazy:
-                self._lazy.append(make_lazy(member.shell, member.process))
-            self._pages_filled += fill(member.shell, view, self._options.threads, is_lazy=self._options.lazy)
+            if memory is not None:
+                self._pages_filled += memory.bring(mapper, view, self._info.number, is_dump=True)
+                map_kernel_pages(member.shell, member.process, view)
+            else:
+                mapper.map_all()
+                map_kernel_pages(member.shell, member.process, view)
+                if self._options.lazy:
+                    self._lazy.append(make_lazy(member.shell, member.process))
+                self._pages_filled += fill(member.shell, view, self._options.threads, is_lazy=self._options.lazy)
         mapper.finish()
         self._tell([set_boundaries(member.shell, member.process, member.state)])
 

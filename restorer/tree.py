@@ -51,7 +51,8 @@ class Tree(Closing):
 
     def close(self) -> None:
         """End all that were not let go, and wait until they are gone. May be called again."""
-        shells = [*self._shells.values(), *([self._init] if self._init else [])]
+        # The first of a pid namespace ends when all others are gone and waited for, so it comes last.
+        shells = [*([self._init] if self._init else []), *self._shells.values()]
         self._shells = {}
         self._init = None
         for shell in reversed(shells):
@@ -82,6 +83,17 @@ class Tree(Closing):
             for pid, node in self._plan.nodes.items()
             if node.process is not None and node.process.pid == process.pid
         )
+
+    def follow(self, plan: Plan) -> None:
+        """A newer plan, of the same processes."""
+        self._plan = plan
+
+    def move_channel(self, fd: int) -> None:
+        """To another number, which no process of the image uses. Raises CallFailed."""
+        for shell in [*self._shells.values(), *([self._init] if self._init else [])]:
+            shell.call(Sys.DUP3, self._channel.fd, fd, 0)
+            shell.call(Sys.CLOSE, self._channel.fd)
+        self._channel.fd = fd
 
     def add_thread(self, shell: Shell, tid: int, own_tid: int) -> None:
         """Another thread, the image's `tid`, which was `own_tid` to itself. Raises RestoreFailed, CallFailed."""

@@ -29,12 +29,12 @@ def fill(shell: Shell, view: MemoryView, threads: int, *, is_lazy: bool = False)
                     copier.copy(segment, segment.start_addr)
                     n_pages += segment.n_pages
                 elif segment.kind is SegmentKind.ZERO and vma.has_file:
-                    _write_zeros(shell, segment.start_addr, segment.end_addr)
+                    write_zeros(shell, segment.start_addr, segment.end_addr)
         copier.finish()
     return n_pages
 
 
-def _write_zeros(shell: Shell, addr: int, end_addr: int) -> None:
+def write_zeros(shell: Shell, addr: int, end_addr: int) -> None:
     """Of a private mapping of a file, in whose place they are."""
     while addr < end_addr:
         part = _ZEROS[: end_addr - addr]

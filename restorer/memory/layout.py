@@ -59,7 +59,10 @@ class Mapper:
 
     def map_all(self) -> None:
         """Every mapping but those of the kernel's, empty. Raises RestoreFailed, StorageError, ImageCorrupt."""
-        vmas = [vma for vma in self._process.vmas if is_ours(vma) and vma.path not in KERNEL_PATHS]
+        self.map([vma for vma in self._process.vmas if is_ours(vma) and vma.path not in KERNEL_PATHS])
+
+    def map(self, vmas: Sequence[Vma]) -> None:
+        """These mappings of the process, or parts of such, empty. Raises as `map_all`."""
         self._open_files(vmas)
         self._map(vmas)
         if self._fds:
@@ -88,7 +91,7 @@ class Mapper:
             name = name_of(vma)
             if len(names) + len(name) > SCRATCH_BYTES:
                 self._make(calls, names)
-            calls += map_calls(vma, self._fd_of(vma), _first_protection(vma), self._shell.scratch_addr + len(names))
+            calls += map_calls(vma, self._fd_of(vma), first_protection(vma), self._shell.scratch_addr + len(names))
             names += name
         self._make(calls, names)
 
@@ -198,7 +201,8 @@ def _span(vma: Vma) -> tuple[int, int]:
     return vma.start_addr, vma.end_addr - vma.start_addr
 
 
-def _first_protection(vma: Vma) -> int:
+def first_protection(vma: Vma) -> int:
+    """PROT_* until all of its pages are there."""
     return protection(vma) | (PROT_WRITE if _protected_late(vma) else 0)
 
 

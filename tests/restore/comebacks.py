@@ -118,6 +118,6 @@ def come_back(checkpoint: Path, *, said: list[str] | None = None) -> Iterator[in
 
 def compare(pid: int, checkpoint: Path) -> Comparison:
     """Every page of the stopped process against the dump, but for where the kernel tells threads their processor."""
-    with MemoryView(Checkpoint.open(checkpoint), None, pid) as view:
+    with MemoryView(Checkpoint.open(checkpoint)) as view:
         areas = [thread.rseq for thread in view.process.threads if thread.rseq]
         return compare_view(pid, view, [(area.addr, area.addr + area.size_bytes) for area in areas])
