@@ -12,7 +12,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from benchmarks import clones, hosts, images, load, measure, observed, predictions, states, streams
+from benchmarks import clones, hosts, images, load, measure, migration, observed, predictions, states, streams
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, show
 from benchmarks.measure import Say
@@ -21,10 +21,11 @@ from tests.harness import Target
 QUICK_MIB = 256
 USUAL_MIB = 1024
 IMAGES_MIB = 4096
+QUICK_MIGRATION_MIB = 64
 HOST_RUNS = 10
 LOAD_RUNS = 2
 FEWER_RUNS = 3  # of what has many targets, or is large
-SIZES = {256: "256 MiB", 1024: "1 GiB", 4096: "4 GiB"}
+SIZES = {64: "64 MiB", 256: "256 MiB", 1024: "1 GiB", 4096: "4 GiB"}
 
 
 class Terminated(BaseException):
@@ -142,12 +143,22 @@ def measure_images(bench: Bench, runs: int, *, quick: bool) -> list[Figure]:
     return images.images(bench, mib, SIZES[mib], runs, say)
 
 
+def measure_migration(bench: Bench, runs: int, *, quick: bool) -> list[Figure]:
+    """What the client of a service sees when it moves."""
+    mib = QUICK_MIGRATION_MIB if quick else USUAL_MIB
+    reason = bench.lacks_memory_for(2 * mib)  # twice in memory, once on disk
+    if reason:
+        return [Figure(name=f"{SIZES[mib]}: a service that moves", unit="", skipped=reason)]
+    return migration.migrations(bench, mib, SIZES[mib], runs, say)
+
+
 PARTS: Mapping[str, Callable[..., list[Figure]]] = {
     "sizes": measure_sizes,
     "states": measure_states,
     "predictions": measure_predictions,
     "streams": measure_streams,
     "hosts": measure_hosts,
+    "migration": measure_migration,
     "load": measure_load,
     "images": measure_images,
 }

@@ -112,7 +112,7 @@ class Bench:
     def __enter__(self) -> Self:
         self._scratch = Path(tempfile.mkdtemp(prefix="predump-bench-", dir=TMPFS))
         try:
-            for name in ("target", "floor", "clone", "state", "loop"):
+            for name in ("target", "floor", "clone", "state", "loop", "redisload"):
                 self._compile(name)
         except BaseException:
             self.__exit__(None, None, None)
@@ -187,6 +187,10 @@ class Bench:
         build_targets()
         with Target.spawn("tree", processes - 1, mib * 256, env={"TREE_IDLE": "1"}) as target:
             yield target
+
+    def program(self, name: str) -> Path:
+        """One of the programs of this directory."""
+        return self._scratch / name
 
     def predump(self, *args: object, codes: Sequence[int] = (0,), streams: bool = False) -> Command:
         """`predump ARGS`. Raises RuntimeError as `run`."""

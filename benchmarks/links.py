@@ -33,9 +33,14 @@ class Transfer:
         return parse_events(self.run.stdout)[-1]
 
     @property
+    def received(self) -> Event:
+        """That of `receive`."""
+        return parse_events(self.receive.stdout)[-1]
+
+    @property
     def stored_bytes(self) -> int:
         """Of all rounds, as they were received."""
-        return number(parse_events(self.receive.stdout)[-1], "stored_bytes")
+        return number(self.received, "stored_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +67,12 @@ class Route:
         return host.words(*command) if host else command
 
 
-def transfer(route: Route, directory: Path, *args: object) -> Transfer:
+def transfer(route: Route, directory: Path, *args: object, receives: Sequence[object] = ()) -> Transfer:
     """`predump run ARGS` into `directory`, which must not exist, at the other end of the route.
 
-    It may not converge. Raises RuntimeError if one of the two fails.
+    `receives` are further words for the receiver. It may not converge. Raises RuntimeError if one of the two fails.
     """
-    listen = ("receive", "-D", directory, "--listen", f"{route.address}:0")
+    listen = ("receive", "-D", directory, "--listen", f"{route.address}:0", *receives)
     with tempfile.TemporaryFile("w+") as out:
         words = route.words(route.receiver, "receiver", *listen)
         receiver = subprocess.Popen(words, cwd=REPO, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
