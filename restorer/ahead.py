@@ -54,6 +54,11 @@ class Ahead(Closing):
         self._family: Family | None = None
         self._has_failed = False
 
+    @property
+    def has_family(self) -> bool:
+        """Whether there are processes, which have their ids already."""
+        return self._family is not None
+
     def close(self) -> None:
         """End what nobody took over. May be called again."""
         if self._family is not None:

@@ -141,11 +141,12 @@ class Restoration(Closing):
     def check(self) -> Findings:
         """All that speaks against it, outside of the image as well. Raises ImageCorrupt, StorageError."""
         options = self._options
+        has_ids = self._ahead is not None and self._ahead.has_family
         return check_restore(
             self._images,
             self._info.number,
             CheckOptions(
-                same_pids=options.same_pids,
+                same_pids=options.same_pids and not has_ids,
                 pid_namespace=options.pid_namespace,
                 own_session=options.own_session,
                 trust=options.trust,

@@ -20,21 +20,20 @@ from restorer.restore import Restoration, RestoreOptions
 from tests.harness import COMMAND_S, is_stopped, poll_until, predump
 from tests.restore.comebacks import Mapped, compare, mappings, program
 
-OPTIONS = RestoreOptions(pid_namespace=True, own_session=True, stopped=True)
-
 
 @contextmanager
-def made_ahead() -> Iterator[Ahead]:
-    """In a pid namespace, for the process itself is still there."""
-    options = ahead_options(same_pids=True, pid_namespace=True)
+def made_ahead(*, pid_namespace: bool = True) -> Iterator[Ahead]:
+    """In a pid namespace while the process itself is still there."""
+    options = ahead_options(same_pids=True, pid_namespace=pid_namespace)
     with Ahead(options, own_session=True, threads=2, tell=[].append) as ahead:
         yield ahead
 
 
 @contextmanager
-def completed(checkpoint: Path, ahead: Ahead) -> Iterator[tuple[int, int]]:
+def completed(checkpoint: Path, ahead: Ahead, *, pid_namespace: bool = True) -> Iterator[tuple[int, int]]:
     """The process, stopped, and how many pages the dump still had to bring; it ends with the block."""
-    with Restoration(Checkpoint.open(checkpoint), None, OPTIONS, [].append, ahead=ahead) as restoration:
+    options = RestoreOptions(pid_namespace=pid_namespace, own_session=True, stopped=True)
+    with Restoration(Checkpoint.open(checkpoint), None, options, [].append, ahead=ahead) as restoration:
         restoration.build()
         waited_for = restoration.waited_for
         done = restoration.release(time.monotonic_ns())
@@ -84,12 +83,14 @@ def test_memory_that_shifts_between_rounds_is_exact_in_the_end(seed: int, tmp_pa
 @pytest.mark.usefixtures("targets")
 def test_only_what_changed_is_left_for_the_dump(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
-    with program(tmp_path / "target", "shifting", 7) as target, made_ahead() as ahead:
+    with program(tmp_path / "target", "shifting", 7) as target, made_ahead(pid_namespace=False) as ahead:
         target.command("shift 500")
         predump("pre-dump", "-p", target.pid, "-D", checkpoint)
+        predump("dump", "-p", target.pid, "-D", checkpoint, "--no-pre-dump", "--kill")
+        target.end()
         ahead_pages = ahead.prepare(Checkpoint.open(checkpoint), 1)
-        predump("dump", "-p", target.pid, "-D", checkpoint, "--no-pre-dump", "--leave-stopped")
-        with completed(checkpoint, ahead) as (_, pages):
+        with completed(checkpoint, ahead, pid_namespace=False) as (pid, pages):
+            assert pid == target.pid
             assert ahead_pages > 100
             assert pages < ahead_pages / 4
 
