@@ -57,6 +57,11 @@ if TYPE_CHECKING:
     metavar="N[:M]",
     help="Your descriptor M (or N) in the place of what the root process has as N: --inherit-fd 1 for its output.",
 )
+@click.option(
+    "--track",
+    is_flag=True,
+    help="Track their writes from the beginning: the next round in the same directory holds only what they wrote.",
+)
 @threads_option("Threads that decompress and fill memory.")
 @quiet_option
 def restore(
@@ -74,6 +79,7 @@ def restore(
     tcp: str,
     outside: str,
     inherited: tuple[str, ...],
+    track: bool,
     threads: int,
     quiet: bool,
 ) -> int:
@@ -94,6 +100,8 @@ def restore(
     from restorer.restore import Restoration, RestoreOptions
     from restorer.waiting import wait_for
 
+    if track and (lazy or pid_namespace or pid == "new"):
+        raise click.UsageError("--track is for processes with their own ids and with their pages: it excludes --lazy.")
     if pid_namespace and pid == "new":
         raise click.UsageError(
             "In a new pid namespace all ids are free: --pid-namespace and --pid new exclude each other."
@@ -112,6 +120,7 @@ def restore(
         stopped=stopped,
         lazy=lazy,
         trust=trust,
+        track=track,
         threads=threads,
         files=FileChoices(
             tty=tty, tcp=TcpChoice(tcp), outside=OutsideChoice(outside), inherit=dict(map(_inherited, inherited))

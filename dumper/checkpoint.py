@@ -3,6 +3,7 @@
 from contextlib import suppress
 from pathlib import Path
 
+from dumper import origins
 from dumper.destination import Destination
 from dumper.kernel.recheck import Recheck
 from dumper.kernel.runs import RunList
@@ -90,10 +91,11 @@ class CheckpointDirectory(Destination):
             return
         manifest = self.last.manifest
         process = self.last.process(manifest.root_pid)
+        origin = origins.of(target) or origins.Origin(target.start_time_ticks, boot_id)
         if (
             process is None
-            or (process.pid, process.start_time_ticks) != (target.pid, target.start_time_ticks)
-            or manifest.host.boot_id != boot_id
+            or (process.pid, process.start_time_ticks) != (target.pid, origin.start_time_ticks)
+            or manifest.host.boot_id not in (boot_id, origin.boot_id)
         ):
             what = f"{process.name} with pid {process.pid}" if process else f"pid {manifest.root_pid}"
             raise PredumpError(

@@ -14,6 +14,7 @@ from dumper.kernel.runs import RunList
 from dumper.mappedfiles import still_of
 from dumper.memory_map import Vma
 from dumper.objects import SharedObject
+from dumper.origins import image_ticks
 from dumper.output import ImageOutput
 from dumper.proc import GONE_ERRORS
 from dumper.proc.cpuinfo import read_instructions
@@ -135,7 +136,7 @@ class ProcessPart:
         figures.pages_unreadable += sum(v.mapping.n_pages for v in self.vmas if v.unreadable)
         return Process(
             pid=self.member.pid,
-            start_time_ticks=self.member.target.start_time_ticks,
+            start_time_ticks=image_ticks(self.member.target),
             ppid=self.identity.ppid,
             name=self.identity.name,
             exe=self.identity.exe,

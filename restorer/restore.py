@@ -43,6 +43,7 @@ from restorer.memory.fill import fill
 from restorer.memory.layout import Mapper
 from restorer.memory.lazy.server import Lazy, start_server
 from restorer.memory.objects import MemoryObjects
+from restorer.memory.tracking import Tracking
 from restorer.memory.userfault import make_lazy
 from restorer.memory.vdso import map_kernel_pages
 from restorer.plan import make_plan
@@ -59,8 +60,9 @@ class RestoreOptions:
 
     same_pids: with the ids that they had; pid_namespace: in a new pid namespace, where all ids are free; own_session:
     what had its session outside of the tree gets one of its own instead of the caller's, so that it outlives that;
-    stopped: left stopped by SIGSTOP; lazy: they run before their pages are there, which another process brings; trust:
-    whoever wrote the image; threads: that decompress and fill; files: choices about what is open.
+    stopped: left stopped by SIGSTOP; lazy: they run before their pages are there, which another process brings; track:
+    their writes are tracked for the next round of the checkpoint; trust: whoever wrote the image; threads: that
+    decompress and fill; files: choices about what is open.
     """
 
     same_pids: bool = True
@@ -69,6 +71,7 @@ class RestoreOptions:
     stopped: bool = False
     lazy: bool = False
     trust: bool = False
+    track: bool = False
     threads: int = 2
     files: FileChoices = field(default_factory=FileChoices)
 
@@ -125,6 +128,8 @@ class Restoration(Closing):
                 hint="Restore a round that 'predump dump' or 'predump run' took at its end.",
                 round=self._info.number,
             )
+
+        self._tracking = self._stack.enter_context(Tracking(images, self._info)) if options.track else None
 
     @property
     def pids(self) -> list[int]:
@@ -195,6 +200,8 @@ class Restoration(Closing):
                 member.shell.leave_boot_pages()
                 for thread in member.process.threads:
                     threads.let_registers_be(member.shell, thread)
+            if self._tracking:
+                self._tracking.begin()
             reached(Point.RESTORE_SET)
             self._files.release()
             self._tree.let_go({member.shell.pid for member in self._members} if self._options.stopped else set())
@@ -260,6 +267,8 @@ class Restoration(Closing):
                 if self._options.lazy:
                     self._lazy.append(make_lazy(member.shell, member.process))
                 self._pages_filled += fill(member.shell, view, self._options.threads, is_lazy=self._options.lazy)
+            if self._tracking:
+                self._tracking.add(member.shell, member.process)
         mapper.finish()
         self._tell([set_boundaries(member.shell, member.process, member.state)])
 

@@ -14,32 +14,8 @@ import pytest
 
 from formats.layout import pages_name
 from tests.alive import Lives
-from tests.harness import COMMAND_S, READY_S, REPO, TARGETS, children, is_alive, poll_until, predump
-
-MIB = 192
-
-
-class LazyTarget:
-    """tests/targets/lazy.c, dumped and gone."""
-
-    def __init__(self, lives: Lives, directory: Path) -> None:
-        directory.mkdir()
-        self.directory = directory
-        self.checkpoint = directory / "checkpoint"
-        self.pid = lives.start(TARGETS / "bin" / "lazy", directory, MIB, log=directory / "log")
-        poll_until((directory / "ready").exists, READY_S, "the target to be ready")
-        predump("pre-dump", "-p", self.pid, "-D", self.checkpoint)
-        lives.dump(self.pid, self.checkpoint)
-
-    def go(self) -> None:
-        """It begins to use its memory."""
-        (self.directory / "go").touch()
-
-    def result(self) -> str:
-        """What it found."""
-        path = self.directory / "result"
-        poll_until(lambda: path.exists() or not is_alive(self.pid), READY_S, "a result")
-        return path.read_text() if path.exists() else ""
+from tests.harness import COMMAND_S, REPO, children, is_alive, poll_until
+from tests.restore.usesmemory import LazyTarget
 
 
 @pytest.fixture
