@@ -17,6 +17,7 @@ from dumper.shellcommand import run_command
 from formats.buildid import build_id
 from formats.checkpoint import Checkpoint, RoundInfo
 from formats.errors import PredumpError
+from restorer.ahead import Ahead, ahead_options
 from restorer.errors import RestoreFailed
 from restorer.events import Restored, Tell
 from restorer.restore import Restoration, RestoreOptions
@@ -42,6 +43,12 @@ class Arrival:
         self._tell = tell
         self._before_resume = before_resume
         self._directory = Path.cwd()
+        self._ahead = Ahead(
+            ahead_options(same_pids=options.same_pids, pid_namespace=options.pid_namespace),
+            own_session=options.own_session,
+            threads=options.threads,
+            tell=tell,
+        )
         self._restoration: Restoration | None = None
         self._round = 0
         self._started_ns = 0
@@ -54,12 +61,14 @@ class Arrival:
 
     def prepare(self, info: RoundInfo) -> None:
         """See Revival."""
+        self._ahead.prepare(Checkpoint.open(self._path), info.number)
 
     def complete(self, info: RoundInfo) -> list[str]:
         """See Revival."""
         self._started_ns = time.monotonic_ns()
         self._round = info.number
-        self._restoration = Restoration(Checkpoint.open(self._path), info.number, self._options, self._tell)
+        images = Checkpoint.open(self._path)
+        self._restoration = Restoration(images, info.number, self._options, self._tell, ahead=self._ahead)
         try:
             self._restoration.build()
             self._pids = self._restoration.pids
@@ -96,6 +105,7 @@ class Arrival:
 
     def abort(self) -> None:
         """See Revival."""
+        self._ahead.close()
         if self._restoration is not None:
             self._restoration.close()
             self._restoration = None

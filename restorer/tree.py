@@ -89,7 +89,9 @@ class Tree(Closing):
         self._plan = plan
 
     def move_channel(self, fd: int) -> None:
-        """To another number, which no process of the image uses. Raises CallFailed."""
+        """To a number that no process of the image uses. Raises CallFailed."""
+        if fd == self._channel.fd:
+            return
         for shell in [*self._shells.values(), *([self._init] if self._init else [])]:
             shell.call(Sys.DUP3, self._channel.fd, fd, 0)
             shell.call(Sys.CLOSE, self._channel.fd)
