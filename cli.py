@@ -22,6 +22,12 @@ SHORTAGES = {
 }
 """What may run short anywhere, and what to do about it."""
 NO_THREAD = ("can't start new thread",)  # a RuntimeError with no type of its own: Modules/_threadmodule.c of CPython
+UNCOMMITTED_HINT = "What was not committed is not part of the checkpoint"
+INTERRUPTED_HINTS = {
+    "restore": "What was not running yet is gone again",
+    "rewind": "If the process is stopped, rewind it again",
+}
+"""What an interruption leaves behind, where that is no round."""
 USAGE_HINT = "Add --help to the command to see its options"
 
 
@@ -89,7 +95,7 @@ def _command(name: str, function: Callable[..., int]) -> click.Command:
     def guarded(*, as_json: bool, debug: bool, **options: object) -> None:
         context = click.get_current_context()
         reporter = Reporter(name, as_json=as_json)
-        context.exit(_guarded(functools.partial(function, reporter, **options), reporter, debug))
+        context.exit(_guarded(name, functools.partial(function, reporter, **options), reporter, debug))
 
     made = click.command(name)(guarded)
     made.params += [
@@ -99,7 +105,7 @@ def _command(name: str, function: Callable[..., int]) -> click.Command:
     return made
 
 
-def _guarded(action: Callable[[], int], reporter: Reporter, debug: bool) -> int:
+def _guarded(name: str, action: Callable[[], int], reporter: Reporter, debug: bool) -> int:
     """Runs a command; every exception ends here, as an exit code."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
@@ -113,12 +119,7 @@ def _guarded(action: Callable[[], int], reporter: Reporter, debug: bool) -> int:
         reporter.error(error.message, error.hint, error.exit_code, error.fields)
         return error.exit_code
     except (KeyboardInterrupt, Interrupted):
-        reporter.error(
-            "interrupted",
-            "What was not committed is not part of the checkpoint",
-            EXIT_INTERRUPTED,
-            {},
-        )
+        reporter.error("interrupted", INTERRUPTED_HINTS.get(name, UNCOMMITTED_HINT), EXIT_INTERRUPTED, {})
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # nobody reads any more: end without a word, as other tools do

@@ -25,6 +25,7 @@ from display.units import counted, duration_text, pages_text
     help="What others may use, too: put shared memory and offsets back where no other process has them (refuse where "
     "shared memory has changed that one has), in any case, or never.",
 )
+@click.option("--trust", is_flag=True, help="Take an image that others own or may write to: it is code that runs.")
 @threads_option("Threads that decompress.")
 @quiet_option
 def rewind(
@@ -35,6 +36,7 @@ def rewind(
     check: bool,
     stopped: bool,
     shared: str,
+    trust: bool,
     threads: int,
     quiet: bool,
 ) -> int:
@@ -57,7 +59,7 @@ def rewind(
     from restorer.rewind.sharing import SharedMode
 
     allow_many_files()
-    options = RewindOptions(check=check, stopped=stopped, shared=SharedMode(shared), threads=threads)
+    options = RewindOptions(check=check, stopped=stopped, shared=SharedMode(shared), trust=trust, threads=threads)
     with BytesBar(reporter.errors, "comparing", quiet=quiet or reporter.as_json) as progress:
         done = put_back(Checkpoint.open(path), number, pid, options, progress)
     if not quiet:

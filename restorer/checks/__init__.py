@@ -26,7 +26,7 @@ from restorer.files.choices import FileChoices
 from restorer.files.refusals import refusals
 from restorer.trust import distrusted, strange_paths
 
-__all__ = ["CheckOptions", "Findings", "Problem", "Subject", "check_manifest", "check_restore"]
+__all__ = ["CheckOptions", "Findings", "Problem", "Subject", "check_manifest", "check_restore", "look_at_owner"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +46,8 @@ def check_restore(images: Checkpoint, number: int | None, options: CheckOptions)
     Raises ImageCorrupt, ImageVersionUnsupported, StorageError, UsageError for a round that is not there.
     """
     number = images.selected if number is None else number
-    if not options.trust:
-        findings = Findings(is_trusted=False)
-        findings.add(distrusted(images.path, [one for one in images.numbers if one <= number], os.geteuid()))
-        if findings.problems:
-            return findings
+    if not options.trust and (findings := look_at_owner(images, number)).problems:
+        return findings
     manifest = images.round(number).manifest
     try:
         host = look_at_host()
@@ -60,6 +57,13 @@ def check_restore(images: Checkpoint, number: int | None, options: CheckOptions)
         findings.add([Problem(Subject.KERNEL, message, "'predump check' says what this host lacks.")])
         return findings
     return check_manifest(manifest, options, host)
+
+
+def look_at_owner(images: Checkpoint, number: int) -> Findings:
+    """Whose a round is, and those before it, on which it may build."""
+    findings = Findings(is_trusted=False)
+    findings.add(distrusted(images.path, [one for one in images.numbers if one <= number], os.geteuid()))
+    return findings
 
 
 def check_manifest(manifest: Manifest, options: CheckOptions, host: Host) -> Findings:

@@ -33,6 +33,7 @@ from formats.errors import UsageError
 from formats.faults import Point, reached
 from formats.manifest import RoundKind
 from formats.threadstate import Thread
+from restorer.checks import look_at_owner
 from restorer.errors import RestoreFailed
 from restorer.rewind import state
 from restorer.rewind.files import FileSet, set_files
@@ -47,10 +48,14 @@ from restorer.shell import SCRATCH_BYTES, boot_address
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewindOptions:
-    """check: change nothing; stopped: leave it stopped by SIGSTOP; shared: of memory that others may use; threads: that
-    decompress."""
+    """How it is put back.
+
+    check: change nothing; stopped: leave it stopped by SIGSTOP; shared: of memory that others may use; trust: whoever
+    wrote the image; threads: that decompress.
+    """
 
     check: bool = False
+    trust: bool = False
     stopped: bool = False
     shared: SharedMode = SharedMode.ALONE
     threads: int = 2
@@ -87,11 +92,13 @@ def rewind(
     """Puts process `pid` back to a dump round, the last one by default.
 
     Raises UsageError for a round that is no dump or does not have it; TargetGone if it is not the one that was dumped
-    any more; PermissionDenied, TargetUntraceable, TargetTracked, TargetBusy; RewindRefused; ImageCorrupt,
+    any more; PermissionDenied, TargetUntraceable, TargetTracked, TargetBusy; RewindRefused; NotTrusted; ImageCorrupt,
     ParentMissing, ImageVersionUnsupported, StorageError: in each case it goes on untouched. RewindFailed says how it
     was left.
     """
     info = _dump_round(images, number)
+    if not options.trust:
+        look_at_owner(images, info.number).demand()
     then = _then(images, info, pid)
     try:
         with (

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,20 +21,24 @@ from tests.harness import COMMAND_S, REPO, is_untouched, live_tree, poll_until, 
 from tests.oracle import read_maps
 
 PROGRAM = "import os\nos.fork()\ntable = {}\nwhile True: table[len(table) % 20000] = bytearray(500)"
+NO_FILES = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 COMMAND = re.compile(r"^ {4}\$ (predump .*?)(?: +#.*)?$", re.MULTILINE)
 
 
 @pytest.fixture
 def tree() -> Iterator[tuple[int, int]]:
-    """CPython that keeps writing, and its child, which ends with it."""
-    with subprocess.Popen([sys.executable, "-c", PROGRAM]) as process:
+    """CPython that keeps writing, and its child. It is reaped when it ends, and ended if it has come back since."""
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], **NO_FILES) as process:
+        reaper = threading.Thread(target=process.wait)
         try:
             poll_until(lambda: len(live_tree(process.pid)) == 2, COMMAND_S, "the child")
             _, child = live_tree(process.pid)
+            reaper.start()
             yield process.pid, child
         finally:
             for pid in reversed(live_tree(process.pid)):
                 os.kill(pid, signal.SIGKILL)
+            reaper.join()
 
 
 def test_all_commands_run_in_their_order(tree: tuple[int, int], tmp_path: Path) -> None:

@@ -169,6 +169,18 @@ def test_only_the_process_itself_can_be_put_back(target: Target, checkpoint: Pat
     rewind(target, checkpoint, expect=10)
 
 
+def test_an_image_that_others_may_write_to_is_not_trusted(target: Target, checkpoint: Path) -> None:
+    before = target.command("state")
+    dump(target, checkpoint)
+    target.command("change memory")
+    changed = target.command("state")
+    checkpoint.chmod(0o777)
+    assert "can be written to by others" in str(rewind(target, checkpoint, expect=11).result["message"])
+    assert target.command("state") == changed
+    rewind(target, checkpoint, "--trust")
+    assert target.command("state") == before
+
+
 def test_damage_is_found_before_anything_is_changed(target: Target, checkpoint: Path) -> None:
     round_ = dump(target, checkpoint, "--no-pre-dump")
     target.command("change memory")
