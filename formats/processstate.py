@@ -131,6 +131,7 @@ class ProcessState:
     """State of a process as of the freeze. Strings are decoded with surrogateescape.
 
     `prctl` has what only prctl(2) and its kin tell, by name: dumpable, securebits, child_subreaper, tsc, mdwe, ...
+    stopped: by a signal (SIGSTOP, SIGTSTP, ...), until SIGCONT.
     `namespaces`' time offsets (`monotonic_offset_ns`, `boottime_offset_ns`) are those of its time namespace.
     """
 
@@ -157,5 +158,6 @@ class ProcessState:
     coredump_filter: int
     thp_disabled: bool
     prctl: dict[str, int] = field(default_factory=dict)
+    stopped: bool = False
     descriptors: list[Descriptor] = field(default_factory=list)
     locks: list[FileLock] = field(default_factory=list)

@@ -204,7 +204,8 @@ class Restoration(Closing):
                 self._tracking.begin()
             reached(Point.RESTORE_SET)
             self._files.release()
-            self._tree.let_go({member.shell.pid for member in self._members} if self._options.stopped else set())
+            stopped = [one for one in self._members if self._options.stopped or one.state.stopped]
+            self._tree.let_go({member.shell.pid for member in stopped})
             self._objects.keep()
             reached(Point.RESTORED)
         now_ns = time.monotonic_ns()

@@ -58,6 +58,7 @@ class ProcessCapture(Closing):
         self._reader = StateReader(target.thread_count() + SPARE_THREADS)
         self._proc = ProcReader(target)
         self._files = ProcFiles()
+        self._was_stopped = False
         self.injected_calls = 0
         """How many calls were injected; known after `records`."""
         self._silence = ""
@@ -103,6 +104,7 @@ class ProcessCapture(Closing):
 
         Raises OSError: ENOENT or ESRCH if it was killed meanwhile.
         """
+        self._was_stopped = threads.in_stop
         files = self._files = self._proc.read()
         timers = files.contents["timers"]
         self._reader.read(
@@ -134,7 +136,7 @@ class ProcessCapture(Closing):
         threads = [thread_record(thread, _parsed(thread.status), status, filters, notes) for thread in raw_threads]
         note_silent_threads(raw_threads, silence, notes)
         state = ProcessRecord(self._files, raw, status, mappings or self._mappings, silence, notes).make(
-            filters.filters
+            filters.filters, stopped=self._was_stopped
         )
         return state, sorted(threads, key=lambda thread: thread.tid), notes.missing()
 

@@ -48,7 +48,7 @@ class ProcessRecord:
         self._silence = silence
         self._notes = notes
 
-    def make(self, seccomp_filters: list[bytes]) -> ProcessState:
+    def make(self, seccomp_filters: list[bytes], *, stopped: bool) -> ProcessState:
         """Everything but descriptors and locks."""
         files, status = self._files, self._status
         stat = parse_process_stat(files.content("stat"))
@@ -77,6 +77,7 @@ class ProcessRecord:
             oom_score_adj=self._number("oom_score_adj", "OOM score adjustment", 10),
             coredump_filter=self._number("coredump_filter", "core dump filter", 16),
             thp_disabled=status.thp_disabled,
+            stopped=stopped,
             prctl=self._prctl(),
         )
 

@@ -22,7 +22,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "alive-process": (),
 }
 # How a thread goes on, which is compared with what it is to go on with; open files, which have tests of their own.
-COMPARED_APART = ("registers.", "system_call", "rseq.", "ppid")
+COMPARED_APART = ("registers.", "system_call", "rseq.", "ppid", "stopped")
 
 
 def threads_of(checkpoint: Path) -> dict[int, Thread]:

@@ -32,6 +32,7 @@ REGISTERS = {"rax": 0, "orig_rax": 0, "rdi": 1, "rsi": 2, "rdx": 3, "r10": 4, "r
 SCHED_ATTR = struct.pack("<IIQiIQQQII", 56, 6, 1, -5, 0, 10, 20, 30, 0, 1024)
 RAW_THREAD = RawThread(
     tid=7,
+    code=bytes(32),
     general=REGISTERS,
     fpregs=b"fp",
     xstate=b"x",
@@ -93,7 +94,7 @@ def with_files(**contents: bytes | OSError) -> ProcFiles:
 def make(files: ProcFiles = FILES, raw: RawProcess = RAW_PROCESS) -> tuple[ProcessState, dict[str, str]]:
     """The record, and the reason for each thing that is missing."""
     notes = Notes()
-    state = ProcessRecord(files, raw, status(), [HEAP], SILENCE, notes).make([])
+    state = ProcessRecord(files, raw, status(), [HEAP], SILENCE, notes).make([], stopped=False)
     return state, {one.what: one.reason for one in notes.missing()}
 
 
@@ -241,15 +242,16 @@ def test_signals_out_of_the_queue_come_with_what_the_kernel_would_make_up() -> N
 )
 def test_system_calls(rax: int, restart: Restart) -> None:
     registers = {**REGISTERS, "orig_rax": 35, "rax": rax & (1 << 64) - 1}
-    found = system_call(registers, restarted_instead_of_eintr=False)
+    found = system_call(replace(RAW_THREAD, general=registers))
     assert found == SystemCall(number=35, arguments=[1, 2, 3, 4, 5, 6], restart=restart)
 
 
 def test_a_call_that_starts_over_instead_of_failing_and_a_thread_in_no_call() -> None:
-    again = system_call({**REGISTERS, "rax": (1 << 64) - 514}, restarted_instead_of_eintr=True)
+    registers = {**REGISTERS, "rax": (1 << 64) - 514}
+    again = system_call(replace(RAW_THREAD, general=registers, restarted_instead_of_eintr=True))
     assert again
     assert again.restart == Restart.AGAIN_INSTEAD_OF_EINTR
-    assert system_call({**REGISTERS, "orig_rax": (1 << 64) - 1}, restarted_instead_of_eintr=False) is None
+    assert system_call(replace(RAW_THREAD, general={**REGISTERS, "orig_rax": (1 << 64) - 1})) is None
 
 
 def test_a_thread() -> None:
