@@ -46,7 +46,8 @@ class Verdict:
 class Policy:
     """The user's limits: freeze and total time in ns, rounds as a count; and what to do where they do not hold.
 
-    `defer_hot` leaves pages that most rounds find written for the freeze.
+    `defer_hot` leaves pages that most rounds find written for the freeze. `sends_frozen`: the target stands still until
+    its dump has arrived elsewhere, so that rounds go on, also when the freeze fits, while there is less each time.
     """
 
     max_freeze_ns: int
@@ -54,6 +55,7 @@ class Policy:
     timeout_ns: int
     on_no_converge: OnNoConverge = OnNoConverge.ACCEPT
     defer_hot: bool = False
+    sends_frozen: bool = False
 
 
 def another_micro_round(pages: Sequence[int]) -> bool:
@@ -88,13 +90,16 @@ def decide(written: Sequence[int], predicted_ns: int, elapsed_ns: int, policy: P
         if policy.max_rounds > 1 and elapsed_ns < policy.timeout_ns:
             return Verdict(Decision.CONTINUE, 0, "the write rate is not known yet")
         return Verdict(Decision.GIVE_UP, predicted_ns, "only one round was allowed")
+    since_first = written[1:]
+    has_more = len(written) < policy.max_rounds and elapsed_ns < policy.timeout_ns
     if predicted_ns <= policy.max_freeze_ns:
+        if policy.sends_frozen and has_more and another_micro_round(since_first):
+            return Verdict(Decision.CONTINUE, predicted_ns, "the predicted freeze fits, and there is less to send yet")
         return Verdict(Decision.FREEZE, predicted_ns, "the predicted freeze fits")
     if len(written) >= policy.max_rounds:
         return Verdict(Decision.GIVE_UP, predicted_ns, f"{policy.max_rounds} rounds were not enough")
     if elapsed_ns >= policy.timeout_ns:
         return Verdict(Decision.GIVE_UP, predicted_ns, "the time is up")
-    since_first = written[1:]
     if len(since_first) > PROGRESS_ROUNDS and min(since_first[-PROGRESS_ROUNDS:]) >= min(
         since_first[:-PROGRESS_ROUNDS]
     ):

@@ -86,9 +86,12 @@ class MemoryView(Closing):
             else:
                 yield segment
 
-    def own_segments(self, start_addr: int, end_addr: int) -> Iterator[Segment]:
-        """The same of the process's own pages alone: what lies in an object is ABSENT. Raises as `segments`."""
-        return self._own.segments(start_addr, end_addr)
+    def own_segments(self, start_addr: int, end_addr: int, since: int = 0) -> Iterator[Segment]:
+        """The same of the process's own pages alone: what lies in an object is ABSENT. Raises as `segments`.
+
+        Pages that are as they were in round `since`, or before, are passed over.
+        """
+        return self._own.segments(start_addr, end_addr, since)
 
     def own_segments_newest_first(self) -> Iterator[Segment]:
         """The process's own DATA segments, what was written last first. Raises as `segments`."""

@@ -40,9 +40,10 @@ class PageLineage(Closing):
         for level in self._levels:
             level.close()
 
-    def segments(self, start_addr: int, end_addr: int) -> Iterator[Segment]:
+    def segments(self, start_addr: int, end_addr: int, since: int = 0) -> Iterator[Segment]:
         """All of the page range in order, what the process has no page for as ABSENT.
 
+        Pages that are as they were in round `since`, or before, are passed over, and nothing older is looked at.
         Raises ImageCorrupt, StorageError.
         """
         # A stack instead of recursion: a chain may have more rounds than Python has frames.
@@ -62,7 +63,9 @@ class PageLineage(Closing):
             elif run.kind is RunKind.PARENT:
                 if len(stack) == len(levels):
                     raise unreachable(self._owner, piece_start_addr, level.round)
-                stack.append(levels[len(stack)].pieces(piece_start_addr, piece_end_addr))
+                below = levels[len(stack)]
+                if below.round > since:
+                    stack.append(below.pieces(piece_start_addr, piece_end_addr))
             else:
                 kind = SegmentKind.DATA if run.kind is RunKind.DATA else SegmentKind.ZERO
                 yield Segment(piece_start_addr, piece_end_addr, kind, level.round, run.page_index, self._object)

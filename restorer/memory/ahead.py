@@ -112,15 +112,13 @@ class MemoryAhead:
         n_pages = 0
         gone: list[Call] = []
         for vma in vmas:
-            for segment in view.own_segments(vma.start_addr, vma.end_addr):
-                is_newer = segment.round > since
-                if segment.kind is SegmentKind.DATA and is_newer:
+            for segment in view.own_segments(vma.start_addr, vma.end_addr, since):
+                if segment.kind is SegmentKind.DATA:
                     copier.copy(segment, segment.start_addr)
                     n_pages += segment.n_pages
                 elif segment.kind is SegmentKind.ZERO and vma.has_file:
-                    if is_newer:
-                        write_zeros(self._shell, segment.start_addr, segment.end_addr)
-                elif segment.kind is not SegmentKind.DATA and since:
+                    write_zeros(self._shell, segment.start_addr, segment.end_addr)
+                elif since:
                     span = segment.start_addr, segment.end_addr - segment.start_addr
                     gone.append(Call(Sys.MADVISE, (*span, MADV_DONTNEED)))
         self._shell.calls(gone)

@@ -1,5 +1,7 @@
 """When to freeze: pure functions of the rounds so far."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ from dumper.prediction import Pace
 
 MS = 1_000_000
 POLICY = Policy(max_freeze_ns=20 * MS, max_rounds=10, timeout_ns=60_000 * MS)
+MOVING = replace(POLICY, sends_frozen=True)
 FULL_PAGES = 262144
 LONG_NS = 100 * MS
 
@@ -36,6 +39,11 @@ LONG_NS = 100 * MS
         pytest.param([FULL_PAGES, 9, 9, 9], LONG_NS, 0, POLICY, Decision.CONTINUE, id="too few rounds to tell"),
         pytest.param([FULL_PAGES, 9, 8, 7, 6], LONG_NS, 0, POLICY, Decision.CONTINUE, id="they shrink"),
         pytest.param([FULL_PAGES, 9, 8, 9, 9], LONG_NS, 0, POLICY, Decision.CONTINUE, id="one of three shrank"),
+        pytest.param([FULL_PAGES, 900], MS, 0, MOVING, Decision.CONTINUE, id="it fits, and may become less to send"),
+        pytest.param([FULL_PAGES, 900, 400], MS, 0, MOVING, Decision.CONTINUE, id="it fits, and became less to send"),
+        pytest.param([FULL_PAGES, 900, 800], MS, 0, MOVING, Decision.FREEZE, id="it fits, and there is hardly less"),
+        pytest.param([FULL_PAGES, 10], MS, 0, MOVING, Decision.FREEZE, id="it fits, and there is hardly anything"),
+        pytest.param([FULL_PAGES, 900], MS, 60_000 * MS, MOVING, Decision.FREEZE, id="it fits, and the time is up"),
         pytest.param([FULL_PAGES, 9, 9, 9, 9], MS, 60_000 * MS, POLICY, Decision.FREEZE, id="a fit comes first"),
     ],
 )
