@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness import poll_until
+
+UNMOUNT_S = 10.0
 IMAGE_MIB = {"ext4": 64, "btrfs": 128, "xfs": 320}  # as small as mkfs makes them
 
 
@@ -30,7 +33,16 @@ def _mounted(directory: Path, source: str, *words: str) -> Iterator[Path]:
     try:
         yield directory
     finally:
-        subprocess.run(["umount", str(directory)], check=True)
+        # A loop device lets go of its file some time after it was unmounted: what that lies on is busy until then.
+        poll_until(lambda: _unmounted(directory), UNMOUNT_S, f"{directory} to be unmounted")
+
+
+def _unmounted(directory: Path) -> bool:
+    """Whether it could be; raises CalledProcessError if it fails for another reason than being in use."""
+    done = subprocess.run(["umount", str(directory)], capture_output=True, text=True, check=False)
+    if "busy" not in done.stderr:
+        done.check_returncode()
+    return done.returncode == 0
 
 
 @contextmanager

@@ -280,6 +280,12 @@ HANDOVER = {point for point in Point if point.value.startswith(("handover-", "ta
 """tests/stream/test_handover.py has deaths at these."""
 
 
+RESTORE = {point for point in Point if point.value.startswith("restore")}
+"""tests/restore/test_failing_calls.py has deaths at these."""
+REWIND = {point for point in Point if point.value.startswith(("rewind-", "guard-"))}
+"""tests/restore/test_rewind_deaths.py has deaths at these."""
+
+
 def cases(scenarios: dict[str, Scenario]) -> list[tuple[str, str]]:
     return [(name, point) for name, scenario in scenarios.items() for point in scenario.points]
 
@@ -299,7 +305,7 @@ def test_every_point_has_a_death(tally: Tally) -> None:
     tally.add(Count.FAULT_POINTS, len(Point))
     tried = {point.partition(":")[0] for _, point in (*cases(SCENARIOS), *cases(KEEPER_SCENARIOS))}
     tried |= {point.partition(":")[0] for point in FLATTEN}
-    assert tried | THROTTLE | RECEIVER | CONNECTIONS | HANDOVER == set(Point)
+    assert tried | THROTTLE | RECEIVER | CONNECTIONS | HANDOVER | RESTORE | REWIND == set(Point)
 
 
 @pytest.mark.parametrize(("name", "point"), params(SCENARIOS))

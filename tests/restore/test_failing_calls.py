@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from formats.faults import Point
 from tests.alive import Alive, Lives
 from tests.harness import COMMAND_S, is_alive, poll_until, predump
 
@@ -49,4 +50,19 @@ def test_a_death_at_any_call_leaves_nothing(rng: random.Random, lives: Lives, ho
         poll_until(lambda: not is_alive(target.pid), COMMAND_S, "the process to end with predump")
         lives.end(target.pid)
     target.come_back(tmp_path / "checkpoint")
+    assert target.check() == {}
+
+
+@pytest.mark.parametrize("point", [Point.RESTORE_SHELLS, Point.RESTORE_BUILT, Point.RESTORE_SET, Point.RESTORED])
+def test_a_death_leaves_nothing_or_all_of_it(point: Point, lives: Lives, home: Path, tmp_path: Path) -> None:
+    """What is let go lives on without predump."""
+    target = Alive(lives, home / "target", "alive-threads")
+    assert target.check() == {}
+    target.die(tmp_path / "checkpoint")
+    done = predump("restore", tmp_path / "checkpoint", "--detach", check=False, env={"PREDUMP_DIE_AT": point.value})
+    assert done.returncode == -signal.SIGKILL, str(done)
+    if point is not Point.RESTORED:
+        poll_until(lambda: not is_alive(target.pid), COMMAND_S, "the process to end with predump")
+        lives.end(target.pid)
+        target.come_back(tmp_path / "checkpoint")
     assert target.check() == {}
