@@ -129,7 +129,8 @@ def _floating(link: Link) -> Iterator[str]:
     link.left.run("ip", "route", "add", *place, "metric", "500")
     left, right = (" ".join(("ip", "-n", host.namespace, "address")) for host in link.hosts)
     try:
-        yield f"{left} del {' '.join(place)} && {right} add {' '.join(place)}"
+        # In this order: who asks for it in between, and gets no answer, asks again after a second only.
+        yield f"{right} add {' '.join(place)} && {left} del {' '.join(place)}"
     finally:
         for host in link.hosts:
             host.run("ip", "address", "del", *place)
