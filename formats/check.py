@@ -181,7 +181,7 @@ class _Verifier:
     def _check_object(self, info: RoundInfo, held: MemoryObject) -> None:
         def check_runs(pagemap: Pagemap) -> None:
             inside = [(0, held.pages_end_bytes)] if held.size_bytes else []
-            outside = runs.subtract(((run.start_addr, run.end_addr) for run in pagemap.runs()), inside)
+            outside = runs.subtract(_ranges(pagemap), inside)
             for start_bytes, end_bytes in _few(outside):
                 problem = f"runs cover {start_bytes:#x}-{end_bytes:#x}, past the end of {held.size_bytes} bytes"
                 self._damaged(pagemap.path, problem)
@@ -225,7 +225,7 @@ class _Verifier:
                 what = f"{name} pages of the VMA at {vma.start_addr:#x}"
                 self._compare(pagemap.path, what, claimed, counts[kind])
         mapped = ((vma.start_addr, vma.end_addr) for vma in process.vmas)
-        outside = runs.subtract(((run.start_addr, run.end_addr) for run in pagemap.runs()), mapped)
+        outside = runs.subtract(_ranges(pagemap), mapped)
         for start_addr, end_addr in _few(outside):
             self._damaged(pagemap.path, f"runs cover {start_addr:#x}-{end_addr:#x}, in no VMA")
 
@@ -241,7 +241,7 @@ class _Verifier:
         """Every PARENT page must have a run in the parent; by induction it has bytes somewhere."""
         if parent is None and not info.manifest.full:
             return  # what is wrong with the parent has been reported
-        referring = ((run.start_addr, run.end_addr) for run in pagemap.runs() if run.kind is RunKind.PARENT)
+        referring = _ranges(pagemap, RunKind.PARENT)
         entry: FileEntry | None = None
         if parent is not None:
             same = parent.process(process.pid)
@@ -251,8 +251,7 @@ class _Verifier:
             self._report_unreachable(pagemap.path, referring)
             return
         with Pagemap(parent.path / entry.name, entry) as parent_pagemap:
-            held = ((run.start_addr, run.end_addr) for run in parent_pagemap.runs())
-            self._report_unreachable(pagemap.path, runs.subtract(referring, held))
+            self._report_unreachable(pagemap.path, runs.subtract(referring, _ranges(parent_pagemap)))
 
     def _report_unreachable(self, path: Path, unreachable: Iterator[runs.Range]) -> None:
         for start_addr, end_addr in _few(unreachable):
@@ -343,6 +342,14 @@ def _bytes_to_check(info: RoundInfo) -> int:
     stored_bytes = info.files_bytes
     data_pages = sum(owner.pages_data for owner in _owners_of(info.manifest))
     return stored_bytes + data_pages * PAGE_BYTES
+
+
+def _ranges(pagemap: Pagemap, kind: RunKind | None = None) -> Iterator[runs.Range]:
+    """Of all runs, or of those of a kind: there are very many where pages are written at random."""
+    for starts_addr, ends_addr, kinds in pagemap.columns():
+        for start_addr, end_addr, number in zip(starts_addr, ends_addr, kinds, strict=True):
+            if kind is None or number == kind:
+                yield start_addr, end_addr
 
 
 def _count_pages(pagemap: Pagemap, start_addr: int = 0, end_addr: int = ADDR_LIMIT) -> dict[RunKind, int]:
