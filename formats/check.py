@@ -17,7 +17,6 @@ from formats.checkpoint import Checkpoint, RoundInfo
 from formats.errors import ImageCorrupt, PredumpError, StorageError
 from formats.files import open_regular, read_exactly
 from formats.layout import (
-    ADDR_LIMIT,
     FRAME_PAGES,
     MANIFEST_NAME,
     PAGE_BYTES,
@@ -216,7 +215,7 @@ class _Verifier:
 
     def _check_vmas(self, pagemap: Pagemap, process: Process) -> None:
         for vma in process.vmas:
-            counts = _count_pages(pagemap, vma.start_addr, vma.end_addr)
+            counts = _count_pages_in(pagemap, vma.start_addr, vma.end_addr)
             for name, kind, claimed in (
                 ("data", RunKind.DATA, vma.pages_data),
                 ("zero", RunKind.ZERO, vma.pages_zero),
@@ -352,8 +351,17 @@ def _ranges(pagemap: Pagemap, kind: RunKind | None = None) -> Iterator[runs.Rang
                 yield start_addr, end_addr
 
 
-def _count_pages(pagemap: Pagemap, start_addr: int = 0, end_addr: int = ADDR_LIMIT) -> dict[RunKind, int]:
-    """Pages of each kind in a range; reading all runs also checks their order."""
+def _count_pages(pagemap: Pagemap) -> dict[int, int]:
+    """Pages by kind; reading all runs also checks their order."""
+    counts = dict.fromkeys(map(int, RunKind), 0)
+    for starts_addr, ends_addr, kinds in pagemap.columns():
+        for start_addr, end_addr, number in zip(starts_addr, ends_addr, kinds, strict=True):
+            counts[number] += (end_addr - start_addr) // PAGE_BYTES
+    return counts
+
+
+def _count_pages_in(pagemap: Pagemap, start_addr: int, end_addr: int) -> dict[RunKind, int]:
+    """The same of a range."""
     counts = dict.fromkeys(RunKind, 0)
     for run in pagemap.runs(start_addr, end_addr):
         counts[run.kind] += run.n_pages
