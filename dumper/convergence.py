@@ -13,6 +13,7 @@ from dumper.prediction import Pace
 MAX_MICRO_ROUNDS = 5
 MICRO_ROUND_GAIN = 0.7  # a micro-round that leaves more than this share of the one before does not pay
 FEW_PAGES = 64  # copied in less time than a scan of anything takes
+SENDING_GAIN = 0.9  # the same of a round before a dump that is sent while the target stands still
 PROGRESS_ROUNDS = 3  # so many rounds without shrinking are no progress
 ROUNDS_PER_THROTTLE_STEP = 2  # one that shows what the limit does, one to make use of it
 
@@ -79,6 +80,13 @@ def pages_after_micro_rounds(pace: Pace) -> float:
     return pending
 
 
+def _may_shrink(since_first: Sequence[int]) -> bool:
+    """Whether one more round probably leaves less to send, given the pages of those since the first."""
+    if since_first[-1] <= FEW_PAGES:
+        return False
+    return len(since_first) == 1 or since_first[-1] < SENDING_GAIN * since_first[-2]
+
+
 def decide(written: Sequence[int], predicted_ns: int, elapsed_ns: int, policy: Policy) -> Verdict:
     """What to do after a round that took `written[-1]` pages; the first one, a full round, says nothing of writes.
 
@@ -93,7 +101,7 @@ def decide(written: Sequence[int], predicted_ns: int, elapsed_ns: int, policy: P
     since_first = written[1:]
     has_more = len(written) < policy.max_rounds and elapsed_ns < policy.timeout_ns
     if predicted_ns <= policy.max_freeze_ns:
-        if policy.sends_frozen and has_more and another_micro_round(since_first):
+        if policy.sends_frozen and has_more and _may_shrink(since_first):
             return Verdict(Decision.CONTINUE, predicted_ns, "the predicted freeze fits, and there is less to send yet")
         return Verdict(Decision.FREEZE, predicted_ns, "the predicted freeze fits")
     if len(written) >= policy.max_rounds:
