@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from commands.comeback import Comeback, comeback_options
 from commands.filelimit import allow_many_files
 from commands.options import path_argument, quiet_option, round_option, threads_option
 from display.reporter import Reporter
@@ -18,14 +19,7 @@ if TYPE_CHECKING:
 
 @path_argument
 @round_option
-@click.option(
-    "--pid",
-    type=click.Choice(["original", "new"]),
-    default="original",
-    show_default=True,
-    help="The ids that the processes had, or new ones: what remembers an id of its own is wrong then.",
-)
-@click.option("--pid-namespace", is_flag=True, help="In a pid namespace of their own, where their ids are free.")
+@comeback_options()
 @click.option("--detach/--wait", default=False, help="Leave them alone, or wait for the first one to end (default).")
 @click.option("--stopped", is_flag=True, help="Leave them stopped; SIGCONT lets them run.")
 @click.option(
@@ -36,20 +30,6 @@ if TYPE_CHECKING:
 @click.option("--check", "only_check", is_flag=True, help="Say what stands in the way, and make nothing.")
 @click.option("--trust", is_flag=True, help="Restore an image that others own or may write to: it is code that runs.")
 @click.option("--tty", is_flag=True, help="Your terminal in the place of one that others drove.")
-@click.option(
-    "--tcp",
-    type=click.Choice(["restore", "close"]),
-    default="restore",
-    show_default=True,
-    help="Established TCP connections: they go on (CAP_NET_ADMIN), or the program finds them reset.",
-)
-@click.option(
-    "--outside",
-    type=click.Choice(["refuse", "close"]),
-    default="refuse",
-    show_default=True,
-    help="Pipes, Unix connections and terminals that lead to processes outside: no restore, or they are closed there.",
-)
 @click.option(
     "--inherit-fd",
     "inherited",
@@ -68,16 +48,13 @@ def restore(
     reporter: Reporter,
     path: Path,
     number: int | None,
-    pid: str,
-    pid_namespace: bool,
+    comeback: Comeback,
     detach: bool,
     stopped: bool,
     lazy: bool,
     only_check: bool,
     trust: bool,
     tty: bool,
-    tcp: str,
-    outside: str,
     inherited: tuple[str, ...],
     track: bool,
     threads: int,
@@ -96,16 +73,12 @@ def restore(
     from dataclasses import asdict
 
     from formats.checkpoint import Checkpoint
-    from restorer.files.choices import FileChoices, OutsideChoice, TcpChoice
+    from restorer.files.choices import FileChoices
     from restorer.restore import Restoration, RestoreOptions
     from restorer.waiting import wait_for
 
-    if track and (lazy or pid_namespace or pid == "new"):
+    if track and (lazy or comeback.pid_namespace or not comeback.same_pids):
         raise click.UsageError("--track is for processes with their own ids and with their pages: it excludes --lazy.")
-    if pid_namespace and pid == "new":
-        raise click.UsageError(
-            "In a new pid namespace all ids are free: --pid-namespace and --pid new exclude each other."
-        )
 
     def tell(what: str) -> None:
         if not quiet:
@@ -114,8 +87,8 @@ def restore(
     allow_many_files()
     started_ns = monotonic_ns()
     options = RestoreOptions(
-        same_pids=pid == "original",
-        pid_namespace=pid_namespace,
+        same_pids=comeback.same_pids,
+        pid_namespace=comeback.pid_namespace,
         own_session=detach,
         stopped=stopped,
         lazy=lazy,
@@ -123,10 +96,13 @@ def restore(
         track=track,
         threads=threads,
         files=FileChoices(
-            tty=tty, tcp=TcpChoice(tcp), outside=OutsideChoice(outside), inherit=dict(map(_inherited, inherited))
+            tty=tty,
+            tcp=comeback.tcp_choice,
+            outside=comeback.outside_choice,
+            inherit=dict(map(_inherited, inherited)),
         ),
     )
-    if pid == "new":
+    if not comeback.same_pids:
         tell("ids, which a program may remember: in pid files, in locks that it holds, of its children")
     with Restoration(Checkpoint.open(path), number, options, tell) as restoration:
         if only_check:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from commands.comeback import Comeback, comeback_options
 from commands.filelimit import allow_many_files
 from commands.options import Duration, handover_timeout_option
 from display.reporter import Reporter
@@ -21,28 +22,7 @@ def restoring_options(function: Callable[..., int]) -> Callable[..., int]:
     """--restore, and what goes with it; the command gets `restoring`."""
 
     @click.option("--restore", is_flag=True, help="Bring the process back here, in the place of the original.")
-    @click.option(
-        "--pid",
-        type=click.Choice(["original", "new"]),
-        default="original",
-        show_default=True,
-        help="With --restore: the ids that the processes had, or new ones.",
-    )
-    @click.option("--pid-namespace", is_flag=True, help="With --restore: in a pid namespace, where their ids are free.")
-    @click.option(
-        "--tcp",
-        type=click.Choice(["restore", "close"]),
-        default="restore",
-        show_default=True,
-        help="With --restore: established TCP connections go on, or the program finds them reset.",
-    )
-    @click.option(
-        "--outside",
-        type=click.Choice(["refuse", "close"]),
-        default="refuse",
-        show_default=True,
-        help="With --restore: pipes and Unix connections to processes that stay behind are refused, or found closed.",
-    )
+    @comeback_options("With --restore: ")
     @click.option(
         "--exec-before-resume",
         metavar="COMMAND",
@@ -56,20 +36,13 @@ def restoring_options(function: Callable[..., int]) -> Callable[..., int]:
         reporter: Reporter,
         *,
         restore: bool,
-        pid: str,
-        pid_namespace: bool,
-        tcp: str,
-        outside: str,
+        comeback: Comeback,
         exec_before_resume: str,
         exec_timeout: int,
         handover_timeout: int,
         **options: object,
     ) -> int:
-        if pid_namespace and pid == "new":
-            raise click.UsageError("--pid-namespace and --pid new exclude each other")
-        restoring = Restoring(
-            restore, pid, pid_namespace, tcp, outside, exec_before_resume, exec_timeout, handover_timeout
-        )
+        restoring = Restoring(restore, comeback, exec_before_resume, exec_timeout, handover_timeout)
         return function(reporter, restoring=restoring, **options)
 
     return wrapped
@@ -79,10 +52,7 @@ class Restoring(NamedTuple):
     """The options; times are in ns."""
 
     is_wanted: bool
-    pid: str
-    pid_namespace: bool
-    tcp: str
-    outside: str
+    comeback: Comeback
     before_resume: str
     exec_timeout_ns: int
     handover_ns: int
@@ -96,7 +66,7 @@ class Restoring(NamedTuple):
             yield None
             return
         from restorer.arrival import Arrival, BeforeResume
-        from restorer.files.choices import FileChoices, OutsideChoice, TcpChoice
+        from restorer.files.choices import FileChoices
         from restorer.restore import RestoreOptions
         from streams.takeover import Takeover
 
@@ -105,11 +75,11 @@ class Restoring(NamedTuple):
 
         allow_many_files()
         options = RestoreOptions(
-            same_pids=self.pid == "original",
-            pid_namespace=self.pid_namespace,
+            same_pids=self.comeback.same_pids,
+            pid_namespace=self.comeback.pid_namespace,
             own_session=True,
             threads=threads,
-            files=FileChoices(tcp=TcpChoice(self.tcp), outside=OutsideChoice(self.outside)),
+            files=FileChoices(tcp=self.comeback.tcp_choice, outside=self.comeback.outside_choice),
         )
         before_resume = BeforeResume(command=self.before_resume, timeout_s=self.exec_timeout_ns / 1e9)
         arrival = Arrival(directory, options, tell, before_resume)

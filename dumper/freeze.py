@@ -14,7 +14,7 @@ from dumper.proc.status import read_status
 from dumper.target import Target, gone, not_permitted
 from formats.faults import Point, reached
 
-STOP_TIMEOUT_NS = 500_000_000  # for each process
+STOP_TIMEOUT_NS = 1_000_000_000  # for each process: on a busy host a thread waits long until it runs, and can stop
 TREE_TIMEOUT_NS = 1_000_000_000  # for all of them: a tree that forks faster than it can be stopped is given up
 MAX_PASSES = 100
 SPARE_THREADS = 1024  # may be born while the others are being stopped

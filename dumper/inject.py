@@ -25,7 +25,7 @@ from dumper.site import find_site
 from dumper.target import Target, gone, not_permitted
 from formats.faults import Point, reached
 
-CALL_TIMEOUT_NS = 200_000_000
+CALL_TIMEOUT_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.alive import Lives
-from tests.harness import build_targets
+from tests.harness import alone, build_targets
 
 
 @pytest.fixture
@@ -26,3 +26,10 @@ def home() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="predump-alive-") as name:
         Path(name).chmod(0o777)
         yield Path(name)
+
+
+@pytest.fixture
+def processors() -> Iterator[None]:
+    """Of the tests that keep all processors busy, one at a time: threads must get to their stops."""
+    with alone("processors"):
+        yield

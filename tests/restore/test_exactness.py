@@ -37,6 +37,7 @@ def is_in_rseq_area(event: Event, threads: dict[int, Thread]) -> bool:
     return any(area <= start and end <= area + RSEQ_BYTES for area in areas)
 
 
+@pytest.mark.usefixtures("processors")
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_it_is_the_same_to_the_last_bit(program: str, lives: Lives, home: Path, tmp_path: Path) -> None:
     target = Alive(lives, home / "target", program, *PROGRAMS[program])

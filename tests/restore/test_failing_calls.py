@@ -39,6 +39,7 @@ def test_a_call_that_fails_leaves_nothing(
     assert target.check() == {}
 
 
+@pytest.mark.usefixtures("processors")
 def test_a_death_at_any_call_leaves_nothing(rng: random.Random, lives: Lives, home: Path, tmp_path: Path) -> None:
     target = Alive(lives, home / "target", "alive-threads")
     assert target.check() == {}
@@ -53,6 +54,7 @@ def test_a_death_at_any_call_leaves_nothing(rng: random.Random, lives: Lives, ho
     assert target.check() == {}
 
 
+@pytest.mark.usefixtures("processors")
 @pytest.mark.parametrize("point", [Point.RESTORE_SHELLS, Point.RESTORE_BUILT, Point.RESTORE_SET, Point.RESTORED])
 def test_a_death_leaves_nothing_or_all_of_it(point: Point, lives: Lives, home: Path, tmp_path: Path) -> None:
     """What is let go lives on without predump."""

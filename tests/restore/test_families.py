@@ -106,6 +106,7 @@ FAMILIES = (
 )
 
 
+@pytest.mark.usefixtures("processors")
 def test_families_are_as_they_were(start: Start, lives: Lives, tmp_path: Path) -> None:
     root = start("".join(FAMILIES))
     before = family(root)

@@ -18,6 +18,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
 }
 
 
+@pytest.mark.usefixtures("processors")
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_all_is_as_it_was_after_five_deaths(program: str, lives: Lives, home: Path, tmp_path: Path) -> None:
     target = Alive(lives, home / "target", program, *PROGRAMS[program])
