@@ -63,8 +63,11 @@ def test_a_death_leaves_nothing_or_all_of_it(point: Point, lives: Lives, home: P
     target.die(tmp_path / "checkpoint")
     done = predump("restore", tmp_path / "checkpoint", "--detach", check=False, env={"PREDUMP_DIE_AT": point.value})
     assert done.returncode == -signal.SIGKILL, str(done)
-    if point is not Point.RESTORED:
-        poll_until(lambda: not is_alive(target.pid), COMMAND_S, "the process to end with predump")
-        lives.end(target.pid)
-        target.come_back(tmp_path / "checkpoint")
-    assert target.check() == {}
+    try:
+        if point is not Point.RESTORED:
+            poll_until(lambda: not is_alive(target.pid), COMMAND_S, "the process to end with predump")
+            lives.end(target.pid)
+            target.come_back(tmp_path / "checkpoint")
+        assert target.check() == {}
+    finally:
+        lives.end(target.pid)  # nobody told `lives` of one that came back without predump
