@@ -325,14 +325,6 @@ class Restoration(Closing):
             self._tell_one(what)
 
 
-def restore(images: Checkpoint, number: int | None, options: RestoreOptions, tell: Tell) -> Restored:
-    """The processes of a dump round, running; raises as Restoration, with nothing left behind."""
-    started_ns = time.monotonic_ns()
-    with Restoration(images, number, options, tell) as restoration:
-        restoration.build()
-        return restoration.release(started_ns)
-
-
 def state_of(process: Process) -> ProcessState:
     """Raises RestoreFailed if the image does not have it."""
     if process.state is None:

@@ -23,6 +23,16 @@
 #define SYSCALL_BYTES 2
 #define MAX_ERRNO 4095
 
+/* Waits for the next stop; a thread that is gone, or has ended, is -ESRCH. */
+static int wait_stopped(int tid, int64_t deadline_ns, int *status)
+{
+	int error = pd_wait_stop(tid, deadline_ns, status);
+
+	if (error)
+		return error == -ECHILD ? -ESRCH : error;
+	return WIFSTOPPED(*status) ? 0 : -ESRCH;
+}
+
 /* Steps over the instruction; a child that the call made is told by its event, before the call ends. */
 static int step(int tid, int64_t deadline_ns, int32_t *child)
 {
@@ -31,11 +41,9 @@ static int step(int tid, int64_t deadline_ns, int32_t *child)
 
 		if (ptrace(PTRACE_SINGLESTEP, tid, 0, 0))
 			return -errno;
-		error = pd_wait_stop(tid, deadline_ns, &status);
+		error = wait_stopped(tid, deadline_ns, &status);
 		if (error)
-			return error == -ECHILD ? -ESRCH : error;
-		if (!WIFSTOPPED(status))
-			return -ESRCH;
+			return error;
 		switch (status >> 16) {
 		case PTRACE_EVENT_CLONE:
 		case PTRACE_EVENT_FORK:
@@ -150,11 +158,9 @@ static int run_loop(int tid, uint64_t loop_addr, struct user_regs_struct *regs, 
 
 		if (ptrace(PTRACE_CONT, tid, 0, 0))
 			return -errno;
-		error = pd_wait_stop(tid, deadline_ns, &status);
+		error = wait_stopped(tid, deadline_ns, &status);
 		if (error)
-			return error == -ECHILD ? -ESRCH : error;
-		if (!WIFSTOPPED(status))
-			return -ESRCH;
+			return error;
 		if (ptrace(PTRACE_GETREGS, tid, 0, regs))
 			return -errno;
 		if (regs->rip == end_addr)
@@ -188,11 +194,9 @@ int64_t pd_remote_batch(int tid, uint64_t loop_addr, uint64_t table_addr, int64_
 
 int pd_remote_wait_born(int tid, int64_t timeout_ns)
 {
-	int status, error = pd_wait_stop(tid, pd_now_ns() + timeout_ns, &status);
+	int status;
 
-	if (error)
-		return error == -ECHILD ? -ESRCH : error;
-	return WIFSTOPPED(status) ? 0 : -ESRCH;
+	return wait_stopped(tid, pd_now_ns() + timeout_ns, &status);
 }
 
 int pd_remote_set_mask(int tid, uint64_t mask)
