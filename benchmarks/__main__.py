@@ -12,7 +12,19 @@ from types import FrameType
 
 from rich.console import Console
 
-from benchmarks import clones, hosts, images, load, measure, migration, observed, predictions, states, streams
+from benchmarks import (
+    clones,
+    hosts,
+    images,
+    load,
+    measure,
+    migration,
+    observed,
+    predictions,
+    restore,
+    states,
+    streams,
+)
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, show
 from benchmarks.measure import Say
@@ -152,6 +164,22 @@ def measure_migration(bench: Bench, runs: int, *, quick: bool) -> list[Figure]:
     return migration.migrations(bench, mib, SIZES[mib], runs, say)
 
 
+def measure_restore(bench: Bench, runs: int, *, quick: bool) -> list[Figure]:
+    """Processes that come back."""
+    figures: list[Figure] = []
+    plan = [(QUICK_MIB, restore.restores), (QUICK_MIB, restore.lazy_restores)]
+    if not quick:
+        sizes = (USUAL_MIB, IMAGES_MIB)
+        plan = [(USUAL_MIB, restore.restores), *((mib, restore.lazy_restores) for mib in sizes)]
+    for mib, measure_it in plan:
+        reason = bench.lacks_memory_for(mib)
+        if reason:
+            figures.append(Figure(name=f"{SIZES[mib]}: processes that come back", unit="", skipped=reason))
+        else:
+            figures += measure_it(bench, mib, SIZES[mib], runs, say)
+    return figures
+
+
 PARTS: Mapping[str, Callable[..., list[Figure]]] = {
     "sizes": measure_sizes,
     "states": measure_states,
@@ -159,6 +187,7 @@ PARTS: Mapping[str, Callable[..., list[Figure]]] = {
     "streams": measure_streams,
     "hosts": measure_hosts,
     "migration": measure_migration,
+    "restore": measure_restore,
     "load": measure_load,
     "images": measure_images,
 }

@@ -112,7 +112,7 @@ class Bench:
     def __enter__(self) -> Self:
         self._scratch = Path(tempfile.mkdtemp(prefix="predump-bench-", dir=TMPFS))
         try:
-            for name in ("target", "floor", "clone", "state", "loop", "redisload"):
+            for name in ("target", "floor", "clone", "state", "loop", "redisload", "wakes", "copies"):
                 self._compile(name)
         except BaseException:
             self.__exit__(None, None, None)

@@ -193,7 +193,13 @@ def handover_timeout_option(text: str) -> Callable[[Callable[..., int]], Callabl
     return click.option("--handover-timeout", type=Duration(), default="5s", show_default=True, help=text)
 
 
-level_option = click.option("--level", type=click.IntRange(-7, 19), default=1, show_default=True, help="zstd level.")
+level_option = click.option(
+    "--level",
+    type=click.IntRange(-7, 19),
+    default=1,
+    show_default=True,
+    help="zstd level; 0 does not compress.",
+)
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 
 

@@ -89,6 +89,9 @@ def _seek_table(entries: bytearray) -> bytes:
     )
 
 
+_AS_IT_IS = -131072  # the lowest level of zstd: it finds nothing, and stores blocks as they are
+
+
 class _Compressors(threading.local):
     """One compressor per thread and level, because a compressor is not thread-safe."""
 
@@ -98,7 +101,9 @@ class _Compressors(threading.local):
     def of_level(self, level: int) -> zstandard.ZstdCompressor:
         compressor = self.by_level.get(level)
         if compressor is None:
-            compressor = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
+            compressor = zstandard.ZstdCompressor(
+                level=level or _AS_IT_IS, write_checksum=True, write_content_size=True
+            )
             self.by_level[level] = compressor
         return compressor
 
@@ -109,8 +114,8 @@ _compressors = _Compressors()
 def compress_frames(content: memoryview, frame_bytes: int, level: int) -> tuple[list[bytes], list[int]]:
     """Cut content into frames of `frame_bytes` (the last may be shorter) and compress each.
 
-    Returns the frames and the content size of each. Safe in several threads at once; the GIL is
-    released while a frame is compressed. `content` is a view of single bytes.
+    Level 0 leaves the content as it is. Returns the frames and the content size of each. Safe in several threads at
+    once; the GIL is released while a frame is compressed. `content` is a view of single bytes.
     """
     compress = _compressors.of_level(level).compress
     pieces = [content[start : start + frame_bytes] for start in range(0, len(content), frame_bytes)]

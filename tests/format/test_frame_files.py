@@ -25,9 +25,9 @@ from formats.manifest import FileEntry
 ZSTD = "/usr/bin/zstd"
 
 
-def write_frames(path: Path, content: bytes, frame_bytes: int = 1000) -> FileEntry:
+def write_frames(path: Path, content: bytes, frame_bytes: int = 1000, level: int = 1) -> FileEntry:
     writer = FrameWriter(DiskFile(path))
-    writer.append(*compress_frames(memoryview(content), frame_bytes, 1))
+    writer.append(*compress_frames(memoryview(content), frame_bytes, level))
     return writer.close()
 
 
@@ -45,6 +45,15 @@ def test_zstd_reads_the_exact_content(tmp_path: Path, size_bytes: int) -> None:
     decompressed = subprocess.run([ZSTD, "-dc", path], check=True, capture_output=True).stdout
     assert decompressed == content
     subprocess.run([ZSTD, "-t", "-q", path], check=True)
+
+
+def test_level_0_stores_the_content_as_it_is(tmp_path: Path) -> None:
+    content = mixed_content(50_000) + bytes(range(256)) * 1000
+    path = tmp_path / "pages-1.zst"
+    write_frames(path, content, 4096, level=0)
+    assert content[:4096] in path.read_bytes()
+    assert path.stat().st_size > len(content)
+    assert subprocess.run([ZSTD, "-dc", path], check=True, capture_output=True).stdout == content
 
 
 def test_zstd_lists_every_frame_with_a_checksum(tmp_path: Path) -> None:

@@ -1,0 +1,186 @@
+"""How long processes take to come back: until all is there, beside CRIU, and until they run when pages come later."""
+
+import mmap
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from statistics import median
+
+from benchmarks.bench import FILL_S, MIB, Bench, Command, run
+from benchmarks.figures import Figure
+from benchmarks.measure import Say, ms
+from tests.harness import is_alive, poll_until
+
+LEVELS = {"1": "compressed as by default", "0": "not compressed"}
+IMPORTS = "import cli, display.reporter, formats.checkpoint, restorer.restore, restorer.files.choices"
+COPY_PASSES = 5
+CRIU_COPIES = 6.2
+"""CRIU 4.2 takes 0.56 s for 1 GiB from images that are not compressed where memory is copied at 11 GiB/s."""
+FIRST_INSTRUCTION_MS = 50.0
+MS_PER_TOUCHED_MIB = 1.0
+TOUCHED_MIB = 64
+END_S = 10.0
+_SHARED = struct.Struct("4Q")  # of wakes.c: ready, go, woken_ns, touched_ns
+
+
+class Sleeper:
+    """A process of wakes.c, captured and gone, that comes back again and again."""
+
+    def __init__(self, bench: Bench, directory: Path, mib: int, touched_mib: int) -> None:
+        path = directory / "shared"
+        path.write_bytes(bytes(mmap.PAGESIZE))
+        with path.open("r+b") as file:
+            self._shared = mmap.mmap(file.fileno(), mmap.PAGESIZE)
+        words = [str(bench.program("wakes")), str(mib), str(touched_mib), str(path)]
+        with (directory / "log").open("ab") as log:
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
+            )
+        self._process = process
+        self.pid = process.pid
+        poll_until(lambda: self._read()[0] == 1, FILL_S, "memory to be filled")
+
+    def end(self) -> None:
+        """It is gone, and its id is free."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        if self._process.returncode is None:
+            self._process.wait()
+        poll_until(lambda: not Path(f"/proc/{self.pid}").exists(), END_S, "its parent to take note of its end")
+        self._tell_to_go(0)
+
+    def times_after(self, bring_back: Callable[[], Command]) -> tuple[float, float, float]:
+        """How long that takes, and until it runs, and until it has touched its memory; in ms. It has ended again."""
+        self._tell_to_go(1)
+        start_ns = time.monotonic_ns()
+        try:
+            done = bring_back()
+            poll_until(lambda: self._read()[3] > 0 or not is_alive(self.pid), END_S, "it to go on")
+            _, _, woken_ns, touched_ns = self._read()
+        finally:
+            self.end()
+        if not touched_ns:
+            raise RuntimeError("a process that was brought back has ended")
+        return ms(done.wall_ns), ms(woken_ns - start_ns), ms(touched_ns - start_ns)
+
+    def _tell_to_go(self, go: int) -> None:
+        self._shared[: _SHARED.size] = _SHARED.pack(1, go, 0, 0)
+
+    def _read(self) -> tuple[int, ...]:
+        return _SHARED.unpack_from(self._shared)
+
+
+@contextmanager
+def _sleeper(bench: Bench, mib: int, touched_mib: int) -> Iterator[tuple[Sleeper, Path]]:
+    """One that runs still, and a directory for its images."""
+    with bench.directory() as directory:
+        sleeper = Sleeper(bench, directory, mib, touched_mib)
+        try:
+            yield sleeper, directory
+        finally:
+            sleeper.end()
+
+
+def restores(bench: Bench, mib: int, size: str, runs: int, say: Say) -> list[Figure]:
+    """Until all of the memory is there: predump's images as they are by default and not compressed, and CRIU's."""
+    took_ms: dict[str, list[float]] = {level: [] for level in LEVELS}
+    limits_ms: list[float] = []
+    limit_name = "CRIU, from images that are not compressed"
+    with _sleeper(bench, mib, 0) as (sleeper, directory):
+        for level in LEVELS:
+            say(f"a dump at level {level} to restore")
+            _dump(bench, sleeper, directory / level, "--level", level)
+        problem = _criu_dump(sleeper, directory / "criu")
+        if problem:
+            limit_name = f"{CRIU_COPIES} x reading and writing the same memory once"
+        sleeper.end()
+        for i in range(runs):
+            say(f"restore {i + 1} of {runs}")
+            for level in LEVELS:
+                took_ms[level].append(_times(bench, sleeper, mib, directory / level)[0])
+            if problem:
+                limits_ms.append(CRIU_COPIES * ms(_copy_ns(bench, mib)))
+            else:
+                bench.touch_memory(mib * MIB)
+                limits_ms.append(sleeper.times_after(lambda: _criu("restore", "-d", directory / "criu"))[0])
+    return [
+        Figure(
+            name=f"{size}: restore, image {LEVELS[level]}",
+            unit="ms",
+            limit_name=limit_name,
+            measured=took_ms[level],
+            limits=limits_ms,
+            note=f"wall time of the command{problem}",
+        )
+        for level in LEVELS
+    ]
+
+
+def lazy_restores(bench: Bench, mib: int, size: str, runs: int, say: Say) -> list[Figure]:
+    """Until it runs, and until it has touched some of its memory, which comes when it asks."""
+    start_ms: list[float] = []
+    woken_ms: list[float] = []
+    touched_ms: list[float] = []
+    with _sleeper(bench, mib, TOUCHED_MIB) as (sleeper, directory):
+        say(f"{size}: a dump to restore lazily")
+        _dump(bench, sleeper, directory / "checkpoint")
+        sleeper.end()
+        for i in range(runs):
+            say(f"{size}: lazy restore {i + 1} of {runs}")
+            start_ms.append(ms(run(sys.executable, "-c", IMPORTS).wall_ns))
+            _, woken, touched = _times(bench, sleeper, mib, directory / "checkpoint", "--lazy")
+            woken_ms.append(woken)
+            touched_ms.append(touched)
+    start = median(start_ms)
+    return [
+        Figure(
+            name=f"{size}: restore --lazy, until {what}",
+            unit="ms",
+            measured=[value - start for value in measured],
+            limits=[limit] * runs,
+            note=f"less {start:.0f} ms of starting Python with the modules",
+        )
+        for what, measured, limit in (
+            ("its first instruction", woken_ms, FIRST_INSTRUCTION_MS),
+            (f"it has touched {TOUCHED_MIB} MiB", touched_ms, FIRST_INSTRUCTION_MS + MS_PER_TOUCHED_MIB * TOUCHED_MIB),
+        )
+    ]
+
+
+def _dump(bench: Bench, sleeper: Sleeper, directory: Path, *options: str) -> None:
+    bench.predump("dump", "-p", sleeper.pid, "-D", directory, "--no-pre-dump", "--leave-running", *options)
+
+
+def _times(bench: Bench, sleeper: Sleeper, mib: int, directory: Path, *options: str) -> tuple[float, float, float]:
+    bench.touch_memory(mib * MIB)
+    return sleeper.times_after(lambda: bench.predump("restore", directory, "--detach", *options))
+
+
+def _criu_dump(sleeper: Sleeper, directory: Path) -> str:
+    """The process into images of CRIU, with which it ends; why that is not possible here, or ""."""
+    if shutil.which("criu") is None:
+        return "; CRIU is not installed here"
+    directory.mkdir()
+    try:
+        _criu("dump", "-t", str(sleeper.pid), directory)
+    except RuntimeError:
+        return "; the CRIU that is installed here cannot dump the process"
+    return ""
+
+
+def _criu(command: str, *options: object) -> Command:
+    """One of its commands, on the directory that comes last."""
+    *words, directory = map(str, options)
+    return run("criu", command, *words, "-D", directory, "-o", f"{command}.log")
+
+
+def _copy_ns(bench: Bench, mib: int) -> float:
+    done = run(str(bench.program("copies")), str(mib), str(COPY_PASSES))
+    return median(map(int, done.stdout.split()))
