@@ -103,6 +103,8 @@ def _lines(manifest: Manifest, process: Process, state: ProcessState) -> Iterato
     yield "namespaces", _differing_namespaces(manifest, state)
     yield "clocks", _clock_offsets(state)
     yield "settings", _settings(state)
+    shared = [f"{clip(what, _WORD_MAX)} with process {pid}" for what, pid in state.shared.items()]
+    yield "shared", first_few(shared, _SETTINGS_SHOWN)
 
 
 def _program(manifest: Manifest, process: Process) -> Iterator[tuple[str, str]]:

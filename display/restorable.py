@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import RenderableType
 
-from display.listing import ROWS_MAX
+from display.listing import ROWS_MAX, line
 from display.missing import first_kinds, table_of
 from display.units import counted
 from formats.manifest import Manifest, Missing
@@ -46,7 +46,9 @@ def restorable_briefly(verdict: Verdict, manifest: Manifest) -> str:
 
 
 def restorable_tables(verdict: Verdict, manifest: Manifest, rows_max: int = ROWS_MAX) -> list[RenderableType | None]:
-    """All of it: what stands in the way, and what comes back otherwise."""
+    """All of it: what stands in the way, and what comes back otherwise; one line if there is neither."""
+    if verdict.is_restorable and not verdict.warnings:
+        return [line("Restorable: everything comes back as it was.")]
     return [
         table_of(title, told(items, is_tree=_is_tree(manifest)), rows_max)
         for title, items in (

@@ -41,6 +41,7 @@ from dumper.sizing import measure_size, measure_slowness
 from dumper.snapshot import Snapshot, SnapshotLostError
 from dumper.staging import Staging
 from dumper.state.descriptors import DescriptorCapture
+from dumper.state.sharing import find_shared
 from dumper.target import Target, gone
 from dumper.tree import LOST_ERRORS, Base, Member, Tree
 from dumper.undertaker import Undertaker
@@ -141,6 +142,7 @@ class Dumper:
         self._undertaken = ExitStack()  # a little longer
         self._undertaker: Undertaker | None = None
         self._left: list[Member] = []
+        self._shared: dict[int, dict[str, int]] = {}
         self._scanned_ns = work.since_ns
         self._object_outputs: dict[int, ImageOutput] = {}
         self._connections: Connections | None = None
@@ -369,7 +371,9 @@ class Dumper:
                 self._forget(process)
         asking_ns = time.monotonic_ns()
         self._each(ProcessDump.ask)
-        self._descriptors.read([process.member.target for process in self._processes.values()])
+        targets = [process.member.target for process in self._processes.values()]
+        self._descriptors.read(targets)
+        self._shared = find_shared(targets)
         reached(Point.ASKED)
         copying_ns = time.monotonic_ns()
         self._each(lambda process: process.scan(self._objects))
@@ -489,7 +493,7 @@ class Dumper:
         round_.output.flush()
         for process in list(self._processes.values()):
             try:
-                contents.parts.append(process.part(files))
+                contents.parts.append(process.part(files, self._shared.get(process.member.pid, {})))
             except LOST_ERRORS:
                 self._forget(process)
                 round_.output.discard(process.written())

@@ -258,8 +258,11 @@ class ProcessDump(Closing):
         assert self.output is not None
         return self.output
 
-    def part(self, files: DescriptorRecords) -> ProcessPart:
-        """What the round holds of it, once its pages are written. Raises one of tree.LOST_ERRORS if it was killed."""
+    def part(self, files: DescriptorRecords, shared: dict[str, int]) -> ProcessPart:
+        """What the round holds of it, once its pages are written; `shared`: with other processes.
+
+        Raises one of tree.LOST_ERRORS if it was killed.
+        """
         pid = self.member.pid
         state, threads, missing = self.capture.records([vma.mapping for vma in self.vmas])
         notes = {vma.mapping.start_addr: describe.NO_FD_NOTE for vma, fd in self._shared if fd < 0}
@@ -279,7 +282,12 @@ class ProcessDump(Closing):
             flags=flags,
             guards=self.guards,
             mapped_files=self._mapped_files,
-            state=replace(state, descriptors=files.descriptors.get(pid, []), locks=files.locks.get(pid, [])),
+            state=replace(
+                state,
+                descriptors=files.descriptors.get(pid, []),
+                locks=files.locks.get(pid, []),
+                shared=shared,
+            ),
             missing=self.missing + missing + describe.still_written(self.unseen_writers) + files.missing.get(pid, []),
             later_writers=[writer.text for writer in self.unseen_writers],
         )

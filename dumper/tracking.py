@@ -114,7 +114,8 @@ class Tracker:
             if error == errno.EBUSY:
                 raise TargetUntraceable(
                     f"memory of process {self._target.pid} at {mapping.start_addr:#x} is under another userfaultfd",
-                    hint="The process, or another tool, uses userfaultfd: end that use first.",
+                    hint="The process or another tool uses userfaultfd: end that use first. Or another process of the "
+                    "tree has the same memory (clone with CLONE_VM): dump them with --no-pre-dump.",
                     pid=self._target.pid,
                 )
         return errors

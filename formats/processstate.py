@@ -132,6 +132,8 @@ class ProcessState:
 
     `prctl` has what only prctl(2) and its kin tell, by name: dumpable, securebits, child_subreaper, tsc, mdwe, ...
     stopped: by a signal (SIGSTOP, SIGTSTP, ...), until SIGCONT.
+    shared: what it shares with another process of the round, by the pid of that, though it is no thread of it: memory,
+    descriptors, directories (working, root, umask), handlers (of signals).
     `namespaces`' time offsets (`monotonic_offset_ns`, `boottime_offset_ns`) are those of its time namespace.
     """
 
@@ -161,3 +163,4 @@ class ProcessState:
     stopped: bool = False
     descriptors: list[Descriptor] = field(default_factory=list)
     locks: list[FileLock] = field(default_factory=list)
+    shared: dict[str, int] = field(default_factory=dict)

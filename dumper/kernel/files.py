@@ -7,6 +7,7 @@ import errno
 import os
 import struct
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 from dumper.kernel.native import checked, ffi, lib, new_array
@@ -16,6 +17,7 @@ _SOCKET = struct.Struct("<10iQ")
 _REF = struct.Struct("<iiII")
 _OPTION_HEADER = struct.Struct("<iiii")
 _OPTION_BYTES = _OPTION_HEADER.size + lib.PD_OPTION_BYTES
+_KCMP_FILE = 0
 
 MSG_CTRUNC, MSG_TRUNC = 0x08, 0x20  # recv(2)
 
@@ -54,9 +56,18 @@ class FileReader:
         return raw, self._link[: max(0, raw.link_bytes)], self._fdinfo[: max(0, raw.fdinfo_bytes)]
 
 
-def _numbers(refs: Sequence[tuple[int, int, int]], *, tables: bool) -> dict[tuple[int, int], int]:
+class Shared(IntEnum):
+    """What threads can share: kcmp(2), include/uapi/linux/kcmp.h."""
+
+    MEMORY = 1
+    DESCRIPTORS = 2
+    DIRECTORIES = 3
+    HANDLERS = 4
+
+
+def _numbers(refs: Sequence[tuple[int, int, int]], kcmp_type: int) -> dict[tuple[int, int], int]:
     packed = bytearray(b"".join([_REF.pack(tid, fd, group, 0) for tid, fd, group in refs]))
-    checked(lib.pd_order_files(ffi.cast("struct pd_file_ref *", ffi.from_buffer(packed)), len(refs), tables))
+    checked(lib.pd_order_files(ffi.cast("struct pd_file_ref *", ffi.from_buffer(packed)), len(refs), kcmp_type))
     return {(tid, fd): number for tid, fd, _, number in _REF.iter_unpack(packed)}
 
 
@@ -66,12 +77,12 @@ def number_descriptions(refs: Sequence[tuple[int, int, int]]) -> dict[tuple[int,
     refs: (tid, fd, group); only descriptors of one group can share one. Those that the kernel does not compare count
     as different.
     """
-    return _numbers(refs, tables=False)
+    return _numbers(refs, _KCMP_FILE)
 
 
-def number_tables(tids: Sequence[int]) -> dict[int, int]:
-    """Which threads share a table of descriptors: a number for each, from 1 on."""
-    return {tid: number for (tid, _), number in _numbers([(tid, 0, 0) for tid in tids], tables=True).items()}
+def number_sharers(tids: Sequence[int], what: Shared) -> dict[int, int]:
+    """Which threads share it: a number for each, from 1 on."""
+    return {tid: number for (tid, _), number in _numbers([(tid, 0, 0) for tid in tids], what).items()}
 
 
 def tells_descriptions_apart() -> bool:

@@ -242,14 +242,9 @@ class DescriptorCapture(Closing):
         return True
 
     def _note_tables(self, targets: Sequence[Target]) -> None:
-        """Notes tables of descriptors that are not one for one process: clone(2), unshare(2) CLONE_FILES."""
-        owners: dict[int, int] = {}
-        numbers = files.number_tables([target.tid for target in targets])
+        """Notes threads with a table of descriptors that is not their process's: unshare(2) CLONE_FILES."""
         for target in targets:
             notes = self._gathered.notes[target.pid]
-            owner_pid = owners.setdefault(numbers[target.tid], target.pid)
-            if owner_pid != target.pid:
-                notes.add("descriptor table", f"it is one with that of process {owner_pid}, which is not recorded")
             with suppress(OSError):
                 for name in os.listdir(f"/proc/{target.pid}/task"):  # noqa: PTH208 - in a stop, and twice as fast
                     tid = int(name)

@@ -51,6 +51,8 @@ def _left_out_of_state(state: ProcessState, root: ProcessState | None) -> Iterat
     for namespace in state.namespaces:
         if namespace.inode != roots.get(namespace.kind, namespace.inode):
             yield Missing(what=f"{namespace.kind} namespace of its own", reason=_NOT_WRITTEN)
+    if state.shared:
+        yield Missing(what=f"sharing of {', '.join(state.shared)} with another process", reason=_NOT_WRITTEN)
     if state.lineage.terminal:
         yield Missing(what="controlling terminal", reason=_NOT_WRITTEN)
     if state.lineage.exit_signal != _SIGCHLD:

@@ -221,8 +221,10 @@ def _connection(item: OpenFile, around: Round) -> str:
 
 
 def _unix_connection(sock: Socket, around: Round) -> str:
-    if not sock.peer_inode or sock.peer_inode in around.unix_inodes:
+    if not sock.peer_inode:
         return ""
+    if sock.peer_inode in around.unix_inodes:
+        return "its peer seems to be predump, by process id, user and group (SO_PEERCRED)"
     if sock.type == socket.SOCK_DGRAM and len(sock.peer_sockaddr) > _UNNAMED_BYTES:
         return "its peer is not in the dump: it is connected anew to that name"
     return OUTSIDE

@@ -41,8 +41,11 @@ def look(manifest: Manifest, verdict: Verdict) -> None:
     """All processes."""
     pids = {process.pid for process in manifest.processes}
     host_namespaces = {item.kind: item.inode for item in manifest.host.namespaces}
+    depth = next((_depth(process) for process in manifest.processes if process.pid == manifest.root_pid), 0)
     for process in manifest.processes:
         is_root = process.pid == manifest.root_pid
+        if process.lineage and _depth(process) != depth:
+            _stop(verdict, process, "it is in a pid namespace of its own, below that of the root process")
         if process.zombie is not None:
             if process.ppid not in pids:
                 _stop(verdict, process, "it is a zombie, and its parent is not in the dump")
@@ -57,8 +60,17 @@ def look(manifest: Manifest, verdict: Verdict) -> None:
                     verdict.stop(process.pid, f"thread {thread.tid}", reason)
         if process.state is not None:
             _look_at_state(process.pid, process.state, verdict)
+            _look_at_shared(process.pid, process.state, verdict)
             _look_at_namespaces(process.pid, process.state, host_namespaces, verdict)
             _look_at_session(process.pid, process.state, pids, verdict)
+        if is_root and any(thread.parent_death_signal for thread in process.threads):
+            reason = "restore --detach leaves it out: its parent, predump, ends at once"
+            verdict.differ(process.pid, "parent-death signal", reason)
+
+
+def _depth(process: Process) -> int:
+    """Of its pid namespace; 0 where the round does not say."""
+    return len(process.lineage.ns_pids) if process.lineage else 0
 
 
 def _stop(verdict: Verdict, process: Process, reason: str) -> None:
@@ -84,11 +96,20 @@ def _look_at_state(pid: int, state: ProcessState, verdict: Verdict) -> None:
         verdict.differ(pid, "dumpable", "only the kernel gives 2 (suid_dumpable); it comes back as 0")
 
 
+def _look_at_shared(pid: int, state: ProcessState, verdict: Verdict) -> None:
+    for what, other in state.shared.items():
+        verdict.stop(pid, f"shared {what}", f"process {other} has the same, and they would come back apart (clone)")
+
+
 def _look_at_namespaces(pid: int, state: ProcessState, host: Mapping[str, int], verdict: Verdict) -> None:
     for item in state.namespaces:
         if item.kind in NAMESPACES and host.get(item.kind, item.inode) != item.inode:
             stops, reason = NAMESPACES[item.kind]
             (verdict.stop if stops else verdict.differ)(pid, f"{item.kind} namespace", reason)
+    own = {item.kind: item.inode for item in state.namespaces}
+    for kind in ("pid", "time"):
+        if own.get(f"{kind}_for_children", 0) != own.get(kind, 0):
+            verdict.differ(pid, f"{kind} namespace of new children", "they come to be in its own (unshare)")
 
 
 def _look_at_session(pid: int, state: ProcessState, pids: set[int], verdict: Verdict) -> None:

@@ -6,6 +6,7 @@ from display.restorable import restorable_briefly, restorable_line, restorable_t
 from formats.restorable import Obstacle, verdict_on
 from tests.display import samples
 from tests.display.samples import render
+from tests.restorables import dump_of
 
 
 def obstacles(n: int) -> list[Obstacle]:
@@ -32,6 +33,12 @@ def test_the_line_stays_short_and_safe() -> None:
 def test_the_row_of_the_summary() -> None:
     manifest = samples.tree_manifest()
     assert restorable_briefly(verdict_on(manifest), manifest).startswith("NO, --show restore says why: process 4242")
+
+
+def test_what_comes_back_as_it_was_is_said_to() -> None:
+    manifest = dump_of()
+    texts = [render(table, 160) for table in restorable_tables(verdict_on(manifest), manifest) if table is not None]
+    assert texts == ["Restorable: everything comes back as it was.\n"]
 
 
 def test_the_tables_have_reasons_and_whose_it_is() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Target, predump
+from tests.harness import Target, is_untouched, predump
 from tests.redisserver import redis_server
 
 PYTHON = """
@@ -58,6 +58,39 @@ def test_a_thread_without_its_leader(tmp_path: Path) -> None:
     assert f"Not restorable: process {target.pid} (predump inspect --show restore)." in done.stdout
     shown = predump("inspect", tmp_path / "checkpoint", "--show", "restore").stdout
     assert "its main thread has ended" in shown
+
+
+@pytest.mark.parametrize("kind", ["memory", "descriptors", "directories", "handlers"])
+def test_a_child_that_shares_what_only_threads_usually_share(kind: str, tmp_path: Path) -> None:
+    with Target.spawn("sharing", kind) as target:
+        child = int(target.ready.split()[1])
+        result = dumped(target.pid, tmp_path / "checkpoint")
+        shown = predump("inspect", tmp_path / "checkpoint", "--show", "restore").stdout
+        tried = predump("restore", tmp_path / "checkpoint", "--pid", "new", check=False)
+        assert is_untouched(target.pid)
+    obstacles = {(item["pid"], item["what"]): item["reason"] for item in result["obstacles"]}
+    expected = {"memory", "handlers"} if kind == "handlers" else {kind}
+    assert set(obstacles) == {(child, f"shared {what}") for what in expected}
+    assert all(f"process {target.pid} has the same" in reason for reason in obstacles.values())
+    assert f"shared {kind} of process {child}" in shown
+    assert tried.returncode != 0
+    assert f"shared {kind}: process {target.pid} has the same" in tried.stderr
+
+
+def test_memory_that_two_processes_share_cannot_be_tracked(tmp_path: Path) -> None:
+    with Target.spawn("sharing", "memory") as target:
+        tried = predump("pre-dump", "-t", target.pid, "-D", tmp_path / "checkpoint", check=False)
+    assert tried.returncode == 13
+    assert "CLONE_VM" in tried.stderr
+
+
+def test_a_pid_namespace_inside_of_the_tree(tmp_path: Path) -> None:
+    with Target.spawn("sharing", "ids") as target:
+        child = int(target.ready.split()[1])
+        result = dumped(target.pid, tmp_path / "checkpoint")
+    (obstacle,) = result["obstacles"]
+    assert obstacle["what"] == f"process {child}"
+    assert "pid namespace" in obstacle["reason"]
 
 
 def test_python_with_threads_and_files(tmp_path: Path) -> None:

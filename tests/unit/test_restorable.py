@@ -49,6 +49,7 @@ def test_a_pre_dump_does_not() -> None:
         (with_thread(seccomp_mode=1), "strict seccomp"),
         (with_thread(seccomp_mode=2), "filters could not be read"),
         (with_state(prctl={"xcomp_perm": 0x602E7}), "AMX"),
+        (with_state(shared={"memory": 77}), "shared memory: process 77"),
         (with_state(locks=[FileLock(fd=3, kind="odd", mode="read", start=0, end=-1)]), "odd of descriptor 3"),
         (replace(PROCESS, vmas=[vma_of(0, 1, "device", "/dev/dri/card0")]), "device"),
         (replace(PROCESS, vmas=[vma_of(0, 1, "device", "/secretmem (deleted)")]), "memfd_secret"),
@@ -146,7 +147,9 @@ def test_the_other_end_of_a_unix_socket() -> None:
     one = replace(SOCKET, family=socket.AF_UNIX, protocol=0, state="established", peer_inode=9)
     first = file_of(OpenFileKind.SOCKET, "socket:[8]", socket=one)
     second = replace(first, id=9, inode=9, socket=replace(one, peer_inode=first.inode))
-    assert differs(dump_of(files=(first, second))) == []
+    told = differs(dump_of(files=(first, second)))
+    assert len(told) == 2
+    assert all("SO_PEERCRED" in text for text in told)
     assert "other end" in differs(dump_of(files=(first,)))[0]
     syslog = replace(one, type=socket.SOCK_DGRAM, peer_sockaddr=b"\x01\x00/dev/log\x00")
     assert "anew" in differs(dump_of(files=(replace(first, socket=syslog),)))[0]
@@ -179,6 +182,8 @@ def test_namespaces_that_are_not_predumps() -> None:
     assert stops(manifest("user", 1)) == []
     assert "net namespace" in differs(manifest("net", 2))[0]
     assert differs(dump_of(with_state(namespaces=[Namespace(kind="user", inode=2)]))) == []  # nobody told predump's
+    unshared = [Namespace(kind="pid", inode=2), Namespace(kind="pid_for_children", inode=3)]
+    assert "new children" in differs(dump_of(with_state(namespaces=unshared)))[0]
 
 
 def test_parents_and_leaders() -> None:
@@ -187,10 +192,21 @@ def test_parents_and_leaders() -> None:
     zombie = replace(process_of(ImageRound({}, vmas=())), pid=PID + 2, ppid=PID, zombie=zombie_of(PID + 2, 0))
     assert differs(dump_of(PROCESS, zombie)) == []
     assert "zombie" in stops(dump_of(PROCESS, replace(zombie, ppid=7)))[0]
+    inner = child_of(PROCESS)
+    assert inner.state is not None
+    lineage = replace(inner.state.lineage, ns_pids=[PID + 1, 1])
+    assert "pid namespace" in stops(dump_of(PROCESS, replace(inner, state=replace(inner.state, lineage=lineage))))[0]
     of_others = with_state(lineage=replace(STATE.lineage, session=7, process_group=8))
     assert "session" in differs(dump_of(of_others))[0]
     in_a_group = with_state(lineage=replace(STATE.lineage, process_group=8))
     assert "process group" in differs(dump_of(in_a_group))[0]
+
+
+def test_the_root_has_a_signal_for_the_death_of_its_parent() -> None:
+    process = with_thread(parent_death_signal=9)
+    assert "--detach" in differs(dump_of(process))[0]
+    child = replace(child_of(PROCESS), threads=[replace(process.threads[0], tid=PID + 1)])
+    assert differs(dump_of(PROCESS, child)) == []
 
 
 def test_an_object_that_could_not_be_read() -> None:

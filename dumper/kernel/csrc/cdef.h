@@ -531,17 +531,17 @@ struct pd_open_file {
 /* Opens nothing but its text in fdinfo, and waits for no server. -ENOENT, -ESRCH: there is no such descriptor. */
 int pd_read_open_file(int fd_dir, int fdinfo_dir, int fd, struct pd_open_file *file);
 
-/* A descriptor, or with fd 0 a table of them; only those of one group can be the same. */
+/* A descriptor, or with fd 0 something else of a thread; only those of one group can be the same. */
 struct pd_file_ref {
 	int32_t tid, fd;
 	uint32_t group, number;
 };
 /*
- * Sorts by group and identity, and numbers what is different from 1 on: descriptors of one number share an open file
- * description, and with `tables` threads of one number share a table of descriptors (kcmp). What the kernel does not
- * tell apart is taken to be two. Nothing may run that could close or open one of them.
+ * Sorts by group and identity, and numbers what is different from 1 on, by kcmp(2): descriptors of one number share an
+ * open file description (KCMP_FILE), threads of one number share memory, a table of descriptors, ... (KCMP_VM, ...).
+ * What the kernel does not tell apart is taken to be two. Nothing may run that could change it.
  */
-int pd_order_files(struct pd_file_ref *refs, uint64_t n_refs, int tables);
+int pd_order_files(struct pd_file_ref *refs, uint64_t n_refs, int kcmp_type);
 /* 0 if both threads use one table of descriptors, else an order (1, 2). -ESRCH, -EPERM, -ENOSYS. */
 int pd_compare_tables(int tid, int other_tid);
 

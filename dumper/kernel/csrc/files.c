@@ -144,9 +144,8 @@ static int compare(const void *left, const void *right, void *kcmp_type)
 	return a->fd < b->fd ? -1 : 1;
 }
 
-int pd_order_files(struct pd_file_ref *refs, uint64_t n_refs, int tables)
+int pd_order_files(struct pd_file_ref *refs, uint64_t n_refs, int kcmp_type)
 {
-	int kcmp_type = tables ? KCMP_FILES : KCMP_FILE;
 	uint32_t number = 0;
 
 	qsort_r(refs, n_refs, sizeof(*refs), compare, &kcmp_type);
