@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from formats import files
-from formats.checkpoint import RoundInfo
+from formats.checkpoint import Checkpoint, RoundInfo
 from formats.closing import Closing
 from formats.errors import ImageCorrupt, PredumpError, StorageError
 from formats.faults import Point, reached
@@ -41,12 +41,13 @@ AnswerRecord = Offered | Found | Copied | Built | Running
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What was about to run when it was written: by message `number` of a session (hex)."""
+    """What was about to run when it was written: by message `number` of a session (hex). `has_run`: it has run."""
 
     session: str
     number: int
     round: int
     processes: list[str]
+    has_run: bool = False
 
 
 class Takeover(Closing):
@@ -62,6 +63,7 @@ class Takeover(Closing):
         self._work: list[Future[object]] = []
         self._copies = FileCopies()
         self._is_offered = False
+        self._is_recalled = False
         self._dump: RoundInfo | None = None
         self._processes: Future[list[str]] | None = None
         self._expires_s: float | None = None
@@ -127,8 +129,8 @@ class Takeover(Closing):
         self._copies.take(message)
 
     def recall(self, incoming: Incoming, session_id: bytes) -> None:
-        """Says again what an earlier receiver of this session may not have been able to say."""
-        self._is_offered = True
+        """Goes on as an earlier receiver of this session, and says again what that may not have been able to say."""
+        self._is_offered = self._is_recalled = True
         record = self._record(session_id)
         if record is not None:
             self.running = self._as_recorded(record)
@@ -139,6 +141,8 @@ class Takeover(Closing):
     def _build(self, session_id: bytes) -> Built:
         if self._record(session_id) is not None:
             return Built(build_ns=0)  # they were about to run before; Go tells
+        if self._processes is None and self._is_recalled:
+            self.round_arrived(Checkpoint.open(self._path).round())  # it came to the receiver before this one
         if self._processes is None:
             raise corrupt("a process is to be built, and its dump did not come")
         since_ns = time.monotonic_ns()
@@ -154,7 +158,12 @@ class Takeover(Closing):
             return self.running
         is_late = self.left_s == 0.0
         self._expires_s = None
-        if self._is_expired or is_late or self._processes is None or self._dump is None:
+        if self._processes is None or self._dump is None:
+            raise StreamRefused(
+                "the process was built by a receiver that has ended since, and the process with it",
+                hint="The original goes on. Try again.",
+            )
+        if self._is_expired or is_late:
             self._revival_abort()
             raise StreamRefused(
                 f"the word to let the process run did not come within {self._timeout_s:g} s: it was ended here",
@@ -163,15 +172,18 @@ class Takeover(Closing):
         since_ns = time.monotonic_ns()
         self._do(self._revival.before_run)
         running_ns = time.monotonic_ns()
-        path = self._write(
-            Record(session=session_id.hex(), number=number, round=self._dump.number, processes=self._processes.result())
+        record = Record(
+            session=session_id.hex(), number=number, round=self._dump.number, processes=self._processes.result()
         )
+        path = self._write(record)
         reached(Point.TAKEOVER_RECORDED)
         try:
             pids = self._do(self._revival.run)
         except PredumpError:
             path.unlink(missing_ok=True)
             raise
+        with suppress(StorageError):  # it runs all the same
+            self._write(replace(record, has_run=True))
         self.running = Running(pids=pids, hook_ns=running_ns - since_ns, resume_ns=time.monotonic_ns() - running_ns)
         reached(Point.TAKEOVER_RUNS)
         self._copies.keep()
@@ -212,7 +224,8 @@ class Takeover(Closing):
         return record if record.session == session_id.hex() else None
 
     def _as_recorded(self, record: Record) -> Running:
-        return Running(pids=[], hook_ns=0, resume_ns=0, is_known=self._revival.is_there(record.processes))
+        is_known = record.has_run or self._revival.is_there(record.processes)
+        return Running(pids=[], hook_ns=0, resume_ns=0, is_known=is_known)
 
     # ---- the thread that owns ptrace ---------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -27,7 +28,7 @@ from streams.errors import StreamBroken, StreamRefused
 from streams.link import LinkOptions, connect, listen
 from streams.questions import Build, Built, Go, Offer, Offered, Problem, Running, WantedFile, encode_answer
 from streams.sender import Sender
-from streams.takeover import Takeover
+from streams.takeover import RECORD_NAME, Takeover
 from streams.transport import Buffer
 from tests.alive import Alive, Lives
 from tests.harness import build_targets, is_alive, is_stopped, is_untouched, poll_until, predump
@@ -364,14 +365,25 @@ def test_it_runs_at_the_word_and_once(tmp_path: Path, dump_info: RoundInfo) -> N
         assert takeover.answer(Go(), SESSION, 10).pids == [7]  # type: ignore[union-attr]
     assert fake.told == ["complete", "before-run", "run"]
     fake.told.clear()
-    for is_there in (True, False):  # the next receiver gets the word again
+    path = tmp_path / RECORD_NAME
+    record = json.loads(path.read_text())
+    for has_run, is_there in ((True, False), (False, True), (False, False)):  # the next receiver gets the word again
         fake.is_alive = is_there
+        path.write_text(json.dumps(record | {"has_run": has_run}))
         with Takeover(tmp_path, fake, 60) as again:
             again.answer(Build(), SESSION, 9)
             answer = again.answer(Go(), SESSION, 10)
             assert isinstance(answer, Running)
-            assert answer.is_known == is_there
+            assert answer.is_known == (has_run or is_there)
     assert fake.told == []
+
+
+def test_the_word_for_what_an_earlier_receiver_had_built(tmp_path: Path, dump_info: RoundInfo) -> None:
+    fake = Fake()
+    built(tmp_path, fake, dump_info, 60).close()
+    with Takeover(tmp_path, fake, 60) as again, pytest.raises(StreamRefused, match="by a receiver that has ended"):
+        again.answer(Go(), SESSION, 10)
+    assert "run" not in fake.told
 
 
 def test_the_word_does_not_come_in_time(tmp_path: Path, dump_info: RoundInfo) -> None:
