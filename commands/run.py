@@ -68,7 +68,6 @@ def run(
         timeout_ns=timeout,
         on_no_converge=OnNoConverge(on_no_converge),
         defer_hot=defer_hot,
-        sends_frozen=choices.after == "kill" and place.directory is None,
     )
     with open_dumping(reporter, target, place, work, choices) as session:
         outcome = session.run(policy, AfterDump(choices.after), interval / 1e9)

@@ -13,7 +13,8 @@ from dumper.prediction import Pace
 MAX_MICRO_ROUNDS = 5
 MICRO_ROUND_GAIN = 0.7  # a micro-round that leaves more than this share of the one before does not pay
 FEW_PAGES = 64  # copied in less time than a scan of anything takes
-SENDING_GAIN = 0.9  # the same of a round before a dump that is sent while the target stands still
+MAX_ROUNDS_AHEAD = 12
+AHEAD_GAIN = 0.9  # the same of a round ahead: each page that it leaves costs many times what a copy does
 PROGRESS_ROUNDS = 3  # so many rounds without shrinking are no progress
 ROUNDS_PER_THROTTLE_STEP = 2  # one that shows what the limit does, one to make use of it
 
@@ -47,8 +48,7 @@ class Verdict:
 class Policy:
     """The user's limits: freeze and total time in ns, rounds as a count; and what to do where they do not hold.
 
-    `defer_hot` leaves pages that most rounds find written for the freeze. `sends_frozen`: the target stands still until
-    its dump has arrived elsewhere, so that rounds go on, also when the freeze fits, while there is less each time.
+    `defer_hot` leaves pages that most rounds find written for the freeze.
     """
 
     max_freeze_ns: int
@@ -56,7 +56,6 @@ class Policy:
     timeout_ns: int
     on_no_converge: OnNoConverge = OnNoConverge.ACCEPT
     defer_hot: bool = False
-    sends_frozen: bool = False
 
 
 def another_micro_round(pages: Sequence[int]) -> bool:
@@ -80,11 +79,18 @@ def pages_after_micro_rounds(pace: Pace) -> float:
     return pending
 
 
-def _may_shrink(since_first: Sequence[int]) -> bool:
-    """Whether one more round probably leaves less to send, given the pages of those since the first."""
-    if since_first[-1] <= FEW_PAGES:
+def another_round_ahead(pages: Sequence[int]) -> bool:
+    """Whether one more round right before a freeze that lasts until all is sent pays, given the pages of those so far.
+
+    Each sends what was written while the one before was on its way, until that does not become less.
+    """
+    if len(pages) >= MAX_ROUNDS_AHEAD:
         return False
-    return len(since_first) == 1 or since_first[-1] < SENDING_GAIN * since_first[-2]
+    if not pages:
+        return True
+    if pages[-1] <= FEW_PAGES:
+        return False
+    return len(pages) == 1 or pages[-1] < AHEAD_GAIN * pages[-2]
 
 
 def decide(written: Sequence[int], predicted_ns: int, elapsed_ns: int, policy: Policy) -> Verdict:
@@ -99,10 +105,7 @@ def decide(written: Sequence[int], predicted_ns: int, elapsed_ns: int, policy: P
             return Verdict(Decision.CONTINUE, 0, "the write rate is not known yet")
         return Verdict(Decision.GIVE_UP, predicted_ns, "only one round was allowed")
     since_first = written[1:]
-    has_more = len(written) < policy.max_rounds and elapsed_ns < policy.timeout_ns
     if predicted_ns <= policy.max_freeze_ns:
-        if policy.sends_frozen and has_more and _may_shrink(since_first):
-            return Verdict(Decision.CONTINUE, predicted_ns, "the predicted freeze fits, and there is less to send yet")
         return Verdict(Decision.FREEZE, predicted_ns, "the predicted freeze fits")
     if len(written) >= policy.max_rounds:
         return Verdict(Decision.GIVE_UP, predicted_ns, f"{policy.max_rounds} rounds were not enough")

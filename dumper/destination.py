@@ -20,13 +20,15 @@ class Destination(Closing, ABC):
     """Takes one round after the other.
 
     name: for messages; last: the round that was committed last, which the next one builds on; removed: numbers of
-    rounds that somebody left unfinished; confirms: whether a round that is committed is known to be on disk.
+    rounds that somebody left unfinished; confirms: whether a round that is committed is known to be on disk; is_far:
+    it is sent somewhere, which takes longer than writing it does.
     """
 
     name: str
     last: RoundInfo | None
     removed: list[int]
     confirms: bool = True
+    is_far: bool = False
 
     @property
     @abstractmethod

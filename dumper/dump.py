@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from dumper import describe, strict
 from dumper.connections import Connections
-from dumper.convergence import another_micro_round
+from dumper.convergence import another_micro_round, another_round_ahead
 from dumper.destination import Destination
 from dumper.errors import TargetUntraceable
 from dumper.events import Announcer, MicroRound, Notice, RoundFinished
@@ -95,7 +95,8 @@ def _no_garbage_collection() -> Iterator[None]:
 class DumpWork:
     """What a dump is taken of, where it goes, and how.
 
-    `since_ns`: when the written pages were last reset, CLOCK_MONOTONIC.
+    `since_ns`: when the written pages were last reset, CLOCK_MONOTONIC. `round_ahead` takes a round of the running
+    processes and says what it showed, where they stand still until the dump has been sent.
     """
 
     tree: Tree
@@ -104,6 +105,7 @@ class DumpWork:
     options: Options
     emit: Announcer
     since_ns: int
+    round_ahead: Callable[[], Pace] | None = None
 
 
 def take_dump(
@@ -147,6 +149,8 @@ class Dumper:
         self._object_outputs: dict[int, ImageOutput] = {}
         self._connections: Connections | None = None
         self._hooks = Hooks(options.hooks, work.emit, work.tree.root.pid)
+        self._round_ahead = work.round_ahead
+        self._pace = Pace(0, 0, 0, 0)
 
     def take(self, after: AfterDump, before_stop: BeforeStop, max_freeze_ns: float) -> RoundFinished | Withdrawn:
         """Tracked processes are copied ahead in micro-rounds, all others in the freeze.
@@ -158,9 +162,6 @@ class Dumper:
         ConnectionsChanged; everything goes on in each case.
         """
         with self._memory, self._undertaken, self._opened:
-            round_ = self._opened.enter_context(
-                OpenRound(RoundKind.DUMP, self._tree, self._destination, self._pipeline, self._emit)
-            )
             self._files = self._opened.enter_context(MappedFiles())
             if self._options.tcp_established and after is AfterDump.KILL:
                 self._connections = self._opened.enter_context(Connections(self._options.tcp_hold_s))
@@ -171,6 +172,11 @@ class Dumper:
             if self._connections:
                 self._connections.wait_ready()
             reached(Point.PREPARED)
+            if self._round_ahead:
+                self._rounds_ahead(self._round_ahead)
+            round_ = self._opened.enter_context(
+                OpenRound(RoundKind.DUMP, self._tree, self._destination, self._pipeline, self._emit)
+            )
             with self._hooks.around_freeze({"round": round_.number, "kind": RoundKind.DUMP.value}):
                 return self._micro_rounds_and_freeze(round_, after, before_stop, max_freeze_ns)
 
@@ -179,12 +185,15 @@ class Dumper:
     ) -> RoundFinished | Withdrawn:
         wish = wish_for(after, self._options)
         size = measure_size(self._tree.members, wish)
-        pace = self._micro_rounds(round_.output.figures)
+        if not self._round_ahead:
+            self._micro_rounds(round_.output.figures)
+        for process in list(self._processes.values()):
+            self._while_running(process, process.look)  # as rounds left it: what is left to look at is less
         self._prepare_rechecks()  # for hardware that began to write meanwhile
         self._prepare_clones(wish)
         self._emit.hold()  # whoever listens may keep us waiting
         try:
-            predicted_ns = self._predict(size, pace)
+            predicted_ns = self._predict(size)
             if predicted_ns > max_freeze_ns:
                 return self._withdraw(predicted_ns)
             round_.output.figures.predicted_freeze_ns = predicted_ns
@@ -226,8 +235,9 @@ class Dumper:
             process.withdraw()
         return Withdrawn(predicted_ns)
 
-    def _predict(self, size: Size, pace: Pace) -> int:
+    def _predict(self, size: Size) -> int:
         """The frozen time that is to come, in ns."""
+        pace = self._pace
         pages = pace.pages_within(time.monotonic_ns() - self._scanned_ns + STOP_AND_SCAN_NS)
         pages += sum(process.staging.pages_not_copied for process in self._processes.values())
         staged_pages = self._memory.n_pages
@@ -235,10 +245,28 @@ class Dumper:
         size = replace(size, room_pages=room_pages, staged_pages=staged_pages, slowness=measure_slowness())
         return forecast(size if self._undertaker else replace(size, clone_ns=None), pace, pages).total_ns
 
-    def _micro_rounds(self, figures: Figures) -> Pace:
-        """Returns what the last of them showed."""
+    def _rounds_ahead(self, take_round: Callable[[], Pace]) -> None:
+        """Rounds with everything prepared: the freeze follows on the last one at once, so that little is left to send.
+
+        They take the place of micro-rounds, whose copies would be sent in the freeze.
+        """
         history: list[int] = []
-        pace = Pace(0, 0, 0, 0)
+        while any(member.tracker for member in self._tree.members) and another_round_ahead(history):
+            self._scanned_ns = time.monotonic_ns()
+            self._pace = take_round()
+            history.append(self._pace.pages_written)
+        for pid, process in list(self._processes.items()):
+            member = self._tree.member(pid)
+            if member is not process.member or not process.is_current:  # it ended or called exec in a round
+                del self._processes[pid]
+                if member:
+                    self._prepare(member)
+        for process in list(self._processes.values()):
+            self._while_running(process, process.build_on_round)
+
+    def _micro_rounds(self, figures: Figures) -> None:
+        """Copies into the staging memory: each holds what was written during the one before."""
+        history: list[int] = []
         while any(p.member.tracker for p in self._processes.values()) and another_micro_round(history):
             since_ns, last_scanned_ns = time.monotonic_ns(), self._scanned_ns
             self._scanned_ns = since_ns
@@ -247,7 +275,8 @@ class Dumper:
             stagings = [process.staging for process in self._processes.values()]
             scan_ns, copy_ns = sum(one.scan_ns for one in stagings), sum(one.copy_ns for one in stagings)
             written = history[-1] + sum(one.pages_not_copied for one in stagings)
-            pace = Pace(written, since_ns - last_scanned_ns, scan_ns, copy_ns * written // max(1, history[-1]))
+            copy_ns = copy_ns * written // max(1, history[-1])
+            self._pace = Pace(written, since_ns - last_scanned_ns, scan_ns, copy_ns)
             self._emit(
                 MicroRound(
                     pid=self._tree.root.pid,
@@ -257,10 +286,7 @@ class Dumper:
             )
             if not all(process.staging.fits for process in self._processes.values()):
                 break
-        for process in list(self._processes.values()):
-            self._while_running(process, process.look)  # as the micro-rounds left it: what is left to look at is less
         figures.micro_rounds = len(history)
-        return pace
 
     def _prepare_rechecks(self) -> None:
         """Takes down what earlier rounds hold of processes whose pages may have been written unseen since.
@@ -484,13 +510,14 @@ class Dumper:
         contents, figures = self._contents, round_.output.figures
         figures.frozen_ns, figures.stop_ns, figures.resume_ns = freeze.frozen_ns, freeze.stop_ns, freeze.resume_ns
         contents.freeze_by = contents.freeze_by or FreezeBy.COPY
-        for process in self._processes.values():
-            process.check_flags(stands_still=stands_still)
-        files = self._descriptors.records(self._objects.ids)
-        contents.open_files, contents.pipes = files.open_files, files.pipes
+        if not stands_still:
+            self._check_flags(stands_still=False)  # writing takes its time: the sooner they are read, the better
         self._write_pages(round_.output, frozen=False)
         reached(Point.WRITTEN)
-        round_.output.flush()
+        if stands_still:
+            self._check_flags(stands_still=True)  # while pages are compressed
+        files = self._descriptors.records(self._objects.ids)
+        contents.open_files, contents.pipes = files.open_files, files.pipes
         for process in list(self._processes.values()):
             try:
                 contents.parts.append(process.part(files, self._shared.get(process.member.pid, {})))
@@ -498,6 +525,7 @@ class Dumper:
                 self._forget(process)
                 round_.output.discard(process.written())
             figures.injected_calls += process.capture.injected_calls
+        round_.output.flush()
         for one in self._objects:
             object_output = self._object_outputs[one.id]
             contents.objects.append(object_output.object_record(one))
@@ -507,6 +535,10 @@ class Dumper:
         if self._connections:
             self._connections.check(self._processes)
         return round_.commit(contents)
+
+    def _check_flags(self, *, stands_still: bool) -> None:
+        for process in self._processes.values():
+            process.check_flags(stands_still=stands_still)
 
 
 def _write(output: ImageOutput, staging: Staging, source: Source) -> None:

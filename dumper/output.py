@@ -104,9 +104,11 @@ class ImageOutput:
         Raises StorageError, and OSError ESRCH if the process is gone.
         """
         copier = Copier(source, runs)
+        batch_pages = self._pipeline.batch_pages(runs.pages_of(RunKind.COPY) + runs.pages_of(RunKind.STAGED))
         more = True
         while more:
             buffer = self._pipeline.acquire()
+            buffer.limit_pages(batch_pages)
             self._copied.clear()
             since_ns = time.monotonic_ns()
             try:

@@ -39,6 +39,7 @@ class PagePipeline(Closing):
 
     def __init__(self, *, level: int, compress_threads: int, limits: Limits = NO_LIMITS) -> None:
         self._level = level
+        self._threads = compress_threads
         self._rate = RateLimit(limits.bytes_per_s, time.monotonic_ns()) if limits.bytes_per_s else None
         self._plan = plan_cpu(limits, len(os.sched_getaffinity(0)), compress_threads)
         self._hurry = threading.Event()
@@ -62,6 +63,11 @@ class PagePipeline(Closing):
             self._free.put(buffer)
             raise
         return buffer
+
+    def batch_pages(self, n_pages: int) -> int:
+        """How many pages to submit at once, of so many: every thread gets some, in whole frames."""
+        per_thread = -(-n_pages // self._threads)
+        return min(BATCH_PAGES, max(1, -(-per_thread // FRAME_PAGES)) * FRAME_PAGES)
 
     def give_back(self, buffer: PageBuffer) -> None:
         """Returns a buffer that turned out to hold nothing."""

@@ -56,6 +56,7 @@ class ProcessDump(Closing):
         Raises one of tree.LOST_ERRORS.
         """
         self.member = member
+        self._scanner = member.scanner
         self.staging = Staging(member.scanner, member.base.covered, memory)
         self.objects: dict[Mapping, SharedObject] = {}
         self.missing: list[Missing] = []
@@ -107,6 +108,18 @@ class ProcessDump(Closing):
         copied_pages = self.staging.copy(member.running)
         self._last_written_pages = copied_pages + self.staging.pages_not_copied
         return copied_pages
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the memory of the process is still the one that was prepared for; a round may have found another."""
+        return self._scanner is self.member.scanner
+
+    def build_on_round(self) -> None:
+        """Takes the place of a micro-round, after a round of the running process. Raises one of tree.LOST_ERRORS."""
+        member = self.member
+        if member.tracker and not member.base.is_full:
+            self.staging.build_on(member.base.covered)
+            self.unseen_writers = self.unseen_writers or member.unseen_writers()
 
     def foresee(self, wish: FreezeWish) -> FreezeBy:
         """How its last pages will probably be got. Raises one of tree.LOST_ERRORS."""

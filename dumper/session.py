@@ -18,7 +18,7 @@ from dumper.kernel.runs import RunList
 from dumper.lease import Chained, ChainState, Key, Lease
 from dumper.outlive import in_child
 from dumper.pipeline import PagePipeline
-from dumper.prediction import Size
+from dumper.prediction import Pace, Size
 from dumper.rounds import Options, PreDumper, exec_notice
 from dumper.run import Outcome, Run
 from dumper.sizing import measure_size, measure_slowness
@@ -160,6 +160,11 @@ class Session(Closing):
         self._check_files()
         return finished
 
+    def _round_ahead(self) -> Pace:
+        """One round right before a dump; what it showed."""
+        finished = self.take_round()
+        return Pace(finished.pages_written, self.last_window_ns, finished.scan_ns, finished.copy_ns)
+
     def _check_files(self) -> None:
         self._destination.check_files([member.pid for member in self._tree.members])
 
@@ -214,7 +219,9 @@ class Session(Closing):
         emit: Announcer,
         max_freeze_ns: float,
     ) -> RoundFinished | Withdrawn:
-        work = DumpWork(self._tree, self._destination, pipeline, self._options, emit, self._since_ns)
+        is_awaited = self._destination.is_far and after is not AfterDump.LEAVE_RUNNING
+        ahead = self._round_ahead if is_awaited else None
+        work = DumpWork(self._tree, self._destination, pipeline, self._options, emit, self._since_ns, ahead)
         return take_dump(work, after, before_stop, max_freeze_ns)
 
     def _dump_from_child(self, after: AfterDump, before_stop: BeforeStop) -> RoundFinished:

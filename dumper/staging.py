@@ -54,6 +54,14 @@ class Staging:
             self.ns_per_page = self.copy_ns / copied_pages
         return copied_pages
 
+    def build_on(self, covered: RunList) -> None:
+        """Takes the place of a micro-round: a round was taken of the running target, and `covered` are its runs."""
+        self._covered = covered
+        self.picture.clear()
+        self.picture.extend_packed(covered.packed())
+        self.picture.change_kind(RunKind.DATA, RunKind.PARENT)
+        self.has_picture = True
+
     @property
     def pages_not_copied(self) -> int:
         """Pages that the last copy found no room for, or could not read."""

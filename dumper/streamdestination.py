@@ -27,6 +27,8 @@ from streams.transport import Outgoing
 class StreamDestination(Destination):
     """A new checkpoint, sent round by round."""
 
+    is_far = True
+
     def __init__(self, outgoing: Outgoing, name: str, handover: HandoverOptions | None = None) -> None:
         """With `handover` the process goes over with its dump, if the receiver restores, and is killed then.
 

@@ -1,17 +1,17 @@
 """When to freeze: pure functions of the rounds so far."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dumper.convergence import (
     MAX_MICRO_ROUNDS,
+    MAX_ROUNDS_AHEAD,
     PROGRESS_ROUNDS,
     Decision,
     Policy,
     another_micro_round,
+    another_round_ahead,
     decide,
     pages_after_micro_rounds,
 )
@@ -19,7 +19,6 @@ from dumper.prediction import Pace
 
 MS = 1_000_000
 POLICY = Policy(max_freeze_ns=20 * MS, max_rounds=10, timeout_ns=60_000 * MS)
-MOVING = replace(POLICY, sends_frozen=True)
 FULL_PAGES = 262144
 LONG_NS = 100 * MS
 
@@ -39,11 +38,6 @@ LONG_NS = 100 * MS
         pytest.param([FULL_PAGES, 9, 9, 9], LONG_NS, 0, POLICY, Decision.CONTINUE, id="too few rounds to tell"),
         pytest.param([FULL_PAGES, 9, 8, 7, 6], LONG_NS, 0, POLICY, Decision.CONTINUE, id="they shrink"),
         pytest.param([FULL_PAGES, 9, 8, 9, 9], LONG_NS, 0, POLICY, Decision.CONTINUE, id="one of three shrank"),
-        pytest.param([FULL_PAGES, 900], MS, 0, MOVING, Decision.CONTINUE, id="it fits, and may become less to send"),
-        pytest.param([FULL_PAGES, 900, 400], MS, 0, MOVING, Decision.CONTINUE, id="it fits, and became less to send"),
-        pytest.param([FULL_PAGES, 900, 850], MS, 0, MOVING, Decision.FREEZE, id="it fits, and there is hardly less"),
-        pytest.param([FULL_PAGES, 10], MS, 0, MOVING, Decision.FREEZE, id="it fits, and there is hardly anything"),
-        pytest.param([FULL_PAGES, 900], MS, 60_000 * MS, MOVING, Decision.FREEZE, id="it fits, and the time is up"),
         pytest.param([FULL_PAGES, 9, 9, 9, 9], MS, 60_000 * MS, POLICY, Decision.FREEZE, id="a fit comes first"),
     ],
 )
@@ -116,3 +110,18 @@ def test_pages_that_micro_rounds_leave(pace: Pace, least: int, most: int) -> Non
 )
 def test_micro_rounds_go_on_while_each_is_clearly_smaller(pages: list[int], expected: bool) -> None:
     assert another_micro_round(pages) is expected
+
+
+@pytest.mark.parametrize(
+    ("pages", "expected"),
+    [
+        pytest.param([], True, id="what was written while all was prepared"),
+        pytest.param([10], False, id="there is hardly anything"),
+        pytest.param([10_000], True, id="it may become less"),
+        pytest.param([10_000, 8_000], True, id="it became less"),
+        pytest.param([10_000, 4_000, 3_800], False, id="hardly less any more"),
+        pytest.param([10**6 // 2**n for n in range(MAX_ROUNDS_AHEAD)], False, id="enough"),
+    ],
+)
+def test_rounds_ahead_go_on_while_there_is_less_to_send(pages: list[int], expected: bool) -> None:
+    assert another_round_ahead(pages) is expected
