@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -30,6 +30,7 @@ from formats.manifest import FileEntry, Manifest, MemoryObject, Process
 from formats.pagemap import Pagemap
 from formats.pages import PageStore
 from formats.rounddirs import is_committed, list_round_paths
+from formats.runcolumns import RangeCounts, count_pages, covered, of_kind, uncovered
 
 _HASHED_BYTES = 1 << 20
 _FINDINGS_PER_PATH = 16
@@ -165,8 +166,12 @@ class _Verifier:
                 self._warn(info.path / MANIFEST_NAME, f"has memory object {held.id}, which nothing refers to")
 
     def _check_process(self, info: RoundInfo, parent: RoundInfo | None, process: Process) -> None:
-        def check_runs(pagemap: Pagemap) -> None:
-            self._check_vmas(pagemap, process)
+        ranges = [(vma.start_addr, vma.end_addr) for vma in process.vmas]
+
+        def check_runs(pagemap: Pagemap, counts: RangeCounts) -> None:
+            self._check_vmas(pagemap.path, process, counts)
+            for start_addr, end_addr in _few(runs.subtract(covered(pagemap.columns()), ranges)):
+                self._damaged(pagemap.path, f"runs cover {start_addr:#x}-{end_addr:#x}, in no VMA")
             self._check_parent_runs(pagemap, info, parent, process)
 
         names = pages_name(process.pid), pagemap_name(process.pid)
@@ -175,19 +180,19 @@ class _Verifier:
             RunKind.ZERO: process.pages_zero,
             RunKind.PARENT: process.pages_parent,
         }
-        self._check_pair(info, names, claimed, f"process {process.pid}", check_runs)
+        self._check_pair(info, names, claimed, f"process {process.pid}", ranges, check_runs)
 
     def _check_object(self, info: RoundInfo, held: MemoryObject) -> None:
-        def check_runs(pagemap: Pagemap) -> None:
+        def check_runs(pagemap: Pagemap, _counts: RangeCounts) -> None:
             inside = [(0, held.pages_end_bytes)] if held.size_bytes else []
-            outside = runs.subtract(_ranges(pagemap), inside)
+            outside = runs.subtract(covered(pagemap.columns()), inside)
             for start_bytes, end_bytes in _few(outside):
                 problem = f"runs cover {start_bytes:#x}-{end_bytes:#x}, past the end of {held.size_bytes} bytes"
                 self._damaged(pagemap.path, problem)
 
         names = object_pages_name(held.id), object_pagemap_name(held.id)
         claimed = {RunKind.DATA: held.pages_data, RunKind.ZERO: held.pages_zero, RunKind.PARENT: 0}
-        self._check_pair(info, names, claimed, f"object {held.id}", check_runs)
+        self._check_pair(info, names, claimed, f"object {held.id}", [], check_runs)
 
     def _check_pair(
         self,
@@ -195,9 +200,13 @@ class _Verifier:
         names: tuple[str, str],
         claimed: dict[RunKind, int],
         owner: str,
-        check_runs: Callable[[Pagemap], None],
+        ranges: Sequence[runs.Range],
+        check_runs: Callable[[Pagemap, RangeCounts], None],
     ) -> None:
-        """Check the pages file and the pagemap of a process or object, and the latter with `check_runs` too."""
+        """Check the pages file and the pagemap of a process or object.
+
+        The latter with `check_runs` too, which gets the pages in each of the ranges.
+        """
         pages_path, pagemap_path = (info.path / name for name in names)
         pages_entry, pagemap_entry = (info.file(name) for name in names)
         if pages_entry is None or pagemap_entry is None:
@@ -208,25 +217,20 @@ class _Verifier:
             if not self._knows_bytes:
                 self._check_pages(store)
         with self._collect(pagemap_path), Pagemap(pagemap_path, pagemap_entry) as pagemap:
-            counts = _count_pages(pagemap)
+            counts, parts = count_pages(pagemap.columns(), ranges)  # this also checks the order of all runs
             for kind in RunKind:
                 self._compare(pagemap_path, f"{kind.name.lower()} pages of {owner}", claimed[kind], counts[kind])
-            check_runs(pagemap)
+            check_runs(pagemap, parts)
 
-    def _check_vmas(self, pagemap: Pagemap, process: Process) -> None:
-        for vma in process.vmas:
-            counts = _count_pages_in(pagemap, vma.start_addr, vma.end_addr)
+    def _check_vmas(self, path: Path, process: Process, counts: RangeCounts) -> None:
+        for number, vma in enumerate(process.vmas):
             for name, kind, claimed in (
                 ("data", RunKind.DATA, vma.pages_data),
                 ("zero", RunKind.ZERO, vma.pages_zero),
                 ("parent", RunKind.PARENT, vma.pages_parent),
             ):
                 what = f"{name} pages of the VMA at {vma.start_addr:#x}"
-                self._compare(pagemap.path, what, claimed, counts[kind])
-        mapped = ((vma.start_addr, vma.end_addr) for vma in process.vmas)
-        outside = runs.subtract(_ranges(pagemap), mapped)
-        for start_addr, end_addr in _few(outside):
-            self._damaged(pagemap.path, f"runs cover {start_addr:#x}-{end_addr:#x}, in no VMA")
+                self._compare(path, what, claimed, counts[kind][number])
 
     def _check_pages(self, store: PageStore) -> None:
         for page_index in range(0, store.n_pages, FRAME_PAGES):
@@ -240,17 +244,17 @@ class _Verifier:
         """Every PARENT page must have a run in the parent; by induction it has bytes somewhere."""
         if parent is None and not info.manifest.full:
             return  # what is wrong with the parent has been reported
-        referring = _ranges(pagemap, RunKind.PARENT)
+        referring = of_kind(pagemap.columns(), RunKind.PARENT)
         entry: FileEntry | None = None
         if parent is not None:
             same = parent.process(process.pid)
             if same is not None and same.start_time_ticks == process.start_time_ticks:
                 entry = parent.file(pagemap.path.name)
         if parent is None or entry is None:
-            self._report_unreachable(pagemap.path, referring)
+            self._report_unreachable(pagemap.path, uncovered(referring, ()))
             return
         with Pagemap(parent.path / entry.name, entry) as parent_pagemap:
-            self._report_unreachable(pagemap.path, runs.subtract(referring, _ranges(parent_pagemap)))
+            self._report_unreachable(pagemap.path, uncovered(referring, covered(parent_pagemap.columns())))
 
     def _report_unreachable(self, path: Path, unreachable: Iterator[runs.Range]) -> None:
         for start_addr, end_addr in _few(unreachable):
@@ -341,28 +345,3 @@ def _bytes_to_check(info: RoundInfo) -> int:
     stored_bytes = info.files_bytes
     data_pages = sum(owner.pages_data for owner in _owners_of(info.manifest))
     return stored_bytes + data_pages * PAGE_BYTES
-
-
-def _ranges(pagemap: Pagemap, kind: RunKind | None = None) -> Iterator[runs.Range]:
-    """Of all runs, or of those of a kind: there are very many where pages are written at random."""
-    for starts_addr, ends_addr, kinds in pagemap.columns():
-        for start_addr, end_addr, number in zip(starts_addr, ends_addr, kinds, strict=True):
-            if kind is None or number == kind:
-                yield start_addr, end_addr
-
-
-def _count_pages(pagemap: Pagemap) -> dict[int, int]:
-    """Pages by kind; reading all runs also checks their order."""
-    counts = dict.fromkeys(map(int, RunKind), 0)
-    for starts_addr, ends_addr, kinds in pagemap.columns():
-        for start_addr, end_addr, number in zip(starts_addr, ends_addr, kinds, strict=True):
-            counts[number] += (end_addr - start_addr) // PAGE_BYTES
-    return counts
-
-
-def _count_pages_in(pagemap: Pagemap, start_addr: int, end_addr: int) -> dict[RunKind, int]:
-    """The same of a range."""
-    counts = dict.fromkeys(RunKind, 0)
-    for run in pagemap.runs(start_addr, end_addr):
-        counts[run.kind] += run.n_pages
-    return counts

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sys
 from array import array
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from itertools import accumulate, compress
-from operator import gt, not_, or_
+from operator import gt, or_
 from pathlib import Path
 
 from formats import layout
@@ -24,10 +24,11 @@ from formats.framereader import FrameReader
 from formats.frames import FrameWriter, compress_frames
 from formats.layout import ADDR_LIMIT, PAGE_BYTES, RunKind
 from formats.manifest import FileEntry
+from formats.runcolumns import IS_KIND, RunColumns
 
 _COMPRESSION_LEVEL = 3
 _CACHED_FRAMES = 16
-_DATA = RunKind.DATA.value
+_OPPOSITE = bytes(number == 0 for number in range(256))
 _KINDS = {kind.value: kind for kind in RunKind}
 
 
@@ -120,10 +121,6 @@ class PagemapWriter:
         del self._buffer[:n_bytes]
 
 
-RunColumns = tuple[Sequence[int], Sequence[int], Sequence[int]]
-"""Some runs in order, column by column: their start addresses, their end addresses, and their kinds as numbers."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Frame:
     """The checked records of one frame, column by column; Run objects are made when asked for.
@@ -132,17 +129,15 @@ class _Frame:
     `next_page_index` the one that must follow the last.
     """
 
-    starts_addr: Sequence[int]
-    ends_addr: Sequence[int]
-    kinds: Sequence[int]
-    page_indexes: Sequence[int]
+    columns: RunColumns
     first_page_index: int | None
     next_page_index: int | None
 
     def run(self, position: int) -> Run:
-        start_addr = self.starts_addr[position]
-        n_pages = (self.ends_addr[position] - start_addr) // PAGE_BYTES
-        return Run(start_addr, n_pages, _KINDS[self.kinds[position]], self.page_indexes[position])
+        columns = self.columns
+        start_addr = columns.starts_addr[position]
+        n_pages = (columns.ends_addr[position] - start_addr) // PAGE_BYTES
+        return Run(start_addr, n_pages, _KINDS[columns.kinds[position]], columns.page_indexes[position])
 
 
 class Pagemap(Closing):
@@ -182,8 +177,8 @@ class Pagemap(Closing):
         if not self._reader.frame_count:
             return None
         frame = self._frame(self._frame_index_of(addr))
-        position = bisect_right(frame.starts_addr, addr) - 1
-        if position < 0 or addr >= frame.ends_addr[position]:
+        position = bisect_right(frame.columns.starts_addr, addr) - 1
+        if position < 0 or addr >= frame.columns.ends_addr[position]:
             return None
         return frame.run(position)
 
@@ -195,14 +190,13 @@ class Pagemap(Closing):
         if start_addr >= end_addr:
             return
         for frame in self._frames(self._frame_index_of(start_addr)):
-            first = bisect_right(frame.ends_addr, start_addr)
-            end = bisect_left(frame.starts_addr, end_addr)
-            for position in range(first, end):
+            inside = frame.columns.inside(start_addr, end_addr)
+            for position in inside:
                 run = frame.run(position)
-                if run.start_addr < start_addr or frame.ends_addr[position] > end_addr:
+                if run.start_addr < start_addr or run.end_addr > end_addr:
                     run = run.clip(start_addr, end_addr)
                 yield run
-            if end < len(frame.starts_addr):
+            if inside.stop < len(frame.columns.starts_addr):
                 return
 
     def columns(self) -> Iterator[RunColumns]:
@@ -211,7 +205,7 @@ class Pagemap(Closing):
         Raises ImageCorrupt, StorageError.
         """
         for frame in self._frames(0):
-            yield frame.starts_addr, frame.ends_addr, frame.kinds
+            yield frame.columns
 
     def _frames(self, first_index: int) -> Iterator[_Frame]:
         """Frames from this one on, each of which fits the one before it."""
@@ -219,9 +213,9 @@ class Pagemap(Closing):
         page_index = 0 if first_index == 0 else None
         for index in range(first_index, self._reader.frame_count):
             frame = self._frame(index)
-            if frame.starts_addr[0] < previous_end_addr:
+            if frame.columns.starts_addr[0] < previous_end_addr:
                 raise self._corrupt(index, "begins before the frame ahead of it ends")
-            previous_end_addr = frame.ends_addr[-1]
+            previous_end_addr = frame.columns.ends_addr[-1]
             if frame.next_page_index is not None:
                 if page_index not in {None, frame.first_page_index}:
                     raise self._corrupt(index, "does not go on counting data pages")
@@ -257,18 +251,18 @@ class Pagemap(Closing):
             words.byteswap()
             halves.byteswap()
         # layout.RUN: a word, two halves, a word. What is gone through several times is made numbers once.
-        starts_addr, counts, kinds, page_indexes = (
-            column.tolist() for column in (words[0::3], halves[2::6], halves[3::6], words[2::3])
-        )
-        if not _KINDS.keys() >= set(kinds):
+        starts_addr, counts, page_indexes = (column.tolist() for column in (words[0::3], halves[2::6], words[2::3]))
+        numbers = halves[3::6]
+        if not _KINDS.keys() >= set(numbers):
             raise self._corrupt(index, "has a run of an unknown kind")
+        kinds = bytes(numbers.tolist())
         if min(counts) == 0 or reduce(or_, starts_addr) % PAGE_BYTES:
             raise self._corrupt(index, "has a run that is not one of whole pages")
         ends_addr = [start_addr + n_pages * PAGE_BYTES for start_addr, n_pages in zip(starts_addr, counts, strict=True)]
         if any(map(gt, ends_addr, starts_addr[1:])) or ends_addr[-1] > ADDR_LIMIT:
             raise self._corrupt(index, "has runs out of order")
-        is_data = [kind == _DATA for kind in kinds]
-        if any(compress(page_indexes, map(not_, is_data))):
+        is_data = kinds.translate(IS_KIND[RunKind.DATA])
+        if any(compress(page_indexes, is_data.translate(_OPPOSITE))):
             raise self._corrupt(index, "has a page index without a page")
         data_indexes = list(compress(page_indexes, is_data))
         first_page_index = data_indexes[0] if data_indexes else None
@@ -277,7 +271,8 @@ class Pagemap(Closing):
             *expected, next_page_index = accumulate(compress(counts, is_data), initial=first_page_index)
             if expected != data_indexes:
                 raise self._corrupt(index, "does not count data pages")
-        return _Frame(starts_addr, ends_addr, kinds, page_indexes, first_page_index, next_page_index)
+        columns = RunColumns(starts_addr, ends_addr, kinds, page_indexes)
+        return _Frame(columns, first_page_index, next_page_index)
 
     def _corrupt(self, index: int, problem: str) -> ImageCorrupt:
         return ImageCorrupt(f"{self.path} is damaged: frame {index} {problem}.", path=str(self.path))

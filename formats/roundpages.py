@@ -10,8 +10,9 @@ from formats.closing import Closing
 from formats.framereader import FrameReader
 from formats.layout import PAGE_BYTES, PAGES_FRAME_BYTES
 from formats.manifest import FileEntry
-from formats.pagemap import Pagemap, Piece, Run, RunColumns, cut
+from formats.pagemap import Pagemap, Piece, Run, cut
 from formats.pages import PageStore
+from formats.runcolumns import RunColumns
 
 
 class StoredFile(NamedTuple):

@@ -60,7 +60,6 @@ class Takeover(Closing):
         self._revival = revival
         self._timeout_s = timeout_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="revival")  # owns ptrace
-        self._work: list[Future[object]] = []
         self._copies = FileCopies()
         self._is_offered = False
         self._is_recalled = False
@@ -88,23 +87,25 @@ class Takeover(Closing):
         self._revival_abort()
 
     def begin_round(self) -> None:
-        """Raises StreamRefused if the sender keeps the process, PredumpError if what arrived so far cannot live."""
+        """Raises StreamRefused if the sender keeps the process."""
         if not self._is_offered:
             raise StreamRefused(
                 "the process would run twice: its sender does not give it up",
                 hint="Add --kill to 'predump run', or receive without --restore and restore it afterwards.",
             )
-        self._check()
 
     def round_arrived(self, info: RoundInfo) -> None:
-        """A round was committed. Raises PredumpError if what arrived before cannot live."""
-        self._check()
+        """A round was committed. Returns when all that can be done with a pre-dump is done: only then may it be
+        acknowledged, so that its sender does not freeze the process while there is work left from before.
+
+        Raises PredumpError if it cannot live.
+        """
         if info.manifest.kind is RoundKind.DUMP:
             self._copies.remove_others(_paths(info.manifest))
             self._dump = info
             self._processes = self._submit(lambda: self._revival.complete(info))
         else:
-            self._work.append(self._submit(lambda: self._revival.prepare(info)))
+            self._do(lambda: self._revival.prepare(info))
 
     def answer(self, question: Question, session_id: bytes, number: int) -> AnswerRecord:
         """Answers message `number`. Raises PredumpError: nothing runs then, and nothing will."""
@@ -234,12 +235,6 @@ class Takeover(Closing):
 
     def _do(self, action: Callable[[], T]) -> T:
         return self._submit(action).result()
-
-    def _check(self) -> None:
-        """Raises what went wrong while rounds were prepared."""
-        for future in [one for one in self._work if one.done()]:
-            self._work.remove(future)
-            future.result()
 
     def _revival_abort(self) -> None:
         with suppress(RuntimeError):  # it was closed before

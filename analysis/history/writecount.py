@@ -115,7 +115,7 @@ class WriteCounter:
         n_regions = len(self._regions)
         index = 0
         next_data = 0
-        for starts_addr, ends_addr, kinds in source.columns():
+        for starts_addr, ends_addr, kinds, _ in source.columns():
             for start_addr, run_end_addr, kind in zip(starts_addr, ends_addr, kinds, strict=True):
                 if kind == _PARENT:
                     continue

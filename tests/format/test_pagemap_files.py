@@ -71,7 +71,7 @@ class TestAcrossFrames:
             assert seen == {page: at for page, at in model.items() if start <= page < end}
             assert list(pagemap.runs()) == runs
             columns = [row for frame in pagemap.columns() for row in zip(*frame, strict=True)]
-            assert columns == [(run.start_addr, run.end_addr, run.kind) for run in runs]
+            assert columns == [(run.start_addr, run.end_addr, run.kind, run.page_index) for run in runs]
             assert pagemap.run_count == len(runs)
 
     @given(runs=run_lists(), page=st.integers(0, 200), offset=st.integers(0, PAGE_BYTES - 1))
