@@ -17,7 +17,7 @@ from dumper.kernel.ptrace import (
     InjectionSite,
     inject_userfaultfd,
 )
-from dumper.outlive import in_child
+from dumper.outlive import in_child, in_thread
 from dumper.proc.cgroup import frozen_cgroup
 from dumper.proc.fds import lowest_free, read_fd_numbers
 from dumper.proc.maps import Mapping
@@ -124,8 +124,10 @@ def take_userfaultfd(target: Target, mappings: list[Mapping]) -> Injection:
     site = find_site(target, mappings)
     reached(Point.ATTACH_FOUND)
     try:
-        inject = _inject_from_child if target.status.seccomp_mode else _inject
-        injection = inject(target, site)
+        if target.status.seccomp_mode:
+            injection = _inject_from_child(target, site)
+        else:
+            injection = in_thread(lambda: _inject(target, site))
     except PermissionDenied:
         if target.status.seccomp_mode and os.geteuid() != 0:
             raise not_permitted(target.pid, "suspend the seccomp filter of") from None

@@ -1,8 +1,11 @@
-"""Work in a process of its own, which a signal to predump does not reach.
+"""Work in a process of its own, which a signal to predump does not reach, or in an OS thread of its own.
 
 With its tracer ends the suspension of a target's seccomp filters (PTRACE_O_SUSPEND_SECCOMP). Should the tracer be
 killed just when a thread makes an injected call, the filter sees the call, and may kill the target. So for targets with
 a filter the tracer is a child in a session of its own. If predump ends, the child gives up in an orderly way.
+
+A thread of the target that comes to its stop when nobody waits for it any more would stay there as long as its tracer
+lives. The kernel lets go of it when the OS thread ends that traces it: exit_ptrace in kernel/ptrace.c.
 """
 
 import errno
@@ -11,6 +14,7 @@ import pickle
 import signal
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import TypeVar
 
@@ -51,6 +55,12 @@ def in_child(work: Callable[[Emit], tuple[T, list[int]]], emit: Emit) -> tuple[T
         raise
     finally:
         os.waitpid(child_pid, 0)
+
+
+def in_thread(work: Callable[[], T]) -> T:
+    """What `work` returns there, or raises; whatever interrupts us, it comes to its end first."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(work).result()
 
 
 def _be_the_child(work: Callable[[Emit], tuple[T, list[int]]], parent: socket.socket, parent_pid: int) -> None:

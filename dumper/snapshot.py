@@ -12,6 +12,7 @@ from dumper.kernel.clone import Caller, Clone, end_child, inject_wait, release_f
 from dumper.kernel.copy import FileMaps, PageBuffer, Source
 from dumper.kernel.ptrace import O_SUSPEND_SECCOMP, InjectionSite
 from dumper.memory_map import Vma, VmaKind
+from dumper.outlive import in_thread
 from dumper.proc import GONE_ERRORS
 from dumper.proc.maps import Mapping, MapsParser, read_maps
 from dumper.proc.smaps import parse_smaps_flags, read_smaps
@@ -123,7 +124,7 @@ def bury(pid: int, child: int, ns_pid: int, patience_s: float) -> bool:
     deadline_s = time.monotonic() + patience_s
     while _is_child(pid, child):
         try:
-            if _has_ended(child) and _reap(pid, ns_pid):
+            if _has_ended(child) and in_thread(lambda: _reap(pid, ns_pid)):
                 return True
         except (TargetGone, *GONE_ERRORS):
             continue  # it has ended, or called exec just now

@@ -25,6 +25,8 @@
 #include "inject.h"
 #include "stops.h"
 
+#define ERESTARTNOINTR 513 /* linux/errno.h, not for programs */
+
 enum { EXIT, REAP, N_FRAMES };
 _Static_assert(N_FRAMES <= PD_MAX_INJECTED_FRAMES, "there is room for them");
 
@@ -72,6 +74,8 @@ static long make_child(struct pd_injection *injection, int64_t patience_ns, unsi
 		return error;
 	errno = 0;
 	ns_pid = ptrace(PTRACE_PEEKUSER, injection->tid, offsetof(struct user_regs_struct, rax), 0);
+	if (ns_pid == -ERESTARTNOINTR)
+		return -ETIMEDOUT; /* it had not begun, and was told to stop */
 	return errno ? -errno : ns_pid;
 }
 

@@ -26,6 +26,8 @@
 #include "stops.h"
 
 #define MAX_TRIES 10
+#define END_NS 1000000000LL
+#define LATE_STOP_NS 1000000000LL
 
 void pd_injection_step(const struct pd_injection *injection, int number)
 {
@@ -101,15 +103,16 @@ int pd_injection_write(struct pd_injection *injection, const struct pd_signal_fr
 int pd_run_to_syscall_stop(int tid, int64_t deadline_ns, unsigned long *child)
 {
 	for (int i = 0; i < MAX_TRIES; i++) {
-		int status, error;
+		int status, is_late, error;
 
 		if (ptrace(PTRACE_SYSCALL, tid, 0, 0))
 			return -errno;
 		error = pd_wait_stop(tid, deadline_ns, &status);
-		if (error == -ETIMEDOUT) {
+		is_late = error == -ETIMEDOUT;
+		if (is_late) {
+			/* A call that it makes is finished first: it stops at its end, and what it made is known. */
 			ptrace(PTRACE_INTERRUPT, tid, 0, 0);
-			pd_wait_stop(tid, pd_now_ns() + 1000000000, &status);
-			return -ETIMEDOUT;
+			error = pd_wait_stop(tid, pd_now_ns() + LATE_STOP_NS, &status);
 		}
 		if (error)
 			return error;
@@ -117,15 +120,18 @@ int pd_run_to_syscall_stop(int tid, int64_t deadline_ns, unsigned long *child)
 			return -ESRCH;
 		if (status >> 8 == (SIGTRAP | 0x80))
 			return 0;
+		if (is_late && status >> 16 == PTRACE_EVENT_STOP)
+			return -ETIMEDOUT;
 		if (child && status >> 8 == (SIGTRAP | PTRACE_EVENT_CLONE << 8))
 			ptrace(PTRACE_GETEVENTMSG, tid, 0, child);
 	}
 	return -ETIMEDOUT;
 }
 
-static int run_to_syscall_stop(const struct pd_injection *injection)
+/* A call that has been entered is to come to its end, however late it is. */
+static int run_to_end(const struct pd_injection *injection)
 {
-	return pd_run_to_syscall_stop(injection->tid, injection->deadline_ns, NULL);
+	return pd_run_to_syscall_stop(injection->tid, pd_now_ns() + END_NS, NULL);
 }
 
 int pd_injection_enter(struct pd_injection *injection, long nr, const uint64_t args[4], uint64_t return_frame_addr)
@@ -142,7 +148,7 @@ int pd_injection_enter(struct pd_injection *injection, long nr, const uint64_t a
 	/* A pending signal would run its handler instead of the call, and be lost with it. */
 	error = pd_set_mask(injection->tid, ~0UL);
 	if (!error)
-		error = run_to_syscall_stop(injection);
+		error = pd_run_to_syscall_stop(injection->tid, injection->deadline_ns, NULL);
 	if (error)
 		return error;
 	if (ptrace(PTRACE_GETREGS, injection->tid, 0, &regs))
@@ -170,14 +176,14 @@ static int take_result(const struct pd_injection *injection, long *result)
 	return errno ? -errno : 0;
 }
 
-int pd_injection_leave(struct pd_injection *injection, long *result)
+int pd_injection_leave(const struct pd_injection *injection, long *result)
 {
-	int error = run_to_syscall_stop(injection);
+	int error = run_to_end(injection);
 
 	return error ? error : take_result(injection, result);
 }
 
-int pd_injection_call(struct pd_injection *injection, long nr, uint64_t arg, uint64_t return_frame_addr)
+int pd_injection_call(const struct pd_injection *injection, long nr, uint64_t arg, uint64_t return_frame_addr)
 {
 	struct user_regs_struct regs = pd_call_registers(&injection->home, injection->site, nr, return_frame_addr);
 	int error;
@@ -185,7 +191,7 @@ int pd_injection_call(struct pd_injection *injection, long nr, uint64_t arg, uin
 	regs.rdi = arg;
 	error = pd_set_registers(injection->tid, &regs);
 	for (int stops = 0; !error && stops < 2; stops++) /* entry, exit */
-		error = run_to_syscall_stop(injection);
+		error = run_to_end(injection);
 	return error;
 }
 
@@ -201,14 +207,38 @@ int pd_injection_end(struct pd_injection *injection)
 	return 0;
 }
 
+/* With the call entered: its result, a descriptor of ours or -errno. An error: the thread is somewhere on its way home. */
+static int take_and_close(const struct pd_injection *injection, int pidfd, long *fd)
+{
+	long target_fd = 0;
+	int error = pd_injection_leave(injection, &target_fd);
+
+	if (error)
+		return error;
+	pd_injection_step(injection, PD_INJECT_STEP_RETURNED);
+	*fd = target_fd;
+	if (target_fd < 0)
+		return 0;
+	*fd = syscall(PD_NR_PIDFD_GETFD, pidfd, target_fd, 0);
+	if (*fd < 0)
+		*fd = -errno;
+	pd_injection_step(injection, PD_INJECT_STEP_TAKEN);
+	error = pd_injection_call(injection, SYS_close, (uint64_t)target_fd, injection->home.back_frame_addr);
+	if (!error)
+		pd_injection_step(injection, PD_INJECT_STEP_CLOSED);
+	else if (*fd >= 0)
+		close((int)*fd);
+	return error;
+}
+
 int pd_inject_userfaultfd(int tid, int pidfd, int mem_fd, const struct pd_site *site, int flags, int expected_fd,
 			  int64_t timeout_ns, int die_at, int victim)
 {
 	static struct pd_injection injection;
 	const uint64_t args[4] = {(uint64_t)flags}, expected[3] = {(uint64_t)expected_fd};
 	struct pd_signal_frame close_frame;
-	int error, end_error;
-	long target_fd = 0, fd;
+	int error;
+	long fd;
 
 	injection.tid = tid;
 	injection.mem_fd = mem_fd;
@@ -226,26 +256,11 @@ int pd_inject_userfaultfd(int tid, int pidfd, int mem_fd, const struct pd_site *
 	pd_injection_step(&injection, PD_INJECT_STEP_FRAMES);
 
 	error = pd_injection_enter(&injection, SYS_userfaultfd, args, pd_injected_frame_addr(&injection, 0));
-	if (!error)
-		error = pd_injection_leave(&injection, &target_fd);
-	if (error)
-		target_fd = error;
-	pd_injection_step(&injection, PD_INJECT_STEP_RETURNED);
-	fd = target_fd < 0 ? target_fd : syscall(PD_NR_PIDFD_GETFD, pidfd, target_fd, 0);
-	error = 0;
-	if (target_fd >= 0) {
-		if (fd < 0)
-			fd = -errno;
-		pd_injection_step(&injection, PD_INJECT_STEP_TAKEN);
-		error = pd_injection_call(&injection, SYS_close, (uint64_t)target_fd, injection.home.back_frame_addr);
-		if (!error)
-			pd_injection_step(&injection, PD_INJECT_STEP_CLOSED);
-	}
-	end_error = pd_injection_end(&injection);
-	if (end_error || error) {
-		if (fd >= 0)
-			close((int)fd);
-		return error ? error : end_error;
-	}
-	return (int)fd;
+	fd = error;
+	if (!error && (error = take_and_close(&injection, pidfd, &fd)))
+		return error; /* left alone, it gets home by itself, and closes what it made */
+	error = pd_injection_end(&injection);
+	if (error && fd >= 0)
+		close((int)fd);
+	return error ? error : (int)fd;
 }

@@ -35,16 +35,16 @@ int pd_injection_write(struct pd_injection *injection, const struct pd_signal_fr
  */
 int pd_injection_enter(struct pd_injection *injection, long nr, const uint64_t args[4], uint64_t return_frame_addr);
 /* Lets it run to the end of a call that was entered, and takes the result. */
-int pd_injection_leave(struct pd_injection *injection, long *result);
+int pd_injection_leave(const struct pd_injection *injection, long *result);
 /* Another call, from before to after. */
-int pd_injection_call(struct pd_injection *injection, long nr, uint64_t arg, uint64_t return_frame_addr);
+int pd_injection_call(const struct pd_injection *injection, long nr, uint64_t arg, uint64_t return_frame_addr);
 /* The thread as it was, and nothing left of the frames. */
 int pd_injection_end(struct pd_injection *injection);
 
 /*
  * Lets a thread run to its next system call stop. Stops of other kinds (a group stop is reported once more) are passed over;
- * the message of a PTRACE_EVENT_CLONE among them goes to `child`. On a timeout (a frozen cgroup) the thread is brought to a
- * stop again before the error is returned.
+ * the message of a PTRACE_EVENT_CLONE among them goes to `child`. At the deadline (a frozen cgroup, a busy host) it is told
+ * to stop wherever it is; -ETIMEDOUT if that is not the system call stop.
  */
 int pd_run_to_syscall_stop(int tid, int64_t deadline_ns, unsigned long *child);
 void pd_injection_step(const struct pd_injection *injection, int number);

@@ -161,6 +161,7 @@ static int seize_new(int pid, int seize_options, int running_only, struct pd_thr
 /*
  * Waits until a seized thread stands still where PTRACE_INTERRUPT put it. A signal in the way is delivered first; its stop
  * has used the interrupt up ("any trap clears pending STOP trap", ptrace_stop in kernel/signal.c), so it is sent again.
+ * One that did not come out of an injected call in time stops at the end of that: its way home begins there.
  */
 static int wait_stopped(struct pd_thread *thread, int64_t deadline_ns)
 {
@@ -176,6 +177,10 @@ static int wait_stopped(struct pd_thread *thread, int64_t deadline_ns)
 		if (status >> 16 == PTRACE_EVENT_STOP) {
 			thread->flags = PD_THREAD_STOPPED | (WSTOPSIG(status) == SIGTRAP ? 0 : PD_THREAD_IN_STOP);
 			return hide_eintr(thread);
+		}
+		if (status >> 8 == (SIGTRAP | 0x80)) {
+			thread->flags = PD_THREAD_STOPPED;
+			return 0;
 		}
 		if (ptrace(PTRACE_CONT, thread->tid, 0, status >> 16 ? 0 : WSTOPSIG(status)) ||
 		    ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0)) {
@@ -241,17 +246,18 @@ int pd_resume_threads(struct pd_thread_list *list)
 	/* The leader last: of a process that was killed, it ends when all others have been waited for. */
 	for (uint64_t i = list->n_threads; i-- > 0;) {
 		struct pd_thread *thread = list->threads + i;
-		int status;
 
-		/* Seized but not stopped (we gave up on it or on another): only a stopped thread can be detached. */
-		if (!thread->flags && wait_stopped(thread, pd_now_ns() + LATE_STOP_NS))
-			continue;
-		if (thread->flags & PD_THREAD_GONE)
-			continue;
-		/* ESRCH: killed meanwhile; its end must be waited for, or its leader stays. */
-		if (ptrace(PTRACE_DETACH, thread->tid, 0, 0) && errno == ESRCH)
-			pd_wait_stop(thread->tid, pd_now_ns() + LATE_STOP_NS, &status);
-		thread->flags = PD_THREAD_GONE;
+		if (thread->flags & PD_THREAD_STOPPED) {
+			/* ESRCH: it runs, still within an injected call, or was killed: then its leader stays until it is waited for. */
+			int is_running = ptrace(PTRACE_DETACH, thread->tid, 0, 0) && errno == ESRCH;
+
+			thread->flags = is_running ? 0 : PD_THREAD_GONE;
+		}
+		/* Only a stopped thread can be detached; we gave up on this one or on another. */
+		if (!thread->flags && !wait_stopped(thread, pd_now_ns() + LATE_STOP_NS)) {
+			ptrace(PTRACE_DETACH, thread->tid, 0, 0);
+			thread->flags = PD_THREAD_GONE;
+		}
 	}
 	return 0;
 }
