@@ -2,7 +2,8 @@
 
 With PREDUMP_DIE_AT=POINT in the environment, the process that finds it there is killed with SIGKILL as soon as it, or a
 child that works for it, reaches that point; with POINT:N, when it does so for the Nth time. Without it nothing happens.
-The keeper is a process of its own: it inherits the environment, and dies at its own points only.
+The keeper is a process of its own: it inherits the environment, and dies at its own points only. So does the server of
+pages of a lazy restore, which stops there with SIGSTOP: then it is known how far it came.
 
 A restore makes its processes by calls in them. With PREDUMP_FAIL_CALL=N[:ERRNO] the Nth of those fails with that error
 (EPERM by default) instead of being made.
@@ -227,6 +228,10 @@ class Point(StrEnum):
     """They are about to be let go."""
     RESTORED = "restored"
 
+    # In the server of pages of a lazy restore.
+    LAZY_PIECE = "lazy-piece"
+    """It has brought some pages that nobody had asked for, others are missing."""
+
 
 class _Death:
     """The death that is wanted, if any."""
@@ -234,6 +239,7 @@ class _Death:
     def __init__(self) -> None:
         self.point: Point | None = None
         self.victim_pid = 0
+        self.signal = signal.SIGKILL
         self._passes_left = 0
 
     def want(self, text: str) -> None:
@@ -243,9 +249,9 @@ class _Death:
         self.victim_pid = os.getpid()
 
     def is_due(self) -> bool:
-        """Whether the point was passed often enough."""
+        """Whether this is the pass that was meant."""
         self._passes_left -= 1
-        return self._passes_left < 0
+        return self._passes_left == -1
 
 
 _death = _Death()
@@ -256,10 +262,15 @@ def die_at(text: str) -> None:
     _death.want(text)
 
 
+def stop_instead() -> None:
+    """This process, a child of the one in which a death is wanted, stops where that would die."""
+    _death.victim_pid, _death.signal = os.getpid(), signal.SIGSTOP
+
+
 def reached(point: Point) -> None:
     """Kills the process if it is to die here."""
     if point is _death.point and _death.is_due():
-        os.kill(_death.victim_pid, signal.SIGKILL)
+        os.kill(_death.victim_pid, _death.signal)
 
 
 def native_step(steps: Mapping[Point, int]) -> tuple[int, int]:

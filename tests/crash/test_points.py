@@ -282,6 +282,8 @@ HANDOVER = {point for point in Point if point.value.startswith(("handover-", "ta
 
 RESTORE = {point for point in Point if point.value.startswith("restore")}
 """tests/restore/test_failing_calls.py has deaths at these."""
+LAZY = {Point.LAZY_PIECE}
+"""tests/restore/test_memory_lazy.py has deaths at these."""
 REWIND = {point for point in Point if point.value.startswith(("rewind-", "guard-"))}
 """tests/restore/test_rewind_deaths.py has deaths at these."""
 
@@ -305,7 +307,7 @@ def test_every_point_has_a_death(tally: Tally) -> None:
     tally.add(Count.FAULT_POINTS, len(Point))
     tried = {point.partition(":")[0] for _, point in (*cases(SCENARIOS), *cases(KEEPER_SCENARIOS))}
     tried |= {point.partition(":")[0] for point in FLATTEN}
-    assert tried | THROTTLE | RECEIVER | CONNECTIONS | HANDOVER | RESTORE | REWIND == set(Point)
+    assert tried | THROTTLE | RECEIVER | CONNECTIONS | HANDOVER | RESTORE | LAZY | REWIND == set(Point)
 
 
 @pytest.mark.parametrize(("name", "point"), params(SCENARIOS))

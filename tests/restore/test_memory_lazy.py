@@ -12,15 +12,26 @@ from pathlib import Path
 
 import pytest
 
+from formats.faults import VARIABLE, Point
 from formats.layout import pages_name
 from tests.alive import Lives
-from tests.harness import COMMAND_S, REPO, children, is_alive, poll_until
+from tests.harness import COMMAND_S, REPO, children, is_alive, is_stopped, poll_until
 from tests.restore.usesmemory import LazyTarget
 
 
 @pytest.fixture
 def target(lives: Lives, tmp_path: Path) -> LazyTarget:
     return LazyTarget(lives, tmp_path / "target")
+
+
+@pytest.fixture
+def halted(target: LazyTarget, lives: Lives, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """A server that stands still with pages left to bring, and its sentinel, when `target` was restored and stopped."""
+    monkeypatch.setenv(VARIABLE, Point.LAZY_PIECE)
+    lives.restore(target.checkpoint, "--lazy", "--stopped")
+    server, sentinel = servers(target.checkpoint)
+    poll_until(lambda: is_stopped(server), COMMAND_S, "the server to stand still")
+    return server, sentinel
 
 
 def servers(checkpoint: Path) -> Iterator[int]:
@@ -47,19 +58,18 @@ def test_memory_is_right_whatever_its_process_does(lives: Lives, target: LazyTar
     assert is_alive(target.pid)
 
 
-def test_the_process_ends_with_the_server(lives: Lives, target: LazyTarget) -> None:
-    lives.restore(target.checkpoint, "--lazy", "--stopped")
-    server, _ = servers(target.checkpoint)
+def test_the_process_ends_with_the_server(target: LazyTarget, halted: tuple[int, int]) -> None:
+    server, _ = halted
     target.go()
     os.kill(server, signal.SIGKILL)
     poll_until(lambda: not is_alive(target.pid), COMMAND_S, "the process to end")
     assert target.result() == ""
 
 
-def test_a_sentinel_that_is_killed_gets_a_successor(lives: Lives, target: LazyTarget) -> None:
-    lives.restore(target.checkpoint, "--lazy", "--stopped")
-    _, sentinel = servers(target.checkpoint)
+def test_a_sentinel_that_is_killed_gets_a_successor(target: LazyTarget, halted: tuple[int, int]) -> None:
+    server, sentinel = halted
     os.kill(sentinel, signal.SIGKILL)
+    os.kill(server, signal.SIGCONT)
     target.go()
     os.kill(target.pid, signal.SIGCONT)
     assert target.result().startswith("ok ")

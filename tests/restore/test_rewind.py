@@ -222,7 +222,7 @@ def test_its_owner_needs_no_privilege() -> None:
     python, env = unprivileged_python()
     with tempfile.TemporaryDirectory(prefix="predump-test-") as name:
         directory = Path(name)
-        directory.chmod(0o777)
+        directory.chmod(0o1777)
         program, path = shutil.copy(TARGETS / "bin" / "rewind", name), directory / "read"
         path.write_bytes(bytes(1000))
         path.chmod(0o666)

@@ -22,6 +22,7 @@ from dumper.proc.smaps import parse_smaps_flags, read_smaps
 from formats.chain import MemoryView
 from formats.checkpoint import Checkpoint
 from formats.errors import PredumpError
+from formats.faults import Point, reached, stop_instead
 from restorer.memory.lazy.areas import Areas
 from restorer.memory.lazy.space import Space
 
@@ -62,6 +63,7 @@ def _be_the_server(images: Checkpoint, number: int, processes: Sequence[Lazy], r
         os.setsid()
         for signal_number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(signal_number, signal.SIG_IGN)
+        stop_instead()
         with ExitStack() as stack:
             server = Server(images, number, processes, stack)
             os.write(ready_fd, b"r")
@@ -113,7 +115,9 @@ class Server:
 
     def _bring_more(self, space: Space) -> None:
         try:
-            if not space.bring_more():
+            if space.bring_more():
+                reached(Point.LAZY_PIECE)
+            else:
                 self._remove(space)
         except ProcessLookupError:
             self._remove(space)
