@@ -58,6 +58,9 @@ class Destination(Closing, ABC):
         Raises PredumpError.
         """
 
+    def prepare_handover(self) -> None:
+        """The dump is on its way, and `hand_over` comes next. Raises as that."""
+
     def hand_over(self, freeze: Freeze, emit: Emit) -> None:
         """The dump is committed, and the processes, which are frozen, are about to be killed: a receiver may run them.
 

@@ -8,8 +8,10 @@ write           classify, compress and write from the staging memory            
 import gc
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -55,6 +57,7 @@ T = TypeVar("T")
 STOP_SHOWS_NS = 1_000_000_000
 POLL_S = 0.001
 STOP_AND_SCAN_NS = 500_000  # for so long a target still writes after a prediction
+TURN_S = 0.0002
 MAX_ATTEMPTS = 2  # a process that stands still calls exec no more
 
 
@@ -89,6 +92,17 @@ def _no_garbage_collection() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+@contextmanager
+def _short_turns() -> Iterator[None]:
+    """Threads that send have their turn as soon as they want it: usually they wait for 5 ms for one that works on."""
+    usual_s = sys.getswitchinterval()
+    sys.setswitchinterval(TURN_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +177,7 @@ class Dumper:
         """
         with self._memory, self._undertaken, self._opened:
             self._files = self._opened.enter_context(MappedFiles())
+            self._aside = self._opened.enter_context(ThreadPoolExecutor(1, "aside"))
             if self._options.tcp_established and after is AfterDump.KILL:
                 self._connections = self._opened.enter_context(Connections(self._options.tcp_hold_s))
             self._descriptors = self._opened.enter_context(DescriptorCapture(self._connections))
@@ -173,6 +188,7 @@ class Dumper:
                 self._connections.wait_ready()
             reached(Point.PREPARED)
             if self._round_ahead:
+                self._opened.enter_context(_short_turns())
                 self._rounds_ahead(self._round_ahead)
             round_ = self._opened.enter_context(
                 OpenRound(RoundKind.DUMP, self._tree, self._destination, self._pipeline, self._emit)
@@ -329,6 +345,7 @@ class Dumper:
 
     def _freeze_and_write(self, round_: OpenRound, after: AfterDump) -> RoundFinished:
         figures = round_.output.figures
+        stands_still = after is not AfterDump.LEAVE_RUNNING
         freeze = Freeze(
             self._tree.root.target,
             descendants=self._target_of if self._tree.whole else None,
@@ -338,18 +355,20 @@ class Dumper:
         until_doomed = self._connections.until_doomed() if self._connections else nullcontext()
         with _no_garbage_collection(), self._pipeline.unlimited(), freeze, until_doomed:
             reached(Point.FROZEN)
-            self._capture(freeze, figures)
+            self._capture(freeze, figures, stands_still=stands_still)
             if not self._fits():
                 self._contents.streamed_while_frozen = True
                 since_ns = time.monotonic_ns()
                 self._write_pages(round_.output, frozen=True)
                 figures.stream_ns = time.monotonic_ns() - since_ns
                 reached(Point.STREAMED)
-            if after is not AfterDump.LEAVE_RUNNING:
+            if stands_still:
                 # Only once the dump is on disk: until then, whatever becomes of us, everything goes on.
                 self._emit.release()
-                finished = self._finish(round_, freeze, stands_still=True)
-                if after is AfterDump.KILL:
+                is_leaving = after is AfterDump.KILL
+                behind = self._destination.prepare_handover if is_leaving else None
+                finished = self._finish(round_, freeze, stands_still=True, behind=behind)
+                if is_leaving:
                     self._destination.hand_over(freeze, self._emit)
                 if self._connections:
                     self._connections.doom([process.member.target.pidfd for process in self._processes.values()])
@@ -366,7 +385,7 @@ class Dumper:
         self._hooks.after_freeze(told)
         for member in self._left:
             self._tree.remove(member)
-        return finished or self._finish(round_, freeze, stands_still=False)
+        return finished or self._finish(round_, freeze, stands_still=False, behind=None)
 
     def _target_of(self, pid: int) -> Target:
         """The Target of a descendant, a new one if it was not known. Raises TargetGone, and as Member."""
@@ -380,7 +399,7 @@ class Dumper:
             raise gone(pid)
         return member.target
 
-    def _capture(self, freeze: Freeze, figures: Figures) -> None:
+    def _capture(self, freeze: Freeze, figures: Figures, *, stands_still: bool) -> None:
         """Everything that only the freeze can tell.
 
         State comes before memory: asking a thread writes to its memory (its stack, and what the kernel keeps there for
@@ -395,6 +414,8 @@ class Dumper:
         for process in list(self._processes.values()):
             if process.stopped is None:  # it left the tree before the freeze, and runs
                 self._forget(process)
+            elif stands_still:
+                process.read_flags_aside(self._aside)
         asking_ns = time.monotonic_ns()
         self._each(ProcessDump.ask)
         targets = [process.member.target for process in self._processes.values()]
@@ -505,7 +526,9 @@ class Dumper:
         elif self._undertaker:
             self._undertaker.forget(snapshot.child)
 
-    def _finish(self, round_: OpenRound, freeze: Freeze, *, stands_still: bool) -> RoundFinished:
+    def _finish(
+        self, round_: OpenRound, freeze: Freeze, *, stands_still: bool, behind: Callable[[], None] | None
+    ) -> RoundFinished:
         """Writes, makes records of what was gathered, and commits. Raises StorageError, PredumpError (strict)."""
         contents, figures = self._contents, round_.output.figures
         figures.frozen_ns, figures.stop_ns, figures.resume_ns = freeze.frozen_ns, freeze.stop_ns, freeze.resume_ns
@@ -534,7 +557,7 @@ class Dumper:
             strict.refuse([item for part in contents.parts for item in part.all_missing()])
         if self._connections:
             self._connections.check(self._processes)
-        return round_.commit(contents)
+        return round_.commit(contents, behind)
 
     def _check_flags(self, *, stands_still: bool) -> None:
         for process in self._processes.values():

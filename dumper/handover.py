@@ -18,7 +18,7 @@ from dumper.target import gone
 from formats.faults import Point, reached
 from streams.errors import StreamBroken, StreamCorrupt, StreamRefused
 from streams.questions import Build, Built, Go, Offer, Offered, Running
-from streams.sender import Sender
+from streams.sender import Asked, Sender
 
 OFFER_S = 60.0
 
@@ -51,16 +51,22 @@ class Handover:
             )
         self.is_wanted = offered.restores
         """Whether the receiver brings the process back; if not, it only writes rounds down."""
+        self._asked: Asked | None = None
 
-    def take_place(self, sender: Sender, freeze: Freeze, emit: Emit, round_number: int) -> None:
-        """Behind the dump, within its freeze; whoever comes back from it may kill the original, which is replaced.
+    def ask_to_build(self, sender: Sender) -> None:
+        """Right behind the dump, before it is known to have arrived. Raises StreamBroken, StreamRefused."""
+        self._sender = sender
+        self._asked = sender.start(Build())
+
+    def take_place(self, freeze: Freeze, emit: Emit, round_number: int) -> None:
+        """After `ask_to_build`, within the freeze; whoever comes back may kill the original, which is replaced.
 
         Raises TargetGone, HandoverFailed, StreamBroken, StreamRefused, StreamCorrupt: nothing runs there. Raises
         HandoverUndecided: it stays stopped after the freeze.
         """
-        self._sender = sender
+        assert self._asked
         since_ns = time.monotonic_ns()
-        built = sender.ask(Build(), Built, self._options.timeout_s)
+        built = self._asked.wait(Built, self._options.timeout_s)
         if built is None:
             raise HandoverFailed(
                 f"the process was not ready to run at {self._name} within {self._options.timeout_s:g} s",

@@ -235,6 +235,10 @@ class RoundOutput:
         """Makes the round exist. Raises StorageError."""
         return self._writer.commit(manifest)
 
+    def confirm(self) -> None:
+        """Waits until it is known to exist. Raises StorageError."""
+        self._writer.confirm()
+
     def abandon(self) -> None:
         """Takes back what was written, unless it was committed."""
         self._writer.give_up()

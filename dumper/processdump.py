@@ -1,6 +1,7 @@
 """One process on its way into a dump: prepared while it runs, copied and asked in the freeze, recorded after it."""
 
 import time
+from concurrent.futures import Executor
 from dataclasses import replace
 
 from dumper import describe
@@ -258,6 +259,10 @@ class ProcessDump(Closing):
         self.identity = replace(self.identity, ppid=read_stat(self.member.pid).ppid)
 
     # ---- after it ----------------------------------------------------------------------------------------------
+
+    def read_flags_aside(self, by: Executor) -> None:
+        """Begins to read the VmFlags for `check_flags`: it stands still, and will until then."""
+        self._flags.read_aside(self.member.target.tid, by)
 
     def check_flags(self, *, stands_still: bool) -> None:
         """Reads the VmFlags again. If it runs by now, some may not be those of the freeze."""

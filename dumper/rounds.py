@@ -4,7 +4,7 @@ VMAs --memory_map--> spans --Scanner--> runs --ImageOutput--> pages and runs on 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -132,8 +132,11 @@ class OpenRound:
     def __exit__(self, *_unused: object) -> None:
         self.output.abandon()
 
-    def commit(self, contents: RoundContents) -> RoundFinished:
-        """Makes the round exist and every process build on it from now on. Raises StorageError."""
+    def commit(self, contents: RoundContents, behind: Callable[[], None] | None = None) -> RoundFinished:
+        """Makes the round exist and every process build on it from now on; `behind` is called when it is on its way.
+
+        Raises StorageError.
+        """
         self.output.flush()
         reached(Point.FLUSHED)
         self._check_place()
@@ -164,12 +167,15 @@ class OpenRound:
             stats=figures.stats(time.monotonic_ns() - self._start_ns),
         )
         manifest, sha256 = output.commit(manifest)
+        if behind:
+            behind()
+        verdict = verdict_on(manifest)
+        output.confirm()
         reached(Point.COMMITTED)
         self._destination.last = RoundInfo(self.number, output.path, manifest, sha256)
         for part in contents.parts:
             part.member.base = part.next_base(self.number)
             part.member.attach_stop_ns = 0
-        verdict = verdict_on(manifest)
         finished = RoundFinished(
             pid=self._tree.root.pid,
             round=self.number,

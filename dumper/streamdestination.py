@@ -95,11 +95,16 @@ class StreamDestination(Destination):
         if self._files:
             self._files.check(self.last.manifest if self.last else None, pids)
 
+    def prepare_handover(self) -> None:
+        """See Destination. Raises StreamBroken, StreamRefused."""
+        if self._handover and self._handover.is_wanted:
+            self._handover.ask_to_build(self._sender)
+
     def hand_over(self, freeze: Freeze, emit: Emit) -> None:
         """See Destination. Raises as Handover.take_place."""
         if self._handover and self._handover.is_wanted:
             assert self.last
-            self._handover.take_place(self._sender, freeze, emit, self.last.number)
+            self._handover.take_place(freeze, emit, self.last.number)
 
     def close(self) -> None:
         """Whoever opened the transport ends the stream: only there is it known whether all went well."""

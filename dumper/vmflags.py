@@ -6,6 +6,7 @@ are taken for those of the freeze, and of all others it is said where they are f
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from concurrent.futures import Executor, Future
 
 from dumper.proc import GONE_ERRORS
 from dumper.proc.smaps import GUARD_FLAG, parse_smaps_flags, read_smaps
@@ -50,13 +51,19 @@ class VmFlags:
         """Raises OSError: ENOENT or ESRCH if the process is gone."""
         self._before = _read(tid)
         self._after = self._before if stands_still else None
+        self._reading: Future[_Reading] | None = None
+
+    def read_aside(self, tid: int, by: Executor) -> None:
+        """Begins what `read_again` does in another thread: of a process that stands still, in time to spare."""
+        if self._after is None:
+            self._reading = by.submit(_read, tid)
 
     def read_again(self, tid: int, *, stands_still: bool) -> None:
         """After the freeze; one that has ended meanwhile tells nothing more."""
         if self._after is not None:
             return
         try:
-            self._after = _read(tid)
+            self._after = self._reading.result() if self._reading else _read(tid)
         except GONE_ERRORS:
             self._after = _Reading([])
         if stands_still:

@@ -35,10 +35,14 @@ class RoundFiles(ABC):
 
     @abstractmethod
     def publish(self, data: bytes) -> None:
-        """Takes the bytes of the manifest: the round exists when this returns. All files are whole by now.
+        """Takes the bytes of the manifest: the round exists when `confirm` returns. All files are whole by now.
 
         Raises PredumpError; then `abandon` takes back what there is.
         """
+
+    @abstractmethod
+    def confirm(self) -> None:
+        """Where `publish` only had it on its way: waits until the round exists. Raises PredumpError as that."""
 
     @abstractmethod
     def give_up(self) -> None:
@@ -46,7 +50,7 @@ class RoundFiles(ABC):
 
     @abstractmethod
     def abandon(self) -> None:
-        """Takes back what was written, as far as that is possible. Does nothing after a successful `publish`."""
+        """Takes back what was written, as far as that is possible. Does nothing once the round exists."""
 
     def open_process(self, pid: int) -> PageWriters:
         """Begin the two files of a process; `commit` ends them. Raises PredumpError."""
@@ -83,7 +87,7 @@ class RoundFiles(ABC):
         return [writer.close() for writer in self._writers]
 
     def commit(self, manifest_without_files: Manifest) -> tuple[Manifest, str]:
-        """End all files, then make the round exist.
+        """End all files, then make the round exist, which is sure after `confirm` only.
 
         Returns the manifest with its file entries, and the SHA-256 (hex) of the manifest file.
         Raises PredumpError; the round is then not committed, and `abandon` removes it.

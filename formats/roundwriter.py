@@ -64,6 +64,9 @@ class RoundWriter(RoundFiles):
     def give_up(self) -> None:
         """The disk keeps nobody waiting for ever."""
 
+    def confirm(self) -> None:
+        """It exists since `publish`."""
+
     def abandon(self) -> None:
         """Remove what this writer made, as far as the file system lets it.
 

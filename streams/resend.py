@@ -37,6 +37,7 @@ def send_round(
         if round_.finish_files() != info.manifest.files:
             raise _changed(info, "its files are not the ones its manifest names")
         round_.publish(_manifest_bytes(info))
+        round_.confirm()
     except BaseException:
         round_.abandon()
         raise

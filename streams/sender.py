@@ -89,20 +89,23 @@ class SentRound(RoundFiles):
         self._number = number
         self._n_files = 0
         self._begun = False
-        self._published = False
+        self._last_part = 0
+        self._is_confirmed = False
 
     def publish(self, data: bytes) -> None:
-        """Sends the manifest, and waits until the receiver has committed the round. Raises as `Sender.send`."""
+        """Sends the manifest. Raises as `Sender.send`."""
         self._begin()
-        number = 0
         for part in split_manifest(data):
-            number = self._sender.send(part)
-        self._sender.wait_for(number)
-        self._published = True
+            self._last_part = self._sender.send(part)
+
+    def confirm(self) -> None:
+        """Waits until the receiver has committed the round. Raises as `Sender.send`."""
+        self._sender.wait_for(self._last_part)
+        self._is_confirmed = True
 
     def give_up(self) -> None:
         """Ends the stream, unless the round was committed, or nothing of it was sent."""
-        if self._begun and not self._published:
+        if self._begun and not self._is_confirmed:
             self._sender.give_up()
 
     def abandon(self) -> None:

@@ -220,7 +220,8 @@ def hand_over(pid: int, *answers: object) -> Script:
     told: list[DumpEvent] = []
     handover = Handover(script, "there", HandoverOptions(timeout_s=1, patience_s=1))
     with LiveTarget(pid) as target, Freeze(target) as freeze:
-        handover.take_place(script, freeze, told.append, 3)
+        handover.ask_to_build(script)
+        handover.take_place(freeze, told.append, 3)
         assert [event.type for event in told] == ["handover"]
     return script
 
