@@ -207,6 +207,17 @@ class Pagemap(Closing):
         for frame in self._frames(0):
             yield frame.columns
 
+    def columns_in(self, start_addr: int, end_addr: int) -> Iterator[RunColumns]:
+        """Those of `runs`, some thousands at a time, but never none. Raises ImageCorrupt, StorageError."""
+        if start_addr >= end_addr:
+            return
+        for frame in self._frames(self._frame_index_of(start_addr)):
+            inside = frame.columns.inside(start_addr, end_addr)
+            if inside:
+                yield frame.columns.clip(start_addr, end_addr)
+            if inside.stop < len(frame.columns.starts_addr):
+                return
+
     def _frames(self, first_index: int) -> Iterator[_Frame]:
         """Frames from this one on, each of which fits the one before it."""
         previous_end_addr = 0

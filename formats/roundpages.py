@@ -59,6 +59,11 @@ class RoundPages(Closing):
         pagemap = self._opened_pagemap()
         return pagemap.columns() if pagemap else iter(())
 
+    def columns_in(self, start: int, end: int) -> Iterator[RunColumns]:
+        """Runs in a page range, as `Pagemap.columns_in` has them. Raises ImageCorrupt, StorageError."""
+        pagemap = self._opened_pagemap()
+        return pagemap.columns_in(start, end) if pagemap else iter(())
+
     def read(self, page_index: int, n_pages: int) -> bytes:
         """Pages by their position in the pages file; raises ImageCorrupt, StorageError."""
         return self._opened_pages().read(page_index, n_pages)

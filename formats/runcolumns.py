@@ -32,6 +32,20 @@ class RunColumns(NamedTuple):
         first = bisect_right(self.ends_addr, start_addr)
         return range(first, max(first, bisect_left(self.starts_addr, end_addr)))
 
+    def clip(self, start_addr: int, end_addr: int) -> RunColumns:
+        """What is in a range of addresses; nothing beyond its ends."""
+        inside = self.inside(start_addr, end_addr)
+        within = slice(inside.start, inside.stop)
+        starts_addr, ends_addr = list(self.starts_addr[within]), list(self.ends_addr[within])
+        kinds, page_indexes = self.kinds[within], list(self.page_indexes[within])
+        if inside:
+            skipped_bytes = max(0, start_addr - starts_addr[0])
+            starts_addr[0] += skipped_bytes
+            if kinds[0] == RunKind.DATA:
+                page_indexes[0] += skipped_bytes // PAGE_BYTES
+            ends_addr[-1] = min(ends_addr[-1], end_addr)
+        return RunColumns(starts_addr, ends_addr, kinds, page_indexes)
+
 
 Frames = Iterable[RunColumns]
 """All runs of a pagemap, in order."""

@@ -267,7 +267,13 @@ class Restoration(Closing):
                 map_kernel_pages(member.shell, member.process, view)
                 if self._options.lazy:
                     self._lazy.append(make_lazy(member.shell, member.process))
-                self._pages_filled += fill(member.shell, view, self._options.threads, is_lazy=self._options.lazy)
+                with ExitStack() as stack:
+                    levels = [
+                        stack.enter_context(level)
+                        for level in self._images.levels_of(member.process, self._info.number)
+                    ]
+                    options = self._options
+                    self._pages_filled += fill(member.shell, view, levels, options.threads, is_lazy=options.lazy)
             if self._tracking:
                 self._tracking.add(member.shell, member.process)
         mapper.finish()

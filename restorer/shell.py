@@ -162,6 +162,11 @@ class Shell(Closing):
         """SCRATCH_BYTES that may be written and read, by calls too."""
         return self.boot_addr + PAGE_BYTES
 
+    @property
+    def mem_fd(self) -> int:
+        """Its /proc/PID/mem, open to read and write."""
+        return self._mem_fd
+
     def put(self, content: bytes, offset_bytes: int = 0) -> int:
         """Write into the scratch, and where that is; it holds until somebody puts something else there."""
         if offset_bytes + len(content) > SCRATCH_BYTES:

@@ -29,6 +29,7 @@ SOURCES = [
     "guard.c",
     "shared.c",
     "missing.c",
+    "fill.c",
 ]
 HEADERS = [
     "predump.h",
@@ -42,6 +43,7 @@ HEADERS = [
     "inject.h",
     "calls.h",
     "chain.h",
+    "fill.h",
 ]
 
 ffibuilder = FFI()

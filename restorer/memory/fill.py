@@ -1,36 +1,67 @@
-"""Pages of the image into the memory of a shell, in parallel with their decompression."""
+"""Pages of the image into the memory of a shell, by several threads that decompress and fill.
+
+A job is one frame of a pages file; a thread takes the next one when it is done with another:
+
+    pages file          |  a b c d  |  e f g h  |
+    memory of the shell ... a b . . c d e . . h ...
+"""
 
 from __future__ import annotations
 
+import os
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+from dumper.kernel.fill import RunTable
+from dumper.kernel.missing import watch
+from dumper.kernel.remote import CallFailed
+from dumper.kernel.uffd import USER_MODE_ONLY, Feature
 from formats.chain import MemoryView
+from formats.dataruns import DataRuns, data_runs
+from formats.errors import ImageCorrupt
+from formats.framereader import FrameReader
 from formats.layout import PAGE_BYTES
-from formats.pagecopy import PageCopier
+from formats.manifest import Vma
+from formats.roundpages import RoundPages
 from formats.segments import SegmentKind
 from restorer.memory.layout import is_ours
-from restorer.memory.userfault import can_wait
+from restorer.memory.userfault import can_wait, create_userfaultfd
 from restorer.memory.vdso import KERNEL_PATHS
 from restorer.shell import Shell
 
 _ZEROS = bytes(256 * PAGE_BYTES)
 
 
-def fill(shell: Shell, view: MemoryView, threads: int, *, is_lazy: bool = False) -> int:
+class _Job(NamedTuple):
+    """A frame, and which runs have pages in it."""
+
+    frame_index: int
+    first_run: int
+    end_run: int
+
+
+def fill(shell: Shell, view: MemoryView, levels: Sequence[RoundPages], threads: int, *, is_lazy: bool = False) -> int:
     """The process's own pages, or, if `is_lazy`, those that cannot wait; how many there were.
 
-    Raises ImageCorrupt, StorageError, OSError.
+    `levels` are its pages in the round of `view` and in those that this builds on. Raises ImageCorrupt, StorageError,
+    OSError.
     """
+    vmas = [vma for vma in view.vmas if is_ours(vma) and vma.path not in KERNEL_PATHS and not vma.is_shared]
+    if is_lazy:
+        vmas = [vma for vma in vmas if not can_wait(vma)]
+    ranges = [(vma.start_addr, vma.end_addr) for vma in vmas]
     n_pages = 0
-    with PageCopier(view, lambda content, addr: shell.write(addr, content), threads) as copier:
-        for vma in view.vmas:
-            if vma.path in KERNEL_PATHS or not is_ours(vma) or vma.is_shared or (is_lazy and can_wait(vma)):
-                continue
+    with _missing_pages(shell, () if is_lazy else vmas) as uffd:
+        for level, found in data_runs(f"process {view.process.pid}", levels, ranges):
+            n_pages += _bring(shell, uffd, level, found, threads)
+    for vma in vmas:
+        if vma.has_file:
             for segment in view.own_segments(vma.start_addr, vma.end_addr):
-                if segment.kind is SegmentKind.DATA:
-                    copier.copy(segment, segment.start_addr)
-                    n_pages += segment.n_pages
-                elif segment.kind is SegmentKind.ZERO and vma.has_file:
+                if segment.kind is SegmentKind.ZERO:
                     write_zeros(shell, segment.start_addr, segment.end_addr)
-        copier.finish()
     return n_pages
 
 
@@ -40,3 +71,64 @@ def write_zeros(shell: Shell, addr: int, end_addr: int) -> None:
         part = _ZEROS[: end_addr - addr]
         shell.write(addr, part)
         addr += len(part)
+
+
+def _bring(shell: Shell, uffd: int, level: RoundPages, found: DataRuns, threads: int) -> int:
+    """Runs of one round; how many pages they have."""
+    table = RunTable(found.starts_addr, found.ends_addr, found.page_indexes)
+    with level.open_frames() as frames, ThreadPoolExecutor(threads, thread_name_prefix="predump-fill") as pool:
+        jobs = iter(list(_jobs(frames, found)))
+
+        def work() -> int:
+            n_pages = 0
+            try:
+                for frame_index, first_run, end_run in jobs:
+                    content = frames.read_frame(frame_index)
+                    first_page = frames.frame_content_range(frame_index)[0] // PAGE_BYTES
+                    n_pages += table.fill(uffd, shell.mem_fd, content, first_page, first_run, end_run)
+            except BaseException:
+                for _ in jobs:  # nobody needs the others
+                    pass
+                raise
+            return n_pages
+
+        n_pages = sum(worker.result() for worker in [pool.submit(work) for _ in range(threads)])
+    if n_pages != found.n_pages:
+        raise ImageCorrupt(f"{frames.path} is damaged: its pages are not in the order of their addresses.")
+    return n_pages
+
+
+def _jobs(frames: FrameReader, found: DataRuns) -> Iterator[_Job]:
+    """Of each frame that is needed. Raises ImageCorrupt."""
+    indexes = found.page_indexes
+    end_index = indexes[-1] + (found.ends_addr[-1] - found.starts_addr[-1]) // PAGE_BYTES
+    for frame_index, _, _ in frames.pieces(indexes[0] * PAGE_BYTES, end_index * PAGE_BYTES):
+        start_bytes, end_bytes = frames.frame_content_range(frame_index)
+        first_page = start_bytes // PAGE_BYTES
+        end_run = bisect_left(indexes, end_bytes // PAGE_BYTES)
+        first_run = max(0, bisect_right(indexes, first_page) - 1)
+        last_end = indexes[end_run - 1] + (found.ends_addr[end_run - 1] - found.starts_addr[end_run - 1]) // PAGE_BYTES
+        if first_run < end_run and last_end > first_page:
+            yield _Job(frame_index, first_run, end_run)
+
+
+@contextmanager
+def _missing_pages(shell: Shell, vmas: Iterable[Vma]) -> Iterator[int]:
+    """A userfaultfd for those mappings that can have one, or -1: all is filled without it, too, but in more time."""
+    uffd = -1
+    try:
+        with suppress(CallFailed, OSError):
+            uffd = create_userfaultfd(shell, USER_MODE_ONLY, Feature(0))
+            for vma in vmas:
+                if _may_be_watched(vma):
+                    with suppress(OSError):
+                        watch(uffd, vma.start_addr, vma.end_addr)
+        yield uffd
+    finally:
+        if uffd >= 0:
+            os.close(uffd)
+
+
+def _may_be_watched(vma: Vma) -> bool:
+    """Not what the kernel fills with huge pages where somebody writes."""
+    return not vma.has_file and vma.kind != "hugetlb" and "hg" not in vma.flags.split()

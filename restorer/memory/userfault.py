@@ -21,12 +21,9 @@ _EAGER_FLAGS = frozenset({"lo", "wf", "dp", "ht"})
 
 
 def make_userfaultfd(shell: Shell, features: Feature) -> int:
-    """It is close-on-exec, does not block, and the process does not have it any more.
-
-    Raises RestoreFailed where the caller may not.
-    """
+    """One that also tells faults of the kernel's. Raises RestoreFailed where the caller may not, OSError."""
     try:
-        there = shell.call(Sys.USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK)
+        return create_userfaultfd(shell, 0, features)
     except CallFailed as error:
         if error.errno != errno.EPERM:
             raise
@@ -35,6 +32,11 @@ def make_userfaultfd(shell: Shell, features: Feature) -> int:
             hint="Restore it without --lazy, or as root.",
             errno=errno.EPERM,
         ) from error
+
+
+def create_userfaultfd(shell: Shell, flags: int, features: Feature) -> int:
+    """It is close-on-exec, does not block, and the process does not have it any more. Raises CallFailed, OSError."""
+    there = shell.call(Sys.USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK | flags)
     pidfd = os.pidfd_open(shell.pid)
     try:
         ours = pidfd_getfd(pidfd, there)

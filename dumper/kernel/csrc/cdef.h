@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 21
+#define PD_ABI 22
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -724,3 +724,13 @@ int pd_uffd_zero(int uffd, uint64_t addr, uint64_t n_bytes);
 void *pd_sentinel_memory(void);
 int pd_sentinel_start(void *memory);
 int pd_sentinel_add(void *memory, int pid);
+
+/* ---- fill.c: memory of a process that stands still, from frames of pages --------------------------------------------- */
+
+/*
+ * Brings those pages of some runs that `content` has: n_pages from `first_page` on, as page_indexes count. Run i is
+ * [starts_addr[i], ends_addr[i]), its first page being page_indexes[i]. `uffd`, -1 if there is none, is for pages that are
+ * missing; all else is written through /proc/PID/mem. Returns how many pages they were, or -errno.
+ */
+int64_t pd_fill(int uffd, int mem_fd, const uint8_t *content, uint64_t first_page, uint64_t n_pages,
+		const uint64_t *starts_addr, const uint64_t *ends_addr, const uint64_t *page_indexes, uint64_t n_runs);

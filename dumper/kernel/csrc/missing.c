@@ -17,22 +17,18 @@
 #include <unistd.h>
 
 #include "compat.h"
+#include "fill.h"
 #include "predump.h"
 
 #define REGISTER_MODE_MISSING (1UL << 0)
 #define MAX_PIDS 4096
 
-struct pd_uffdio_copy {
-	uint64_t dst, src, len, mode;
-	int64_t copy;
-};
 struct pd_uffdio_zeropage {
 	struct pd_uffdio_range range;
 	uint64_t mode;
 	int64_t zeropage;
 };
 #define PD_UFFDIO_WAKE _IOR(0xAA, 0x02, struct pd_uffdio_range)
-#define PD_UFFDIO_COPY _IOWR(0xAA, 0x03, struct pd_uffdio_copy)
 #define PD_UFFDIO_ZEROPAGE _IOWR(0xAA, 0x04, struct pd_uffdio_zeropage)
 
 int pd_uffd_watch(int uffd, uint64_t start_addr, uint64_t end_addr, int also_writes)
