@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NATIVE := dumper/kernel/_native.abi3.so
 
-.PHONY: setup test reliability fuzz stress demo lint types schemas proto bench clean
-setup: $(READY)
+.PHONY: setup compiled test reliability fuzz stress demo lint types schemas proto bench clean
+setup: compiled
 
 $(VENV)/.tools: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -18,7 +18,11 @@ $(READY): $(VENV)/.tools setup.py $(wildcard dumper/kernel/csrc/*) dumper/kernel
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-test: $(READY) redis gdb filesystems clang network jq crit browser programs
+# Commands start as soon as those of an installed predump, also where Python is told to write no bytecode.
+compiled: $(READY)
+	$(BIN)/python -m compileall -q cli.py $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
+
+test: compiled redis gdb filesystems clang network jq crit browser programs
 	$(BIN)/python -m pytest -n auto
 
 # How long each open-ended test goes on.
@@ -52,7 +56,7 @@ schemas: $(READY)
 proto: $(READY)
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. formats/criu/images.proto
 
-bench: $(READY)
+bench: compiled
 	$(BIN)/python -m benchmarks
 
 # Real targets for the tests. Where they cannot be installed, the tests that need them are skipped and say so.
