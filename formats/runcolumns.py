@@ -46,6 +46,27 @@ class RunColumns(NamedTuple):
             ends_addr[-1] = min(ends_addr[-1], end_addr)
         return RunColumns(starts_addr, ends_addr, kinds, page_indexes)
 
+    def parts(self, ranges: Sequence[runs.Range]) -> Iterator[tuple[int, slice, int, int]]:
+        """Those in each of the ranges, which ascend and are disjoint; ranges without any are passed over.
+
+        As the number of the range, where in the columns they are, and by how many bytes the first one begins before the
+        range, and the last one ends behind it.
+        """
+        first = bisect_right(ranges, self.starts_addr[0], key=lambda one: one[1])
+        for number in range(first, len(ranges)):
+            start_addr, end_addr = ranges[number]
+            if start_addr >= self.ends_addr[-1]:
+                return
+            inside = self.inside(start_addr, end_addr)
+            if inside:
+                before_bytes = max(0, start_addr - self.starts_addr[inside[0]])
+                yield (
+                    number,
+                    slice(inside.start, inside.stop),
+                    before_bytes,
+                    max(0, self.ends_addr[inside[-1]] - end_addr),
+                )
+
 
 Frames = Iterable[RunColumns]
 """All runs of a pagemap, in order."""
@@ -76,24 +97,11 @@ def count_pages(frames: Frames, ranges: Sequence[runs.Range]) -> tuple[Counts, R
         selectors = {kind: columns.kinds.translate(table) for kind, table in IS_KIND.items()}
         for kind, selector in selectors.items():
             totals[kind] += sum(compress(sizes_bytes, selector)) // PAGE_BYTES
-        first = bisect_right(ranges, columns.starts_addr[0], key=lambda one: one[1])
-        for number in range(first, len(ranges)):
-            start_addr, end_addr = ranges[number]
-            if start_addr >= columns.ends_addr[-1]:
-                break
-            inside = columns.inside(start_addr, end_addr)
-            if not inside:
-                continue
-            within = slice(inside.start, inside.stop)
+        for number, inside, before_bytes, behind_bytes in columns.parts(ranges):
             for kind, selector in selectors.items():
-                parts[kind][number] += sum(compress(sizes_bytes[within], selector[within])) // PAGE_BYTES
-            sticks_out_bytes = (
-                (inside[0], start_addr - columns.starts_addr[inside[0]]),
-                (inside[-1], columns.ends_addr[inside[-1]] - end_addr),
-            )
-            for position, n_bytes in sticks_out_bytes:
-                if n_bytes > 0:
-                    parts[RunKind(columns.kinds[position])][number] -= n_bytes // PAGE_BYTES
+                parts[kind][number] += sum(compress(sizes_bytes[inside], selector[inside])) // PAGE_BYTES
+            parts[RunKind(columns.kinds[inside.start])][number] -= before_bytes // PAGE_BYTES
+            parts[RunKind(columns.kinds[inside.stop - 1])][number] -= behind_bytes // PAGE_BYTES
     return totals, parts
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from dumper.kernel.remote import CallFailed
 from dumper.state.process import handles_seccomp
-from formats.chain import MemoryView
 from formats.checkpoint import Checkpoint
 from formats.closing import Closing
 from formats.manifest import Process
@@ -112,8 +111,7 @@ class Ahead(Closing):
             for process in processes:
                 shell = family.tree.shell(process)
                 memory = family.memories.setdefault(process.pid, MemoryAhead(shell, self._threads))
-                with MemoryView(images, number, process.pid) as view:
-                    n_pages += memory.bring(Mapper(shell, process, objects), view, number, is_dump=False)
+                n_pages += memory.bring(Mapper(shell, process, objects), images, info, process)
         return n_pages
 
     def _make(self, plan: Plan, processes: Iterable[Process]) -> Family:

@@ -258,9 +258,10 @@ class Restoration(Closing):
     def _build_memory(self, member: _Member, objects: MemoryObjects) -> None:
         mapper = Mapper(member.shell, member.process, objects)
         memory = self._memories.get(member.process.pid)
+        if memory is not None:
+            self._pages_filled += memory.bring(mapper, self._images, self._info, member.process)
         with MemoryView(self._images, self._info.number, member.process.pid) as view:
             if memory is not None:
-                self._pages_filled += memory.bring(mapper, view, self._info.number, is_dump=True)
                 map_kernel_pages(member.shell, member.process, view)
             else:
                 mapper.map_all()

@@ -44,19 +44,32 @@ class _Job(NamedTuple):
 
 
 def fill(shell: Shell, view: MemoryView, levels: Sequence[RoundPages], threads: int, *, is_lazy: bool = False) -> int:
-    """The process's own pages, or, if `is_lazy`, those that cannot wait; how many there were.
-
-    `levels` are its pages in the round of `view` and in those that this builds on. Raises ImageCorrupt, StorageError,
-    OSError.
-    """
+    """The process's own pages, or, if `is_lazy`, those that cannot wait; as `fill_mappings`."""
     vmas = [vma for vma in view.vmas if is_ours(vma) and vma.path not in KERNEL_PATHS and not vma.is_shared]
     if is_lazy:
         vmas = [vma for vma in vmas if not can_wait(vma)]
+    return fill_mappings(shell, view, levels, vmas, threads, is_lazy=is_lazy)
+
+
+def fill_mappings(
+    shell: Shell,
+    view: MemoryView,
+    levels: Sequence[RoundPages],
+    vmas: Sequence[Vma],
+    threads: int,
+    *,
+    is_lazy: bool = False,
+) -> int:
+    """The pages of private mappings, or parts of such, that have none yet; how many there were.
+
+    `levels` are the process's pages in the round of `view` and in those that this builds on; with `is_lazy` somebody
+    else waits for pages that are missing. Raises ImageCorrupt, StorageError, OSError.
+    """
     ranges = [(vma.start_addr, vma.end_addr) for vma in vmas]
     n_pages = 0
     with _missing_pages(shell, () if is_lazy else vmas) as uffd:
         for level, found in data_runs(f"process {view.process.pid}", levels, ranges):
-            n_pages += _bring(shell, uffd, level, found, threads)
+            n_pages += bring(shell, level, found, threads, uffd)
     for vma in vmas:
         if vma.has_file:
             for segment in view.own_segments(vma.start_addr, vma.end_addr):
@@ -73,8 +86,11 @@ def write_zeros(shell: Shell, addr: int, end_addr: int) -> None:
         addr += len(part)
 
 
-def _bring(shell: Shell, uffd: int, level: RoundPages, found: DataRuns, threads: int) -> int:
-    """Runs of one round; how many pages they have."""
+def bring(shell: Shell, level: RoundPages, found: DataRuns, threads: int, uffd: int = -1) -> int:
+    """Runs of one round; how many pages they have. `uffd` is for pages that are missing.
+
+    Raises ImageCorrupt, StorageError, OSError.
+    """
     table = RunTable(found.starts_addr, found.ends_addr, found.page_indexes)
     with level.open_frames() as frames, ThreadPoolExecutor(threads, thread_name_prefix="predump-fill") as pool:
         jobs = iter(list(_jobs(frames, found)))

@@ -143,7 +143,7 @@ def test_what_is_kept_of_mappings() -> None:
     def found(there: list[Vma], wanted: list[Vma]) -> tuple[list[tuple[int, int]], ...]:
         result = changes(there, wanted)
         made = [(one.start_addr, one.end_addr) for one in result.made]
-        return ranges(result.kept), ranges(result.dropped), ranges(made)
+        return ranges([one[:2] for one in result.kept]), ranges(result.dropped), ranges(made)
 
     assert found([vma(1, 3)], [vma(1, 3)]) == ([(1, 3)], [], [])
     assert found([vma(1, 3)], [vma(2, 5)]) == ([(2, 3)], [(1, 2)], [(3, 5)])
