@@ -14,6 +14,7 @@ Until the last step everything is ours and ends with us: a restore that fails le
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -205,8 +206,10 @@ class Restoration(Closing):
             reached(Point.RESTORE_SET)
             self._files.release()
             stopped = [one for one in self._members if self._options.stopped or one.state.stopped]
-            self._tree.let_go({member.shell.pid for member in stopped})
-            self._objects.keep()
+            with _no_signals():
+                self._tree.let_go({member.shell.pid for member in stopped})
+                self._objects.keep()
+                self._files.keep()
             reached(Point.RESTORED)
         now_ns = time.monotonic_ns()
         return Restored(
@@ -342,6 +345,16 @@ def state_of(process: Process) -> ProcessState:
             pid=process.pid,
         )
     return process.state
+
+
+@contextmanager
+def _no_signals() -> Iterator[None]:
+    """What is begun in the block is done."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @contextmanager

@@ -107,22 +107,21 @@ class Tree(Closing):
         return self._init.pid if self._init else self._shells[self._plan.root].pid
 
     def let_go(self, stopped: set[int]) -> None:
-        """All go on, those in `stopped` (as we see them) with SIGSTOP. The caller has set their registers."""
+        """All go on, those in `stopped` (as we see them) with SIGSTOP. The caller has set their registers.
+
+        No signal may interrupt it.
+        """
         if self._init is not None:
             self._init.run_init(self._shells[self._plan.root].own_pid)
         threads: list[RemoteThread] = []
         signals: list[int] = []
         everybody = [*([self._init] if self._init else []), *self._shells.values()]
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            self._has_let_go = True
-            for shell in everybody:
-                of_shell = shell.disown()
-                threads += of_shell
-                signals += [signal.SIGSTOP if shell.pid in stopped else 0] * len(of_shell)
-            detach(threads, signals)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        self._has_let_go = True
+        for shell in everybody:
+            of_shell = shell.disown()
+            threads += of_shell
+            signals += [signal.SIGSTOP if shell.pid in stopped else 0] * len(of_shell)
+        detach(threads, signals)
 
     def _ids(self, number: int) -> list[int]:
         return [number] if self._options.same_pids else []

@@ -4,6 +4,7 @@
     hand_to      into the processes, at their numbers
     finish       what needs everything in place: interest lists, locks, owners, timers, watches
     release      what is held back until they run: connections
+    keep         they run
 
 Nothing of it runs in the processes but calls that are theirs alone: dup3, locks, control of a terminal.
 """
@@ -71,7 +72,8 @@ class OpenFiles(Closing):
         }
 
     def close(self) -> None:
-        """Close our descriptors; processes keep theirs. May be called again."""
+        """Close our descriptors; processes keep theirs. Names of sockets go unless kept. May be called again."""
+        self._unix.close()
         self._shop.close()
 
     def open_all(self, pids: Mapping[int, int]) -> None:
@@ -114,6 +116,10 @@ class OpenFiles(Closing):
     def release(self) -> None:
         """Right before the processes run: connections go on. Raises OSError."""
         release_connections(self._shop)
+
+    def keep(self) -> None:
+        """The processes run: names that were made for them stay."""
+        self._unix.keep()
 
     def _with(self, make: Callable[[Workshop, OpenFile], int]) -> Maker:
         return lambda one: make(self._shop, one)

@@ -63,6 +63,14 @@ class UnixSockets:
         for other in self._others.values():
             other.close()
 
+    def keep(self) -> None:
+        """Who has them runs."""
+        self._names.keep()
+
+    def close(self) -> None:
+        """Names that are not kept go. May be called again."""
+        self._names.remove()
+
     # ---- made ----------------------------------------------------------------------------------------------------
 
     def _make(self, one: OpenFile, record: Socket) -> None:

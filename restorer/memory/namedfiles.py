@@ -2,6 +2,7 @@
 
 the same file, and nobody has it open       its contents are put back
 the same file, and others use it            it is left as it is, as if the process had been stopped for a while
+one that a killed restore had begun         made anew
 another file                                refused: it may be somebody's
 none                                        made anew
 """
@@ -20,6 +21,8 @@ from formats.manifest import MemoryObject
 from restorer.errors import RestoreFailed
 
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+_UNFINISHED = "user.predump.unfinished"
+"""The extended attribute of a file that is not whole yet: tmpfs has them since Linux 6.6."""
 
 
 class Found(Enum):
@@ -40,6 +43,8 @@ def open_named(held: MemoryObject, *, same_boot: bool, is_whole: bool) -> tuple[
     except FileNotFoundError:
         return _make(held, is_whole=is_whole), Found.MADE
     is_same = same_boot and (device_name(found.st_dev), found.st_ino) == (held.device, held.inode)
+    if not is_same and stat.S_ISREG(found.st_mode) and _take_away_unfinished(held.path):
+        return _make(held, is_whole=is_whole), Found.MADE
     if not (is_same and stat.S_ISREG(found.st_mode)):
         raise RestoreFailed(
             f"{held.path} is another file than the one that was mapped.",
@@ -66,7 +71,30 @@ def _make(held: MemoryObject, *, is_whole: bool) -> int:
             hint="Put the file there.",
             path=held.path,
         )
-    return os.open(held.path, _OPEN | os.O_CREAT | os.O_EXCL, stat.S_IMODE(held.mode))
+    fd = os.open(held.path, _OPEN | os.O_CREAT | os.O_EXCL, stat.S_IMODE(held.mode))
+    with suppress(OSError):
+        os.setxattr(fd, _UNFINISHED, b"")
+    return fd
+
+
+def finish(fd: int) -> None:
+    """One that was made is whole, and stays."""
+    with suppress(OSError):
+        os.removexattr(fd, _UNFINISHED)
+
+
+def _take_away_unfinished(path: str) -> bool:
+    """Whether it was what a restore had begun that was killed."""
+    with suppress(OSError):
+        fd = os.open(path, _OPEN)
+        try:
+            os.getxattr(fd, _UNFINISHED)
+            if _is_ours_alone(fd):
+                Path(path).unlink()
+                return True
+        finally:
+            os.close(fd)
+    return False
 
 
 def _is_ours_alone(fd: int) -> bool:

@@ -20,7 +20,7 @@ from formats.sources import ObjectSources
 from restorer.errors import RestoreFailed
 from restorer.events import Tell
 from restorer.memory import newfiles
-from restorer.memory.namedfiles import Found, open_named
+from restorer.memory.namedfiles import Found, finish, open_named
 
 _DELETED = " (deleted)"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -40,11 +40,11 @@ class MemoryObjects(Closing):
         self._tell = tell
         self._nameless = _nameless(info.manifest)
         self._fds: dict[int, int] = {}
-        self._made: list[str] = []
+        self._made: dict[int, str] = {}
 
     def close(self) -> None:
         """Close our descriptors; what processes hold stays. May be called again."""
-        for path in self._made:
+        for path in self._made.values():
             with suppress(OSError):
                 Path(path).unlink()
         self._made.clear()
@@ -54,6 +54,8 @@ class MemoryObjects(Closing):
 
     def keep(self) -> None:
         """Files with names stay where they are: who uses them runs."""
+        for number in self._made:
+            finish(self._fds[number])
         self._made.clear()
 
     def has_name(self, number: int) -> bool:
@@ -112,7 +114,7 @@ class MemoryObjects(Closing):
         same_boot = self._info.manifest.host.boot_id == _BOOT_ID.read_text().strip()
         fd, found = open_named(held, same_boot=same_boot, is_whole=is_whole)
         if found is Found.MADE:
-            self._made.append(held.path)
+            self._made[held.id] = held.path
         elif found is Found.USED:
             self._tell(f"contents of {held.path}, which others use")
         elif not is_whole:
