@@ -21,7 +21,7 @@ from formats.layout import (
 )
 from formats.manifest import FileEntry, Manifest, Process
 from formats.manifestfile import read_manifest, read_outline
-from formats.outline import ManifestOutline, ProcessOutline
+from formats.outline import ManifestOutline, ProcessOutline, outline_of
 from formats.rounddirs import is_committed, list_round_paths
 from formats.roundpages import RoundPages, StoredFile
 
@@ -128,8 +128,9 @@ class Checkpoint:
         self.path = path
         self.numbers = numbers
         self.selected = selected
-        self._present = frozenset(numbers)
+        self._present = set(numbers)
         self._held: dict[int, RoundInfo] = {}  # the one read last comes last
+        self._added: dict[int, RoundOutline] = {}
 
     @staticmethod
     def open(path: Path) -> Checkpoint:
@@ -184,6 +185,8 @@ class Checkpoint:
         held = self._held.get(number)
         if held is not None:
             return held.outline
+        if number in self._added:
+            return self._added[number]
         path = self.path / round_name(number)
         outline, sha256 = read_outline(path / MANIFEST_NAME)
         _check_number(path, number, outline.round)
@@ -205,10 +208,20 @@ class Checkpoint:
                     round=number,
                 )
             info = self._load(number)
-            while len(self._held) >= _HELD_ROUNDS:
-                del self._held[next(iter(self._held))]
-            self._held[number] = info
+            self._hold(info)
         return info
+
+    def add(self, info: RoundInfo) -> None:
+        """A round that has just been committed, which need not be read: it is the selected one, and held like others.
+
+        In outline it is known for good: so a chain that grows is not read anew with each round.
+        """
+        if info.number not in self._present:
+            self.numbers.append(info.number)
+            self._present.add(info.number)
+        self.selected = info.number
+        self._added[info.number] = RoundOutline(info.number, info.path, outline_of(info.manifest), info.sha256)
+        self._hold(info)
 
     def parent_of(self, child: RoundInfo) -> RoundInfo | None:
         """The round that a round's PARENT runs refer to, None for a full round.
@@ -259,6 +272,12 @@ class Checkpoint:
         while info is not None:
             yield info
             info = self.parent_of(info)
+
+    def _hold(self, info: RoundInfo) -> None:
+        self._held.pop(info.number, None)
+        while len(self._held) >= _HELD_ROUNDS:
+            del self._held[next(iter(self._held))]
+        self._held[info.number] = info
 
     def _load(self, number: int) -> RoundInfo:
         path = self.path / round_name(number)

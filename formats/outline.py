@@ -6,9 +6,9 @@ left as it was parsed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
-from formats.manifest import FileEntry, FreezeBy, Parent, RoundKind, Stats
+from formats.manifest import FileEntry, FreezeBy, Manifest, Parent, RoundKind, Stats
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,3 +48,21 @@ class ManifestOutline:
     processes: list[ProcessOutline]
     stats: Stats
     files: list[FileEntry] = field(default_factory=list)
+
+
+def outline_of(manifest: Manifest) -> ManifestOutline:
+    """The same of a whole one, which need not be held for it."""
+    named = {name: getattr(manifest, name) for name in _SAME}
+    processes = [
+        ProcessOutline(
+            pid=process.pid,
+            start_time_ticks=process.start_time_ticks,
+            vmas=[VmaOutline(**{name: getattr(vma, name) for name in _OF_VMA}) for vma in process.vmas],
+        )
+        for process in manifest.processes
+    ]
+    return ManifestOutline(**named, processes=processes)
+
+
+_SAME = [one.name for one in fields(ManifestOutline) if one.name != "processes"]
+_OF_VMA = [one.name for one in fields(VmaOutline)]

@@ -50,6 +50,7 @@ class Arrival:
             tell=tell,
         )
         self._restoration: Restoration | None = None
+        self._images: Checkpoint | None = None
         self._round = 0
         self._started_ns = 0
         self._pids: list[int] = []
@@ -61,13 +62,13 @@ class Arrival:
 
     def prepare(self, info: RoundInfo) -> None:
         """See Revival."""
-        self._ahead.prepare(Checkpoint.open(self._path), info.number)
+        self._ahead.prepare(self._images_up_to(info), info.number)
 
     def complete(self, info: RoundInfo) -> list[str]:
         """See Revival."""
         self._started_ns = time.monotonic_ns()
         self._round = info.number
-        images = Checkpoint.open(self._path)
+        images = self._images_up_to(info)
         self._restoration = Restoration(images, info.number, self._options, self._tell, ahead=self._ahead)
         try:
             self._restoration.build()
@@ -109,6 +110,11 @@ class Arrival:
         if self._restoration is not None:
             self._restoration.close()
             self._restoration = None
+
+    def _images_up_to(self, info: RoundInfo) -> Checkpoint:
+        self._images = self._images or Checkpoint.open(self._path)
+        self._images.add(info)
+        return self._images
 
     def is_there(self, processes: Sequence[str]) -> bool:
         """See Revival."""

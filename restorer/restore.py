@@ -263,25 +263,23 @@ class Restoration(Closing):
         memory = self._memories.get(member.process.pid)
         if memory is not None:
             self._pages_filled += memory.bring(mapper, self._images, self._info, member.process)
-        with MemoryView(self._images, self._info.number, member.process.pid) as view:
-            if memory is not None:
-                map_kernel_pages(member.shell, member.process, view)
-            else:
-                mapper.map_all()
-                map_kernel_pages(member.shell, member.process, view)
-                if self._options.lazy:
-                    self._lazy.append(make_lazy(member.shell, member.process))
-                with ExitStack() as stack:
-                    levels = [
-                        stack.enter_context(level)
-                        for level in self._images.levels_of(member.process, self._info.number)
-                    ]
-                    options = self._options
-                    self._pages_filled += fill(member.shell, view, levels, options.threads, is_lazy=options.lazy)
-            if self._tracking:
-                self._tracking.add(member.shell, member.process)
+        else:
+            mapper.map_all()
+            self._fill(member)
+        if self._tracking:
+            self._tracking.add(member.shell, member.process)
         mapper.finish()
         self._tell([set_boundaries(member.shell, member.process, member.state)])
+
+    def _fill(self, member: _Member) -> None:
+        with MemoryView(self._images, self._info.number, member.process.pid) as view, ExitStack() as stack:
+            map_kernel_pages(member.shell, member.process, view)
+            options = self._options
+            if options.lazy:
+                self._lazy.append(make_lazy(member.shell, member.process))
+            rounds = self._images.levels_of(member.process, self._info.number)
+            levels = [stack.enter_context(level) for level in rounds]
+            self._pages_filled += fill(member.shell, view, levels, options.threads, is_lazy=options.lazy)
 
     def _build_threads(self, member: _Member) -> None:
         member.shell.name_leader(member.process.pid)

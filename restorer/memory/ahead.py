@@ -25,7 +25,14 @@ from formats.roundpages import RoundPages
 from restorer.memory.changed import empty_ranges, write_pages, zero_ranges
 from restorer.memory.fill import fill_mappings, write_zeros
 from restorer.memory.layout import ADVICE, Mapper, first_protection, is_ours
-from restorer.memory.vdso import KERNEL_PATHS
+from restorer.memory.vdso import (
+    KERNEL_PATHS,
+    drop_kernel_pages,
+    finish_kernel_pages,
+    kernel_ranges,
+    map_kernel_pages,
+    place_kernel_pages,
+)
 from restorer.shell import Shell
 
 MADV_DONTNEED: Final = 4
@@ -120,6 +127,8 @@ class MemoryAhead:
         """Of the round that it is as of."""
         self._empty: list[runs.Range] = []
         """Where no page is, as far as it is known."""
+        self._kernel: dict[str, runs.Range] = {}
+        """Where the kernel's own pages are."""
 
     def bring(self, mapper: Mapper, images: Checkpoint, info: RoundInfo, process: Process) -> int:
         """What changed until this round, which the process and its `mapper` are of; how many pages were written.
@@ -133,14 +142,33 @@ class MemoryAhead:
         found = changes(self._there, wanted) if self._is_next(info) else _all_anew(self._there, wanted)
         self._shell.calls([Call(Sys.MUNMAP, (start, end - start)) for start, end in found.dropped])
         self._there, self._sha256 = [], ""  # should anything fail, nothing is known of it any more
+        if self._kernel != kernel_ranges(process):
+            self._drop_kernel_pages()
         mapper.map(found.made)
         made = [vma for vma in found.made if not vma.is_shared]
         kept = [part for part in found.kept if not part.vma.is_shared]
         n_pages = self._fill(images, info, process, made)
         with info.pages_of(process) as pages:
             n_pages += self._follow(pages, kept)
+        self._map_kernel_pages(images, info, process)
         self._there, self._sha256 = wanted, info.sha256
         return n_pages
+
+    def _map_kernel_pages(self, images: Checkpoint, info: RoundInfo, process: Process) -> None:
+        """Where they are to be; whether they are the same as those of the image only the dump knows."""
+        if info.manifest.kind is not RoundKind.DUMP:
+            if not self._kernel and place_kernel_pages(self._shell, kernel_ranges(process)):
+                self._kernel = kernel_ranges(process)
+            return
+        with MemoryView(images, info.number, process.pid) as view:
+            if self._kernel:
+                finish_kernel_pages(self._shell, process, view, self._kernel)
+            else:
+                map_kernel_pages(self._shell, process, view)
+
+    def _drop_kernel_pages(self) -> None:
+        drop_kernel_pages(self._shell, self._kernel)
+        self._kernel = {}
 
     def _is_next(self, info: RoundInfo) -> bool:
         """Whether all that is newer than what is there is in this very round."""

@@ -7,14 +7,16 @@ another one          the old code as plain memory, whose functions jump to those
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from dumper.kernel.remote import Call, Sys
 from dumper.proc.maps import parse_line
+from formats import runs
 from formats.chain import MemoryView
 from formats.elf import EHDR, IDENT_64_LITTLE, SHDR
-from formats.manifest import Process, Vma
+from formats.manifest import Process
 from restorer.errors import RestoreFailed
 from restorer.shell import Shell
 
@@ -34,19 +36,51 @@ _JUMP_BYTES = len(_JUMP) + 8
 
 def map_kernel_pages(shell: Shell, process: Process, view: MemoryView) -> None:
     """When all the rest is mapped. Raises RestoreFailed, CallFailed, ImageCorrupt, StorageError."""
-    wanted = {vma.path: vma for vma in process.vmas if vma.path in KERNEL_PATHS}
-    if not wanted:
-        return
-    shell.call(Sys.ARCH_PRCTL, ARCH_MAP_VDSO_64, min(vma.start_addr for vma in wanted.values()))
+    ranges = kernel_ranges(process)
+    if place_kernel_pages(shell, ranges):
+        finish_kernel_pages(shell, process, view, ranges)
+    elif _VDSO in ranges:
+        _put_old_code(shell, process, view)
+
+
+def place_kernel_pages(shell: Shell, ranges: Mapping[str, runs.Range]) -> bool:
+    """This kernel's pages, where those of the image were; there are none if that is not possible. Raises CallFailed."""
+    if not ranges:
+        return True
+    shell.call(Sys.ARCH_PRCTL, ARCH_MAP_VDSO_64, min(ranges.values())[0])
     placed = _placed(shell.pid)  # where that was taken the kernel has put them elsewhere, without a word
-    old = wanted.get(_VDSO)
-    content = view.read(old.start_addr, old.end_addr - old.start_addr) if old else b""
-    ranges = {path: (vma.start_addr, vma.end_addr) for path, vma in wanted.items()}
-    if placed == ranges and old and is_same(content, shell.get(old.start_addr, len(content))):
+    if placed == ranges:
+        return True
+    drop_kernel_pages(shell, placed)
+    return False
+
+
+def finish_kernel_pages(shell: Shell, process: Process, view: MemoryView, placed: Mapping[str, runs.Range]) -> None:
+    """The old code in the place of what was placed, where this kernel has other code. Raises as `map_kernel_pages`."""
+    if not placed:
         return
+    if _VDSO not in placed:
+        drop_kernel_pages(shell, placed)
+        return
+    content = _code(process, view)
+    if not is_same(content, shell.get(placed[_VDSO][0], len(content))):
+        drop_kernel_pages(shell, placed)
+        _put_old_code(shell, process, view)
+
+
+def drop_kernel_pages(shell: Shell, placed: Mapping[str, runs.Range]) -> None:
+    """Unmap them. Raises CallFailed."""
     shell.calls([Call(Sys.MUNMAP, (start, end - start)) for start, end in placed.values()])
-    if old:
-        _put_old_code(shell, process, old, content)
+
+
+def kernel_ranges(process: Process) -> dict[str, runs.Range]:
+    """Where it had them."""
+    return {vma.path: (vma.start_addr, vma.end_addr) for vma in process.vmas if vma.path in KERNEL_PATHS}
+
+
+def _code(process: Process, view: MemoryView) -> bytes:
+    start_addr, end_addr = kernel_ranges(process)[_VDSO]
+    return view.read(start_addr, end_addr - start_addr)
 
 
 def is_same(old: bytes, new: bytes) -> bool:
@@ -82,25 +116,27 @@ def _functions(content: bytes) -> list[tuple[str, tuple[int, int]]]:
     return found
 
 
-def _placed(pid: int) -> dict[str, tuple[int, int]]:
+def _placed(pid: int) -> dict[str, runs.Range]:
     lines = map(parse_line, Path(f"/proc/{pid}/maps").read_bytes().splitlines())
     return {line.path: (line.start_addr, line.end_addr) for line in lines if line.path in KERNEL_PATHS}
 
 
-def _put_old_code(shell: Shell, process: Process, old: Vma, content: bytes) -> None:
-    inside = [t.tid for t in process.threads if old.start_addr <= t.registers["rip"] < old.end_addr]
+def _put_old_code(shell: Shell, process: Process, view: MemoryView) -> None:
+    content = _code(process, view)
+    old_addr, old_end_addr = kernel_ranges(process)[_VDSO]
+    inside = [t.tid for t in process.threads if old_addr <= t.registers["rip"] < old_end_addr]
     if inside:
         raise RestoreFailed(
             f"Thread {inside[0]} was in the middle of code that another kernel gave to it (vdso).",
             hint="Restore it with the kernel that it ran with, or dump it again.",
             pid=process.pid,
         )
-    span = old.start_addr, old.end_addr - old.start_addr
+    span = old_addr, old_end_addr - old_addr
     shell.call(Sys.MMAP, *span, _READ_WRITE, _PRIVATE_ANONYMOUS_HERE, -1, 0)
     shell.call(Sys.ARCH_PRCTL, ARCH_MAP_VDSO_64, 0)
     start_addr, end_addr = _placed(shell.pid)[_VDSO]
     new = functions(shell.get(start_addr, end_addr - start_addr))
-    shell.write(old.start_addr, patched(content, new, start_addr))
+    shell.write(old_addr, patched(content, new, start_addr))
     shell.call(Sys.MPROTECT, *span, _READ_EXECUTE)
 
 
