@@ -43,6 +43,7 @@ from dumper.sizing import measure_size, measure_slowness
 from dumper.snapshot import Snapshot, SnapshotLostError
 from dumper.staging import Staging
 from dumper.state.descriptors import DescriptorCapture
+from dumper.state.segments import SegmentTables
 from dumper.state.sharing import find_shared
 from dumper.target import Target, gone
 from dumper.tree import LOST_ERRORS, Base, Member, Tree
@@ -424,6 +425,8 @@ class Dumper:
         reached(Point.ASKED)
         copying_ns = time.monotonic_ns()
         self._each(lambda process: process.scan(self._objects))
+        tables = SegmentTables()
+        self._each(lambda process: process.look_at_segments(tables))
         self._choose()
         self._each(self._copy_or_clone)
         reached(Point.COPIED)

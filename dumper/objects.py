@@ -85,7 +85,7 @@ class SharedObject:
     """A memory object on its way into a round.
 
     staging: its pages; ranges: offsets that belong to it, in bytes; mapped: pages of a named file that somebody has in
-    his page tables.
+    his page tables; segment: what is known of a segment of System V, if it is one.
     """
 
     id: int
@@ -96,6 +96,7 @@ class SharedObject:
     staging: Staging
     ranges: list[tuple[int, int]] = field(default_factory=list)
     mapped: RunList | None = None
+    segment: image.Segment | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -123,6 +124,7 @@ class SharedObject:
             uid=self.status.st_uid,
             gid=self.status.st_gid,
             seals=seals,
+            segment=self.segment,
             unreadable=unreadable,
             pages_data=pages_data,
             pages_zero=pages_zero,

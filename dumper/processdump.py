@@ -27,6 +27,7 @@ from dumper.snapshot import Snapshot
 from dumper.staging import Staging
 from dumper.state.openfiles import DescriptorRecords
 from dumper.state.process import ProcessCapture
+from dumper.state.segments import SegmentTables
 from dumper.tree import Member
 from dumper.vmflags import VmFlags
 from formats.closing import Closing
@@ -192,6 +193,12 @@ class ProcessDump(Closing):
         since_ns = time.monotonic_ns()
         self._find_guards()
         self.holes_ns = time.monotonic_ns() - since_ns
+
+    def look_at_segments(self, tables: SegmentTables) -> None:
+        """Asks what its segments of System V are, before clones have them, too. Raises one of tree.LOST_ERRORS."""
+        for mapping, one in self.objects.items():
+            if mapping.is_sysv and one.segment is None:
+                one.segment = tables.of(self.member.target.tid, mapping.inode)
 
     def copy(self) -> None:
         """Copies what is left. Raises one of tree.LOST_ERRORS."""

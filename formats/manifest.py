@@ -173,6 +173,25 @@ class Missing:
     reason: str
 
 
+SHM_DEST, SHM_LOCKED = 0o1000, 0o2000  # of Segment.mode: sysvipc(7), include/linux/shm.h
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """What /proc/sysvipc/shm says of a segment of System V shared memory; its id is the `inode` of the object.
+
+    key: as of the freeze, 0 (IPC_PRIVATE) also for one that is removed when nobody has it attached any more (SHM_DEST
+    in `mode`). size_bytes: as shmget(2) was told. attached: mappings of it, of all processes.
+    """
+
+    key: int
+    size_bytes: int
+    mode: int
+    uid: int
+    gid: int
+    attached: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryObject:
     """A file whose bytes the round holds, once for all who map it or have it open: found by `device` and `inode`.
@@ -181,7 +200,7 @@ class MemoryObject:
     "file" (a named file that is mapped shared). Its pages are in files of its own (formats.layout.object_pages_name),
     where addresses are offsets. Absent pages are zeros, but of a "file", of which only mapped pages are held, and in
     `unreadable`, where addresses are offsets too. Only a dump has objects, and none of their pages refer to a parent.
-    uid, gid, mode: its owner and st_mode; seals: F_GET_SEALS of a memfd.
+    uid, gid, mode: its owner and st_mode; seals: F_GET_SEALS of a memfd; segment: of one of System V.
     """
 
     id: int
@@ -194,6 +213,7 @@ class MemoryObject:
     uid: int
     gid: int
     seals: int = 0
+    segment: Segment | None = None
     unreadable: list[Gap] = field(default_factory=list)
     pages_data: int = 0
     pages_zero: int = 0

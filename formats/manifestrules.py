@@ -23,7 +23,7 @@ from formats.manifest import OBJECT_KINDS, SYSV_PREFIX, RoundKind
 from formats.staterules import has_twice
 
 if TYPE_CHECKING:
-    from formats.manifest import FileEntry, Gap, Manifest, PageRange, Process, Stats, Vma
+    from formats.manifest import FileEntry, Gap, Manifest, MemoryObject, PageRange, Process, Segment, Stats, Vma
     from formats.outline import ManifestOutline, VmaOutline
 
 KNOWN_FEATURES: frozenset[str] = frozenset()
@@ -36,6 +36,8 @@ _ADDR_END = 1 << 64  # VMAs may lie in the upper half ([vsyscall]); runs may not
 _OFFSET_END = 1 << 63  # loff_t
 _PID_MAX = (1 << 31) - 1
 _OBJECT_ID_MAX = (1 << 31) - 1
+_SEGMENT_ID_MAX = (1 << 31) - 1
+_U32_MAX = (1 << 32) - 1
 
 
 def find_problem(manifest: Manifest) -> str | None:
@@ -139,6 +141,17 @@ def _problems_of_objects(manifest: Manifest) -> Iterator[str]:
         if (item.pages_data + item.pages_zero) * PAGE_BYTES > item.pages_end_bytes:
             yield f"{where} has more pages than its size allows"
         yield from _problems_of_ranges(item.unreadable, f"{where}: the gap")
+        if item.segment:
+            yield from _problems_of_segment(item, item.segment, where)
+
+
+def _problems_of_segment(item: MemoryObject, segment: Segment, where: str) -> Iterator[str]:
+    if not 0 <= item.inode <= _SEGMENT_ID_MAX or not 0 <= segment.key <= _U32_MAX:
+        yield f"{where} is a segment with an impossible id or key"
+    if not 0 < segment.size_bytes <= item.pages_end_bytes:
+        yield f"{where} is a segment with an impossible size"
+    if not all(0 <= number <= _U32_MAX for number in (segment.uid, segment.gid, segment.mode)):
+        yield f"{where} is a segment with an impossible owner or mode"
 
 
 def _problems_of_process(process: Process, object_ids: set[int]) -> Iterator[str]:

@@ -324,7 +324,7 @@ class Restoration(Closing):
             wanted = thread.credentials or state.credentials
             remote = shell.threads[thread.tid]
             set_credentials(shell, remote, has, wanted, state.prctl.get("securebits", 0))
-            self._tell(threads.set_parent_death_signal(shell, thread, is_orphan=is_orphan))
+            threads.set_parent_death_signal(shell, thread, is_orphan=is_orphan)
             set_seccomp(shell, remote, thread, state.seccomp_filters, wanted.no_new_privs)
         set_dumpable(shell, state.prctl.get("dumpable", 1))
 

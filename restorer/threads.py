@@ -56,15 +56,14 @@ def renumber(shell: Shell, thread: Thread) -> None:
         shell.write(thread.clear_child_tid_addr, struct.pack("i", shell.own_tids[thread.tid]))
 
 
-def set_parent_death_signal(shell: Shell, thread: Thread, *, is_orphan: bool) -> list[str]:
+def set_parent_death_signal(shell: Shell, thread: Thread, *, is_orphan: bool) -> None:
     """Also where it is none: until here the process was to end with us. Raises CallFailed.
 
-    After the credentials: a change of these clears it. An orphan goes without, which is said: we are its parent until
-    we end, and it would end with us.
+    After the credentials: a change of these clears it. An orphan goes without (`formats.restorable` says so): we
+    are its parent until we end, and it would end with us.
     """
     signal = thread.parent_death_signal or 0
     shell.threads[thread.tid].call(Sys.PRCTL, PR_SET_PDEATHSIG, 0 if is_orphan else signal)
-    return [f"thread {thread.tid} gets no signal {signal} by the death of a parent"] if is_orphan and signal else []
 
 
 def registers_of(thread: Thread) -> dict[str, int]:

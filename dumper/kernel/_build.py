@@ -28,6 +28,7 @@ SOURCES = [
     "remote.c",
     "guard.c",
     "shared.c",
+    "segments.c",
     "missing.c",
     "fill.c",
 ]

@@ -171,9 +171,9 @@ def option_values(packed: bytes) -> dict[tuple[int, int], bytes]:
     return found
 
 
-def join_network(namespace_fd: int) -> None:
-    """Moves the calling thread, and it alone, into a network namespace. Raises OSError: EPERM, EINVAL."""
-    checked(lib.pd_join_network(namespace_fd))
+def join_namespace(namespace_fd: int) -> None:
+    """Moves the calling thread, and it alone, into a network or IPC namespace. Raises OSError: EPERM, EINVAL."""
+    checked(lib.pd_join_namespace(namespace_fd))
 
 
 def tee(source_fd: int, into_fd: int, n_bytes: int) -> int:

@@ -142,7 +142,7 @@ def diag_of(socket_fd: int) -> UnixDiag | None:
 
     def make(namespace_fd: int) -> None:
         try:
-            files.join_network(namespace_fd)
+            files.join_namespace(namespace_fd)
             made.append(UnixDiag())
         except OSError:
             return

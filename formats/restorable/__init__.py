@@ -2,6 +2,7 @@
 
     processes    threads, state, parents, namespaces
     memory       mappings and memory objects
+    segments     of System V
     openfiles    descriptors, by kind
     told         what the dump itself names as missing
 
@@ -12,7 +13,7 @@ Each has a table of rules near its top. What is outside of the image (files, fre
 from __future__ import annotations
 
 from formats.manifest import Manifest, RoundKind
-from formats.restorable import memory, openfiles, processes, told
+from formats.restorable import memory, openfiles, processes, segments, told
 from formats.restorable.verdict import Obstacle, Verdict
 
 __all__ = ["Obstacle", "Verdict", "verdict_on"]
@@ -29,6 +30,7 @@ def verdict_on(manifest: Manifest) -> Verdict:
         return verdict
     processes.look(manifest, verdict)
     memory.look(manifest, verdict)
+    segments.look(manifest, verdict)
     openfiles.look(manifest, verdict)
     told.look(manifest, verdict)
     return verdict

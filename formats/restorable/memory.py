@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from formats.manifest import SYSV_PREFIX, Manifest, MemoryObject, Process, Vma
+from formats.manifest import Manifest, MemoryObject, Process, Vma
 from formats.restorable.verdict import Verdict
 
 _SHADOW_STACK_FLAG = "ss"  # of VmFlags
@@ -63,8 +63,6 @@ def _look_at_object(held: MemoryObject, pid: int | None, verdict: Verdict) -> No
     what = f"memory object {held.id}{_of(held.path)}"
     if held.unreadable and held.kind != "file":
         verdict.stop(pid, what, held.unreadable[0].reason)
-    if held.path.startswith(SYSV_PREFIX):
-        verdict.stop(pid, what, "System V shared memory is not made again")
 
 
 def _of(path: str) -> str:

@@ -9,6 +9,7 @@ from formats.processstate import ProcessState
 from formats.restorable.verdict import Verdict
 from formats.threadstate import Thread
 
+PARENT_DEATH = "parent-death signal"
 USER_CS = 0x33  # of 64-bit code: arch/x86/include/asm/segment.h
 SECCOMP_STRICT, SECCOMP_FILTER = 1, 2
 AMX_TILES = 1 << 18  # component of XSAVE
@@ -65,7 +66,7 @@ def look(manifest: Manifest, verdict: Verdict) -> None:
             _look_at_session(process.pid, process.state, pids, verdict)
         if is_root and any(thread.parent_death_signal for thread in process.threads):
             reason = "restore --detach leaves it out: its parent, predump, ends at once"
-            verdict.differ(process.pid, "parent-death signal", reason)
+            verdict.differ(process.pid, PARENT_DEATH, reason)
 
 
 def _depth(process: Process) -> int:

@@ -6,6 +6,7 @@
     ids             free process ids
     abilities       the kernel, and what the caller may
     processor       registers and instructions
+    segments        of System V
     surroundings    memory, namespaces, cgroups, addresses of sockets
 
 Each takes the manifest and facts (`host`), and yields problems; `check_restore` collects all of them.
@@ -19,7 +20,8 @@ from dataclasses import dataclass, field
 from formats.checkpoint import Checkpoint
 from formats.manifest import Manifest
 from formats.restorable import Verdict, openfiles, verdict_on
-from restorer.checks import abilities, files, ids, processor, surroundings
+from formats.restorable.processes import PARENT_DEATH
+from restorer.checks import abilities, files, ids, processor, segments, surroundings
 from restorer.checks.findings import Findings, Problem, Subject
 from restorer.checks.host import Host, look_at_host
 from restorer.files.choices import FileChoices
@@ -69,7 +71,7 @@ def look_at_owner(images: Checkpoint, number: int) -> Findings:
 def check_manifest(manifest: Manifest, options: CheckOptions, host: Host) -> Findings:
     """The same of a round that is trusted."""
     findings = Findings()
-    findings.add(of_image(manifest, options.files))
+    findings.add(of_image(manifest, options))
     if findings.problems:
         return findings  # what follows reads what may not be there
     same_ids = options.same_pids
@@ -80,16 +82,19 @@ def check_manifest(manifest: Manifest, options: CheckOptions, host: Host) -> Fin
     findings.add(processor.look(manifest, host.xstate, host.instructions))
     findings.add(surroundings.memory(manifest, host.available_bytes))
     findings.add(surroundings.namespaces(manifest, host.boot_id, host.namespaces))
+    findings.add(segments.look(manifest, host.boot_id))
     findings.add(surroundings.cgroups(manifest, host.cgroups))
     findings.add(surroundings.sockets(manifest))
     return findings
 
 
-def of_image(manifest: Manifest, choices: FileChoices) -> list[Problem]:
-    """What the image says of itself, with what the caller chose about its open files."""
+def of_image(manifest: Manifest, options: CheckOptions) -> list[Problem]:
+    """What the image says of itself, with what the caller chose."""
     verdict = verdict_on(manifest)
     if all(process.state or process.zombie for process in manifest.processes):
-        _apply(choices, manifest, verdict)
+        _apply(options.files, manifest, verdict)
+    if not options.own_session:
+        verdict.forget(manifest.root_pid, PARENT_DEATH)
     hint = "Nothing can be done about it here: 'predump inspect --show restore' has all of it."
     found = [
         Problem(Subject.IMAGE, f"{one.what}: {one.reason}.", hint if stops else "", stops)

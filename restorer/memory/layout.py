@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from dumper.kernel.remote import Call, CallFailed, Sys
+from formats import runs
 from formats.manifest import Process, Vma
 from restorer.errors import RestoreFailed
 from restorer.memory import hugepages
@@ -24,6 +25,7 @@ PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_DROPPABLE = 0x01, 0x02, 0x08
 MAP_ANONYMOUS, MAP_GROWSDOWN, MAP_NORESERVE, MAP_FIXED_NOREPLACE = 0x20, 0x100, 0x4000, 0x100000
 MADV_GUARD_INSTALL: Final = 102
+SHM_RDONLY: Final = 0o10000
 PR_SET_VMA, PR_SET_VMA_ANON_NAME = 0x53564D41, 0
 MLOCK_ONFAULT: Final = 1
 
@@ -63,6 +65,10 @@ class Mapper:
 
     def map(self, vmas: Sequence[Vma]) -> None:
         """These mappings of the process, or parts of such, empty. Raises as `map_all`."""
+        attached = [vma for vma in vmas if vma.object is not None and self._objects.is_segment(vma.object)]
+        self._attach(attached)  # before there is something else where a part of one was unmapped
+        if attached:
+            vmas = [vma for vma in vmas if vma.object is None or not self._objects.is_segment(vma.object)]
         self._open_files(vmas)
         self._map(vmas)
         if self._fds:
@@ -82,6 +88,25 @@ class Mapper:
         late += [Call(Sys.MLOCK2, (*_span(vma), MLOCK_ONFAULT if "lf" in vma.flags.split() else 0)) for vma in locked]
         late += [Call(Sys.MSEAL, (*_span(vma), 0)) for vma in vmas if "sl" in vma.flags.split()]
         self._shell.calls(late)
+
+    def _attach(self, vmas: Sequence[Vma]) -> None:
+        """Segments of System V, each whole, as shmat(2) does it; then what the process has unmapped of it goes."""
+        groups: dict[tuple[int | None, int, bool], list[Vma]] = {}
+        for vma in vmas:
+            groups.setdefault((vma.object, vma.start_addr - vma.offset_bytes, _is_writable(vma)), []).append(vma)
+        for (number, start_addr, is_writable), parts in groups.items():
+            assert number is not None
+            segment, n_bytes = self._objects.segment(number)
+            whole = [(start_addr, start_addr + n_bytes)]
+            gone = runs.subtract(whole, [(vma.start_addr, vma.end_addr) for vma in parts])
+            calls = [Call(Sys.SHMAT, (segment, start_addr, 0 if is_writable else SHM_RDONLY))]
+            calls += [Call(Sys.MUNMAP, (start, end - start)) for start, end in gone]
+            for vma in parts:
+                calls += [Call(Sys.MPROTECT, (*_span(vma), protection(vma))), *_advice_calls(vma)]
+            try:
+                self._shell.calls(calls)
+            except CallFailed as error:
+                raise self._cannot_map(error) from error
 
     def _map(self, vmas: Sequence[Vma]) -> None:
         """As many at once as there is room for their names in the scratch."""
@@ -139,8 +164,7 @@ class Mapper:
 
     def _file_of(self, vma: Vma) -> _FileKey | None:
         """What is behind it, None where nothing is. Raises RestoreFailed where that cannot be had."""
-        flags = vma.flags.split()
-        is_writable = vma.is_shared and ("mw" in flags if flags else "w" in vma.perms)
+        is_writable = _is_writable(vma)
         if vma.object is not None and self._objects.is_memory(vma.object):
             return vma.object, "", is_writable
         if vma.kind == "hugetlb" and not vma.is_shared and vma.path.startswith(ANONYMOUS_HUGE):
@@ -177,11 +201,21 @@ def map_calls(vma: Vma, fd: int, prot: int, name_addr: int) -> list[Call]:
     """What maps it, with `fd` as its file, none if that is negative, and with what `name_of` says at `name_addr`."""
     offset_bytes = vma.offset_bytes if fd >= 0 else 0
     calls = [Call(Sys.MMAP, (*_span(vma), prot, _map_flags(vma, fd), fd, offset_bytes))]
-    flags = vma.flags.split()
-    calls += [Call(Sys.MADVISE, (*_span(vma), advice)) for flag, advice in ADVICE.items() if flag in flags]
+    calls += _advice_calls(vma)
     if name_of(vma):
         calls.append(Call(Sys.PRCTL, (PR_SET_VMA, PR_SET_VMA_ANON_NAME, *_span(vma), name_addr)))
     return calls
+
+
+def _advice_calls(vma: Vma) -> list[Call]:
+    flags = vma.flags.split()
+    return [Call(Sys.MADVISE, (*_span(vma), advice)) for flag, advice in ADVICE.items() if flag in flags]
+
+
+def _is_writable(vma: Vma) -> bool:
+    """Whether it is shared memory that may be written to, now or after mprotect(2)."""
+    flags = vma.flags.split()
+    return vma.is_shared and ("mw" in flags if flags else "w" in vma.perms)
 
 
 def name_of(vma: Vma) -> bytes:

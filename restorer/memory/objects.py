@@ -1,4 +1,4 @@
-"""Memory objects of a round: shared memory, memfds and files without a name, each made once for all who use it."""
+"""Memory objects of a round: shared memory, memfds, files without a name and segments, each made once for all."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from restorer.errors import RestoreFailed
 from restorer.events import Tell
 from restorer.memory import newfiles
 from restorer.memory.namedfiles import Found, finish, open_named
+from restorer.memory.segments import Segments
 
 _DELETED = " (deleted)"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -41,9 +42,12 @@ class MemoryObjects(Closing):
         self._nameless = _nameless(info.manifest)
         self._fds: dict[int, int] = {}
         self._made: dict[int, str] = {}
+        self._same_boot = info.manifest.host.boot_id == _BOOT_ID.read_text().strip()
+        self._segments = Segments(same_boot=self._same_boot, tell=tell)
 
     def close(self) -> None:
         """Close our descriptors; what processes hold stays. May be called again."""
+        self._segments.close()
         for path in self._made.values():
             with suppress(OSError):
                 Path(path).unlink()
@@ -53,10 +57,11 @@ class MemoryObjects(Closing):
         self._fds.clear()
 
     def keep(self) -> None:
-        """Files with names stay where they are: who uses them runs."""
+        """Files with names, and segments, stay where they are: who uses them runs."""
         for number in self._made:
             finish(self._fds[number])
         self._made.clear()
+        self._segments.keep()
 
     def has_name(self, number: int) -> bool:
         """Whether it is a file that is found by its path."""
@@ -66,6 +71,22 @@ class MemoryObjects(Closing):
     def is_memory(self, number: int) -> bool:
         """Whether its contents are nowhere but in memory and in the image: not so a file of a disk, which is there."""
         return self._objects[number].kind != "file"
+
+    def is_segment(self, number: int) -> bool:
+        """Whether it is a segment of System V, which has no descriptor."""
+        return self._objects[number].path.startswith(SYSV_PREFIX)
+
+    def segment(self, number: int) -> tuple[int, int]:
+        """Id and size of segment `number`, whole pages. Raises RestoreFailed, ImageCorrupt, StorageError."""
+        held = self._objects[number]
+        try:
+            found = self._segments.make(held, lambda memory: self._fill(held, _into_mapping(memory)))
+        except OSError as error:
+            raise RestoreFailed(
+                f"Cannot make System V segment {held.inode} ({held.path}) anew: {error.strerror}.",
+                hint="See 'ipcs -m' and 'ipcs -l'; to give it its id takes CAP_CHECKPOINT_RESTORE.",
+            ) from error
+        return found, held.pages_end_bytes
 
     def descriptor(self, number: int) -> int:
         """A descriptor of object `number`, opened to read and write; ours, and closed by us.
@@ -90,11 +111,6 @@ class MemoryObjects(Closing):
 
     def _make(self, held: MemoryObject) -> int:
         found = Found.MADE
-        if held.path.startswith(SYSV_PREFIX):
-            raise RestoreFailed(
-                f"{held.path} is System V shared memory, which is not made again.",
-                hint="'predump inspect' names all that stands in the way.",
-            )
         if self.has_name(held.id):
             fd, found = self._open_named(held)
         else:
@@ -111,8 +127,7 @@ class MemoryObjects(Closing):
         if held.kind == "file":
             return os.open(held.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW), Found.USED
         is_whole = _is_whole(held, self._info.manifest)
-        same_boot = self._info.manifest.host.boot_id == _BOOT_ID.read_text().strip()
-        fd, found = open_named(held, same_boot=same_boot, is_whole=is_whole)
+        fd, found = open_named(held, same_boot=self._same_boot, is_whole=is_whole)
         if found is Found.MADE:
             self._made[held.id] = held.path
         elif found is Found.USED:
@@ -157,7 +172,7 @@ def _into_file(fd: int, size_bytes: int) -> Callable[[memoryview, int], None]:
     return write
 
 
-def _into_mapping(memory: mmap.mmap) -> Callable[[memoryview, int], None]:
+def _into_mapping(memory: mmap.mmap | memoryview) -> Callable[[memoryview, int], None]:
     def write(content: memoryview, offset: int) -> None:
         memory[offset : offset + len(content)] = content
 

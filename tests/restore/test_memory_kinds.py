@@ -25,6 +25,7 @@ KINDS = {
     "private-deleted-file": (),
     "private-memfd": (),
     "shared-memfd": (),
+    "sysv": (),
     "reservation": (),
 }
 THOROUGH_KINDS = {
@@ -47,7 +48,7 @@ THOROUGH_KINDS = {
     "threads": (),
 }
 TMPFS_KINDS = ("private-file", "shared-file", "private-deleted-file", "shared-deleted-file")
-REFUSED_KINDS = ("aio", "uring", "sysv")
+REFUSED_KINDS = ("aio", "uring")
 
 
 def assert_comes_back(directory: Path, checkpoint: Path, kind: str, *files: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from formats.manifest import Gap, Manifest, Missing, Process, RoundKind
+from formats.manifest import Gap, Manifest, Missing, Process, RoundKind, Segment, Vma
 from formats.openfiles import Eventfd, OpenFile, OpenFileKind, Pipe, Terminal
 from formats.processstate import FileLock, Namespace
 from formats.restorable import verdict_on
@@ -213,7 +213,25 @@ def test_an_object_that_could_not_be_read() -> None:
     held = ImageObject(1, {}, 4096, unreadable=(Gap(start_addr=0, end_addr=4096, reason="odd"),)).record()
     assert "odd" in stops(dump_of(objects=[held]))[0]
     assert stops(dump_of(objects=[replace(held, kind="file")])) == []
-    assert "System V" in stops(dump_of(objects=[replace(held, unreadable=[], path="/SYSV0001")]))[0]
+
+
+def test_segments_of_system_v() -> None:
+    def manifest(*vmas: Vma, attached: int = 1, **changes: object) -> Manifest:
+        segment = Segment(key=7, size_bytes=8192, mode=0o600, uid=0, gid=0, attached=attached)
+        held = replace(ImageObject(1, {}, 8192).record(), path="/SYSV00000007", **{"segment": segment, **changes})
+        return dump_of(replace(PROCESS, vmas=list(vmas)), objects=[held])
+
+    first = replace(vma_of(0, 1, "shmem", "/SYSV00000007 (deleted)"), object=1)
+    second = replace(first, start_addr=first.end_addr, end_addr=first.end_addr + 4096, offset_bytes=4096)
+    assert stops(manifest(first)) == []
+    assert stops(manifest(first, second, attached=2)) == []
+    assert "not in the dump" in stops(manifest(first, attached=2))[0]
+    assert "key and owner" in stops(manifest(first, segment=None))[0]
+    assert "attached whole" in stops(manifest(first, vma_of(1, 2)))[0]
+    assert stops(manifest(first, vma_of(2, 3))) == []
+    both = manifest(first, second, attached=1)
+    other = replace(both.objects[0], id=2, inode=9)
+    assert "id or key" in stops(replace(both, objects=[both.objects[0], other]))[0]
 
 
 def test_a_thing_is_told_once_and_stopping_wins() -> None:

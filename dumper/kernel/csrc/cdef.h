@@ -569,8 +569,8 @@ int pd_read_options(int fd, struct pd_option *options, uint64_t n_options);
  * `credentials` must say whether it has SO_PASSCRED: MSG_CTRUNC in `flags` is about something else then.
  */
 int64_t pd_peek(int fd, int credentials, uint8_t *into, uint64_t room, int32_t *flags);
-/* The calling thread, and it alone, moves into a network namespace: setns(2). */
-int pd_join_network(int namespace_fd);
+/* The calling thread, and it alone, moves into a namespace (network, IPC): setns(2). */
+int pd_join_namespace(int namespace_fd);
 /* Doubles what lies in a pipe into another one: tee(2), which does not wait. -EAGAIN: nothing there. */
 int64_t pd_tee(int source_fd, int into_fd, uint64_t n_bytes);
 
@@ -705,6 +705,14 @@ int64_t pd_guarded_calls(const struct pd_guarded *thread, struct pd_remote_call 
  * not 0. -EPERM: the caller may not open it (CAP_CHECKPOINT_RESTORE).
  */
 int pd_anonymous_shared(uint64_t n_bytes, int log2_huge_page_bytes);
+/* segments.c: of System V. An id from shmget(2), or an address from shmat(2), else -errno; 0 or -errno from all others. */
+int pd_segment_make(uint32_t key, uint64_t n_bytes, int flags);
+int pd_segment_own(int id, uint32_t uid, uint32_t gid, uint32_t mode);
+int pd_segment_lock(int id);
+int pd_segment_remove(int id);
+int64_t pd_segment_attach(int id);
+int pd_segment_detach(int64_t addr);
+int pd_segment_clear(int64_t addr, uint64_t n_bytes);
 
 /* ---- missing.c: pages that are brought when they are asked for ------------------------------------------------------ */
 

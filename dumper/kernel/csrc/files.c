@@ -236,9 +236,9 @@ int64_t pd_peek(int fd, int credentials, uint8_t *into, uint64_t room, int32_t *
 	return got < 0 ? -errno : got;
 }
 
-int pd_join_network(int namespace_fd)
+int pd_join_namespace(int namespace_fd)
 {
-	return setns(namespace_fd, CLONE_NEWNET) < 0 ? -errno : 0;
+	return setns(namespace_fd, 0) < 0 ? -errno : 0;
 }
 
 int64_t pd_tee(int source_fd, int into_fd, uint64_t n_bytes)
