@@ -1,6 +1,7 @@
 """Records of open files, made of what was gathered in the freeze."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -158,6 +159,8 @@ class _OpenFileMaker:
         self._object_ids = object_ids
         self._controlled = dict(filter(None, map(parse_controlled_terminal, gathered.stats)))
         self._keys = {(d.pid, d.fd): d.key for one in gathered.files for d in one.descriptors}
+        n_open = Counter(one.first.key for one in gathered.files)
+        self._open_once = {(device_name(key[0]), key[1]) for key, number in n_open.items() if number == 1}
 
     def record(self, number: int, one: FoundFile) -> OpenFile:
         """The record of one open file; what is missing of it goes to the notes of its first process."""
@@ -230,13 +233,15 @@ class _OpenFileMaker:
         return found
 
     def _note_strange_watches(self, one: FoundFile, watches: list[EpollWatch], notes: Notes) -> None:
-        """A watch outlives its descriptor where the file is still open elsewhere: no epoll_ctl(2) makes such a one."""
+        """A watch outlives its descriptor where the file is still open elsewhere, perhaps more than once."""
         for watch in watches:
+            if (watch.device, watch.inode) in self._open_once:
+                continue
             known = [self._keys.get((holder.pid, watch.fd)) for holder in one.descriptors]
             if not any(key and (device_name(key[0]), key[1]) == (watch.device, watch.inode) for key in known):
                 notes.add(
                     f"watch of {one.first.label} on descriptor {watch.fd}",
-                    "it was made with a descriptor that has been closed since",
+                    "it was made with a descriptor that has been closed since, and it is not known of which open file",
                 )
 
 

@@ -180,7 +180,7 @@ def _into_mapping(memory: mmap.mmap | memoryview) -> Callable[[memoryview, int],
 
 
 def _seal(held: MemoryObject, fd: int) -> None:
-    if held.seals:
+    if held.seals and fcntl.fcntl(fd, fcntl.F_GET_SEALS) != held.seals:  # one of them may forbid that more are added
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, held.seals)
 
 

@@ -267,7 +267,7 @@ def test_epoll(seen: Seen) -> None:
     ((what, reason),) = seen.missing("strange_epoll")
     assert (what, reason) == (
         "watch of it on descriptor 200",
-        "it was made with a descriptor that has been closed since",
+        "it was made with a descriptor that has been closed since, and it is not known of which open file",
     )
 
 
