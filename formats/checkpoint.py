@@ -130,7 +130,7 @@ class Checkpoint:
         self.selected = selected
         self._present = set(numbers)
         self._held: dict[int, RoundInfo] = {}  # the one read last comes last
-        self._added: dict[int, RoundOutline] = {}
+        self._added: dict[int, RoundOutline | None] = {}  # None while it is held
 
     @staticmethod
     def open(path: Path) -> Checkpoint:
@@ -185,8 +185,9 @@ class Checkpoint:
         held = self._held.get(number)
         if held is not None:
             return held.outline
-        if number in self._added:
-            return self._added[number]
+        added = self._added.get(number)
+        if added is not None:
+            return added
         path = self.path / round_name(number)
         outline, sha256 = read_outline(path / MANIFEST_NAME)
         _check_number(path, number, outline.round)
@@ -220,8 +221,13 @@ class Checkpoint:
             self.numbers.append(info.number)
             self._present.add(info.number)
         self.selected = info.number
-        self._added[info.number] = RoundOutline(info.number, info.path, outline_of(info.manifest), info.sha256)
+        self._added[info.number] = None
         self._hold(info)
+
+    @property
+    def numbers_read(self) -> list[int]:
+        """Those of the rounds that were not added: they have been on disk for anybody to write to."""
+        return [number for number in self.numbers if number not in self._added]
 
     def parent_of(self, child: RoundInfo) -> RoundInfo | None:
         """The round that a round's PARENT runs refer to, None for a full round.
@@ -276,7 +282,10 @@ class Checkpoint:
     def _hold(self, info: RoundInfo) -> None:
         self._held.pop(info.number, None)
         while len(self._held) >= _HELD_ROUNDS:
-            del self._held[next(iter(self._held))]
+            least = self._held.pop(next(iter(self._held)))
+            if least.number in self._added:
+                outline = outline_of(least.manifest)
+                self._added[least.number] = RoundOutline(least.number, least.path, outline, least.sha256)
         self._held[info.number] = info
 
     def _load(self, number: int) -> RoundInfo:

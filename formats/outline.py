@@ -52,17 +52,25 @@ class ManifestOutline:
 
 def outline_of(manifest: Manifest) -> ManifestOutline:
     """The same of a whole one, which need not be held for it."""
-    named = {name: getattr(manifest, name) for name in _SAME}
-    processes = [
-        ProcessOutline(
-            pid=process.pid,
-            start_time_ticks=process.start_time_ticks,
-            vmas=[VmaOutline(**{name: getattr(vma, name) for name in _OF_VMA}) for vma in process.vmas],
-        )
-        for process in manifest.processes
-    ]
-    return ManifestOutline(**named, processes=processes)
+    return ManifestOutline(
+        **{name: getattr(manifest, name) for name in _AS_THEY_ARE},
+        processes=[
+            ProcessOutline(
+                pid=process.pid,
+                start_time_ticks=process.start_time_ticks,
+                vmas=[
+                    VmaOutline(
+                        start_addr=vma.start_addr,
+                        end_addr=vma.end_addr,
+                        pages_data=vma.pages_data,
+                        pages_zero=vma.pages_zero,
+                    )
+                    for vma in process.vmas
+                ],
+            )
+            for process in manifest.processes
+        ],
+    )
 
 
-_SAME = [one.name for one in fields(ManifestOutline) if one.name != "processes"]
-_OF_VMA = [one.name for one in fields(VmaOutline)]
+_AS_THEY_ARE = [one.name for one in fields(ManifestOutline) if one.name != "processes"]

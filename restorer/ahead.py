@@ -14,6 +14,8 @@ from dumper.state.process import handles_seccomp
 from formats.checkpoint import Checkpoint
 from formats.closing import Closing
 from formats.manifest import Process
+from restorer.checks.abilities import needs, try_out
+from restorer.checks.host import Host, look_at_host
 from restorer.errors import RestoreFailed
 from restorer.events import Tell
 from restorer.memory.ahead import MemoryAhead
@@ -52,6 +54,8 @@ class Ahead(Closing):
         self._tell = tell
         self._family: Family | None = None
         self._has_failed = False
+        self.host: Host | None = None
+        """This machine as it was before anything was made; None if nothing was."""
 
     @property
     def has_family(self) -> bool:
@@ -103,6 +107,9 @@ class Ahead(Closing):
         plan = make_plan(processes, info.manifest.root_pid, own_session=self._own_session)
         if self._family is not None and not _is_same(self._family.plan, plan):
             self.close()
+        if self.host is None:
+            self.host = look_at_host()
+            list(try_out(needs(info.manifest, same_ids=False), self.host.trials))  # so that the dump need not
         if self._family is None:
             self._family = self._make(plan, processes)
         family = self._family

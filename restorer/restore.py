@@ -158,6 +158,7 @@ class Restoration(Closing):
                 trust=options.trust,
                 files=options.files,
             ),
+            self._ahead.host if self._ahead else None,
         )
 
     def build(self) -> None:

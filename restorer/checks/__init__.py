@@ -42,9 +42,10 @@ class CheckOptions:
     files: FileChoices = field(default_factory=FileChoices)
 
 
-def check_restore(images: Checkpoint, number: int | None, options: CheckOptions) -> Findings:
+def check_restore(images: Checkpoint, number: int | None, options: CheckOptions, host: Host | None = None) -> Findings:
     """All that speaks against a restore of a round, or would come back otherwise. Nothing is made that stays.
 
+    `host` is this machine if it was looked at before.
     Raises ImageCorrupt, ImageVersionUnsupported, StorageError, UsageError for a round that is not there.
     """
     number = images.selected if number is None else number
@@ -52,7 +53,7 @@ def check_restore(images: Checkpoint, number: int | None, options: CheckOptions)
         return findings
     manifest = images.round(number).manifest
     try:
-        host = look_at_host()
+        host = host or look_at_host()
     except OSError as error:
         findings = Findings()
         message = f"Not even a process without anything can be made: {error.strerror}."
@@ -62,9 +63,12 @@ def check_restore(images: Checkpoint, number: int | None, options: CheckOptions)
 
 
 def look_at_owner(images: Checkpoint, number: int) -> Findings:
-    """Whose a round is, and those before it, on which it may build."""
+    """Whose a round is, and those before it, on which it may build, and the directory they are in.
+
+    Not those that this process has written itself.
+    """
     findings = Findings(is_trusted=False)
-    findings.add(distrusted(images.path, [one for one in images.numbers if one <= number], os.geteuid()))
+    findings.add(distrusted(images.path, [one for one in images.numbers_read if one <= number], os.geteuid()))
     return findings
 
 
@@ -77,7 +81,7 @@ def check_manifest(manifest: Manifest, options: CheckOptions, host: Host) -> Fin
     same_ids = options.same_pids
     findings.add(ids.look(manifest, own_session=options.own_session, need_free=same_ids and not options.pid_namespace))
     findings.add(files.look(manifest))
-    findings.add(abilities.try_out(abilities.needs(manifest, same_ids=same_ids)))
+    findings.add(abilities.try_out(abilities.needs(manifest, same_ids=same_ids), host.trials))
     findings.add(abilities.credentials(manifest, host.made_as))
     findings.add(processor.look(manifest, host.xstate, host.instructions))
     findings.add(surroundings.memory(manifest, host.available_bytes))

@@ -37,12 +37,28 @@ def needs(manifest: Manifest, *, same_ids: bool) -> Iterator[Need]:
         yield restoretrials.try_timer_ids, "make POSIX timers with the ids that they had", check, True
 
 
-def try_out(wanted: Iterator[Need]) -> Iterator[Problem]:
+class Trials:
+    """What was tried so far: each thing is tried once."""
+
+    def __init__(self) -> None:
+        self._failures: dict[Callable[[], str], OSError | None] = {}
+
+    def failure(self, attempt: Callable[[], str]) -> OSError | None:
+        """Why it cannot be done, None if it can."""
+        if attempt not in self._failures:
+            self._failures[attempt] = None
+            try:
+                attempt()
+            except OSError as error:
+                self._failures[attempt] = error
+        return self._failures[attempt]
+
+
+def try_out(wanted: Iterator[Need], trials: Trials) -> Iterator[Problem]:
     """What of it is not to be had. Raises nothing for what is missing."""
     for attempt, words, hint, stops in wanted:
-        try:
-            attempt()
-        except OSError as error:
+        error = trials.failure(attempt)
+        if error is not None:
             is_refused = error.errno in _REFUSED
             subject = Subject.PRIVILEGE if is_refused else Subject.KERNEL
             reason = os.strerror(error.errno or 0)

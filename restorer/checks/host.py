@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dumper import restoretrials
@@ -15,13 +15,14 @@ from dumper.proc.status import read_thread_status
 from dumper.state.threads import credentials
 from formats.layout import PAGE_BYTES
 from formats.threadstate import Credentials
+from restorer.checks.abilities import Trials
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
     """made_as: the credentials of a process that the caller makes; xstate: its NT_X86_XSTATE, b"" for none;
     instructions: sets of them, as in /proc/cpuinfo; cgroups: lines of /proc/self/cgroup; available_bytes: memory that
-    could be had without harm to others.
+    could be had without harm to others; trials: what the kernel and the caller can do.
     """
 
     made_as: Credentials
@@ -31,6 +32,7 @@ class Host:
     boot_id: str
     cgroups: tuple[str, ...]
     available_bytes: int
+    trials: Trials = field(default_factory=Trials, compare=False)
 
 
 def look_at_host() -> Host:

@@ -223,3 +223,18 @@ def test_a_damaged_last_round_is_not_passed_over(checkpoint_path: Path) -> None:
     (checkpoint_path / "0003" / MANIFEST_NAME).write_bytes(b"")
     with pytest.raises(ImageCorrupt):
         Checkpoint.open(checkpoint_path).round()
+
+
+def test_rounds_that_are_added_are_not_read_again(tmp_path: Path) -> None:
+    path = write_chain(tmp_path / "checkpoint", FULL, *[LATER] * 4)
+    on_disk = Checkpoint.open(path)
+    growing = Checkpoint(path, [1], 1)
+    for info in on_disk.rounds_of(range(2, 6)):
+        growing.add(info)
+    assert (growing.selected, growing.numbers, growing.numbers_read) == (5, [1, 2, 3, 4, 5], [1])
+    assert growing.outline(2) == on_disk.outline(2)
+    for number in range(2, 6):
+        (round_path(path, number) / MANIFEST_NAME).unlink()
+    with MemoryView(growing) as view:
+        assert view.read(addr_of(0), 1) == page_of(3)[:1]
+        assert view.read(addr_of(1), 1) == page_of(2)[:1]

@@ -214,7 +214,8 @@ def test_what_fails_is_told_by_its_errno(number: int, subject: Subject, words: s
     def fails() -> str:
         raise OSError(number, os.strerror(number))
 
-    (problem,) = abilities.try_out(iter([(fails, "do it", "hint", True), (lambda: "works", "do that", "", True)]))
+    wanted = [(fails, "do it", "hint", True), (lambda: "works", "do that", "", True)]
+    (problem,) = abilities.try_out(iter(wanted), abilities.Trials())
     assert (problem.subject, problem.hint, problem.stops) == (subject, "hint", True)
     assert words in problem.message
 
