@@ -104,7 +104,10 @@ class Timerfd:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InotifyWatch:
-    """inotify(7). The watched file is known by `handle`, for open_by_handle_at(2) on a mount of `device`."""
+    """inotify(7). The watched file is known by `handle`, for open_by_handle_at(2) on a mount of `device`.
+
+    `path` is where it was, "" where nobody told.
+    """
 
     wd: int
     mask: int
@@ -112,6 +115,7 @@ class InotifyWatch:
     inode: int
     handle_type: int
     handle: bytes
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

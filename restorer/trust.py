@@ -131,3 +131,4 @@ def _paths(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for item in manifest.open_files:
         if item.kind.value in ("file", "directory", "device", "fifo"):
             yield f"open file {item.id}", item.path
+        yield from ((f"a file watched by open file {item.id}", one.path) for one in item.inotify or [] if one.path)

@@ -14,6 +14,7 @@ from dumper.state.found import FoundDescriptor, FoundFile, Key
 from dumper.state.notes import Notes
 from dumper.state.pipes import PipeCapture
 from dumper.state.terminals import terminal_record
+from dumper.state.watchedpaths import WatchedPaths
 from formats.manifest import Missing
 from formats.openfiles import (
     EpollWatch,
@@ -135,7 +136,7 @@ def _timerfd(text: bytes) -> Timerfd:
     )
 
 
-def _inotify(text: bytes) -> list[InotifyWatch]:
+def _inotify(text: bytes, tid: int, paths: WatchedPaths) -> list[InotifyWatch]:
     return [
         InotifyWatch(
             wd=one.wd,
@@ -144,6 +145,7 @@ def _inotify(text: bytes) -> list[InotifyWatch]:
             inode=one.inode,
             handle_type=one.handle_type,
             handle=one.handle,
+            path=paths.of(tid, _device(one.device), one.inode, one.handle_type, one.handle),
         )
         for one in fdinfo.parse_inotify(text)
     ]
@@ -157,6 +159,7 @@ class _OpenFileMaker:
         self._pipes = pipes
         self._sockets = sockets
         self._object_ids = object_ids
+        self._watched = WatchedPaths()
         self._controlled = dict(filter(None, map(parse_controlled_terminal, gathered.stats)))
         self._keys = {(d.pid, d.fd): d.key for one in gathered.files for d in one.descriptors}
         n_open = Counter(one.first.key for one in gathered.files)
@@ -213,7 +216,7 @@ class _OpenFileMaker:
             case OpenFileKind.SIGNALFD:
                 return replace(found, signalfd_mask=notes.attempt(what, lambda: fdinfo.parse_signalfd(text), None))
             case OpenFileKind.INOTIFY:
-                inotify = notes.attempt(what, lambda: _inotify(text), None)
+                inotify = notes.attempt(what, lambda: _inotify(text, first.tid, self._watched), None)
                 if one.unread_bytes:
                     notes.add(f"events of {first.label}", "those not read yet are not captured")
                 return replace(found, inotify=inotify)

@@ -230,7 +230,14 @@ def _unix_connection(sock: Socket, around: Round) -> str:
     return OUTSIDE
 
 
+def _watches(item: OpenFile, _around: Round) -> str:
+    if all(watch.path for watch in item.inotify or []):
+        return ""
+    return "nobody told the paths of all that it watches: they are found again on the same machine only"
+
+
 DIFFERS: Mapping[OpenFileKind, _Rule] = {
+    OpenFileKind.INOTIFY: _watches,
     OpenFileKind.PIPE: _pipe_from_outside,
     OpenFileKind.TERMINAL: _terminal_of_others,
     OpenFileKind.SOCKET: _connection,

@@ -3,6 +3,7 @@
     trust           whose image it is; without an answer nothing else is looked at
     restorable      what the image itself lacks (formats.restorable)
     files           mapped and open files, directories
+    watches         what inotify watches
     ids             free process ids
     abilities       the kernel, and what the caller may
     processor       registers and instructions
@@ -21,7 +22,7 @@ from formats.checkpoint import Checkpoint
 from formats.manifest import Manifest
 from formats.restorable import Verdict, openfiles, verdict_on
 from formats.restorable.processes import PARENT_DEATH
-from restorer.checks import abilities, files, ids, processor, segments, surroundings
+from restorer.checks import abilities, files, ids, processor, segments, surroundings, watches
 from restorer.checks.findings import Findings, Problem, Subject
 from restorer.checks.host import Host, look_at_host
 from restorer.files.choices import FileChoices
@@ -81,6 +82,7 @@ def check_manifest(manifest: Manifest, options: CheckOptions, host: Host) -> Fin
     same_ids = options.same_pids
     findings.add(ids.look(manifest, own_session=options.own_session, need_free=same_ids and not options.pid_namespace))
     findings.add(files.look(manifest))
+    findings.add(watches.look(manifest, host.boot_id))
     findings.add(abilities.try_out(abilities.needs(manifest, same_ids=same_ids), host.trials))
     findings.add(abilities.credentials(manifest, host.made_as))
     findings.add(processor.look(manifest, host.xstate, host.instructions))

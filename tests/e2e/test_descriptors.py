@@ -296,6 +296,7 @@ def test_inotify(seen: Seen) -> None:
     file, directory = seen.file("file"), seen.file("directory")
     assert (on_file.wd, on_file.mask, on_file.inode, on_file.device) == (1, 0x2 | 0x4, file.inode, file.device)
     assert (on_directory.wd, on_directory.mask, on_directory.inode) == (2, 0x200, directory.inode)
+    assert (on_file.path, on_directory.path) == (file.path, directory.path)
     assert on_file.handle
     assert on_file.handle != on_directory.handle
     assert seen.missing("inotify") == []

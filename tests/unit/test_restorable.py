@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from formats.manifest import Gap, Manifest, Missing, Process, RoundKind, Segment, Vma
-from formats.openfiles import Eventfd, OpenFile, OpenFileKind, Pipe, Terminal
+from formats.openfiles import Eventfd, InotifyWatch, OpenFile, OpenFileKind, Pipe, Terminal
 from formats.processstate import FileLock, Namespace
 from formats.restorable import verdict_on
 from formats.restorable.openfiles import STOPS
@@ -153,6 +153,13 @@ def test_the_other_end_of_a_unix_socket() -> None:
     assert "other end" in differs(dump_of(files=(first,)))[0]
     syslog = replace(one, type=socket.SOCK_DGRAM, peer_sockaddr=b"\x01\x00/dev/log\x00")
     assert "anew" in differs(dump_of(files=(replace(first, socket=syslog),)))[0]
+
+
+def test_what_inotify_watches() -> None:
+    watch = InotifyWatch(wd=1, mask=2, device="08:01", inode=7, handle_type=1, handle=b"", path="/x")
+    item = file_of(OpenFileKind.INOTIFY, "anon_inode:inotify", inotify=[watch])
+    assert differs(dump_of(files=(item,))) == []
+    assert "same machine" in differs(dump_of(files=(replace(item, inotify=[watch, replace(watch, path="")]),)))[0]
 
 
 def test_a_connection_is_told_once() -> None:
