@@ -415,14 +415,14 @@ class Dumper:
         for process in list(self._processes.values()):
             if process.stopped is None:  # it left the tree before the freeze, and runs
                 self._forget(process)
-            elif stands_still:
-                process.read_flags_aside(self._aside)
         asking_ns = time.monotonic_ns()
         self._each(ProcessDump.ask)
         targets = [process.member.target for process in self._processes.values()]
         self._descriptors.read(targets)
         self._shared = find_shared(targets)
         reached(Point.ASKED)
+        if stands_still:  # not sooner: threads that are asked need a processor
+            self._each(lambda process: process.read_flags_aside(self._aside))
         copying_ns = time.monotonic_ns()
         self._each(lambda process: process.scan(self._objects))
         tables = SegmentTables()
@@ -537,11 +537,10 @@ class Dumper:
         figures.frozen_ns, figures.stop_ns, figures.resume_ns = freeze.frozen_ns, freeze.stop_ns, freeze.resume_ns
         contents.freeze_by = contents.freeze_by or FreezeBy.COPY
         if not stands_still:
-            self._check_flags(stands_still=False)  # writing takes its time: the sooner they are read, the better
+            for process in self._processes.values():
+                process.read_flags()  # writing takes its time: the sooner they are read, the better
         self._write_pages(round_.output, frozen=False)
         reached(Point.WRITTEN)
-        if stands_still:
-            self._check_flags(stands_still=True)  # while pages are compressed
         files = self._descriptors.records(self._objects.ids)
         contents.open_files, contents.pipes = files.open_files, files.pipes
         for process in list(self._processes.values()):
@@ -561,10 +560,6 @@ class Dumper:
         if self._connections:
             self._connections.check(self._processes)
         return round_.commit(contents, behind)
-
-    def _check_flags(self, *, stands_still: bool) -> None:
-        for process in self._processes.values():
-            process.check_flags(stands_still=stands_still)
 
 
 def _write(output: ImageOutput, staging: Staging, source: Source) -> None:

@@ -22,6 +22,7 @@ from formats.layout import FRAME_PAGES, PAGE_BYTES
 
 BATCH_PAGES = 1024
 BUFFERS_BESIDE_COMPRESSORS = 3  # one being read into, one being written, one to spare
+HASTY_LEVEL = -5  # takes half the time of level 1, also of what hardly can be compressed
 LEAST_PRIORITY = 19
 NO_LIMITS = Limits()
 
@@ -63,6 +64,11 @@ class PagePipeline(Closing):
             self._free.put(buffer)
             raise
         return buffer
+
+    def make_haste(self) -> None:
+        """From now on the pages count that are through, not the bytes that they become."""
+        if self._level:  # level 0 compresses nothing
+            self._level = min(self._level, HASTY_LEVEL)
 
     def batch_pages(self, n_pages: int) -> int:
         """How many pages to submit at once, of so many: every thread gets some, in whole frames."""

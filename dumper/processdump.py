@@ -268,15 +268,18 @@ class ProcessDump(Closing):
     # ---- after it ----------------------------------------------------------------------------------------------
 
     def read_flags_aside(self, by: Executor) -> None:
-        """Begins to read the VmFlags for `check_flags`: it stands still, and will until then."""
+        """Begins to read the VmFlags again: it stands still, and will until `part`, which waits for them."""
         self._flags.read_aside(self.member.target.tid, by)
 
-    def check_flags(self, *, stands_still: bool) -> None:
-        """Reads the VmFlags again. If it runs by now, some may not be those of the freeze."""
-        self._flags.read_again(self.member.target.tid, stands_still=stands_still)
-        for mapping in (vma.mapping for vma in self.vmas if self._flags.got_guards(vma.mapping.start_addr)):
-            what = f"guard pages of memory {mapping.start_addr:#x}-{mapping.end_addr:#x}"
-            self.missing.append(Missing(what=what, reason="they were made around the freeze"))
+    def read_flags(self) -> None:
+        """Reads the VmFlags again. It runs by now: some may not be those of the freeze."""
+        self._flags.read_again(self.member.target.tid, stands_still=False)
+
+    def _late_guards(self) -> list[Missing]:
+        """Mappings with guard pages at the second look only: which pages is not known."""
+        late = (vma.mapping for vma in self.vmas if self._flags.got_guards(vma.mapping.start_addr))
+        places = (f"guard pages of memory {one.start_addr:#x}-{one.end_addr:#x}" for one in late)
+        return [Missing(what=place, reason="they were made around the freeze") for place in places]
 
     def written(self) -> ImageOutput:
         """Where its pages were written."""
@@ -290,12 +293,14 @@ class ProcessDump(Closing):
         """
         pid = self.member.pid
         state, threads, missing = self.capture.records([vma.mapping for vma in self.vmas])
+        self._flags.read_again(self.member.target.tid, stands_still=True)  # nothing new if it runs
         notes = {vma.mapping.start_addr: describe.NO_FD_NOTE for vma, fd in self._shared if fd < 0}
         flags = {}
         for addr in (vma.mapping.start_addr for vma in self.vmas):
             flags[addr], note = self._flags.of(addr)
             if note:
                 notes.setdefault(addr, note)
+        missing += self._late_guards()
         return ProcessPart(
             member=self.member,
             identity=self.identity,

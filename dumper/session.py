@@ -34,6 +34,8 @@ from formats.manifest import RoundKind
 
 PRE_DUMP_SHARE = 0.5  # a dump with more to copy than this share of the staging memory takes a round first
 
+FAST_LINK_BYTES_PER_S = 125_000_000  # at which compressing well takes longer than it saves
+
 NO_LIMIT_NS = float("inf")
 
 FIRST_ROUND = "first round of the checkpoint"
@@ -83,6 +85,7 @@ class Session(Closing):
         self._held: dict[Key, Tracker] = {}  # what the keeper has, too
         self._since_ns = 0  # when the written pages were last reset, CLOCK_MONOTONIC
         self.last_window_ns = 0
+        self._sent_bytes_per_s = 0.0  # by the fastest round
         with ExitStack() as opened:
             self._tree = opened.enter_context(Tree(pid, whole=tree, on_left=self._note_left))
             if isinstance(destination, Path):
@@ -91,10 +94,14 @@ class Session(Closing):
             destination.refuse_other_target(self._tree.root.target, describe.host().boot_id)
             self._pipeline = opened.enter_context(self._new_pipeline())
             self._opened = opened.pop_all()
-        self._attacher = Attacher(self._tree, self.emit, exec_notice, "it comes in full with the dump")
-        self._rounds = PreDumper(self._tree, self._destination, self._pipeline, self.emit, self._attacher)
+        self._begin_rounds()
         for number in self._destination.removed:
             self._notice("unfinished-round", f"round {number} had not been finished and was removed", round=number)
+
+    def _begin_rounds(self) -> None:
+        """With the pipeline and the listener of this process, which may be a child."""
+        self._attacher = Attacher(self._tree, self.emit, exec_notice, "it comes in full with the dump")
+        self._rounds = PreDumper(self._tree, self._destination, self._pipeline, self.emit, self._attacher)
 
     def close(self) -> None:
         """Gives everything back; a keeper's tracking goes on without us."""
@@ -155,6 +162,7 @@ class Session(Closing):
         since_ns = time.monotonic_ns()
         finished = self._rounds.take(defer_hot=defer_hot)
         self.last_window_ns = since_ns - self._since_ns
+        self._sent_bytes_per_s = max(self._sent_bytes_per_s, finished.stored_bytes * 10**9 / finished.duration_ns)
         self._since_ns = since_ns
         self._tell_keeper(self._chain_state())
         self._check_files()
@@ -193,7 +201,7 @@ class Session(Closing):
         if any(member.has_seccomp_filter() for member in self._tree.members):
             taken = self._dump_from_child(after, before_stop)
         else:
-            taken = self._dump(after, before_stop, self._pipeline, self.emit, max_freeze_ns)
+            taken = self._dump(after, before_stop, max_freeze_ns)
             if isinstance(taken, RoundFinished):
                 self._after_dump(self._chain_state(), since_ns)
         if isinstance(taken, RoundFinished):
@@ -211,17 +219,12 @@ class Session(Closing):
 
     # ---- rounds ------------------------------------------------------------------------------------------------
 
-    def _dump(
-        self,
-        after: AfterDump,
-        before_stop: BeforeStop,
-        pipeline: PagePipeline,
-        emit: Announcer,
-        max_freeze_ns: float,
-    ) -> RoundFinished | Withdrawn:
+    def _dump(self, after: AfterDump, before_stop: BeforeStop, max_freeze_ns: float) -> RoundFinished | Withdrawn:
         is_awaited = self._destination.is_far and after is not AfterDump.LEAVE_RUNNING
         ahead = self._round_ahead if is_awaited else None
-        work = DumpWork(self._tree, self._destination, pipeline, self._options, emit, self._since_ns, ahead)
+        if is_awaited and self._sent_bytes_per_s >= FAST_LINK_BYTES_PER_S:
+            self._pipeline.make_haste()
+        work = DumpWork(self._tree, self._destination, self._pipeline, self._options, self.emit, self._since_ns, ahead)
         return take_dump(work, after, before_stop, max_freeze_ns)
 
     def _dump_from_child(self, after: AfterDump, before_stop: BeforeStop) -> RoundFinished:
@@ -230,8 +233,9 @@ class Session(Closing):
         def dump(emit: Emit) -> tuple[tuple[RoundFinished, ChainState], list[int]]:
             self.emit = Announcer(emit)
             enter_child()
-            with self._new_pipeline() as pipeline:  # threads are not there after a fork
-                taken = self._dump(after, before_stop, pipeline, self.emit, NO_LIMIT_NS)
+            with self._new_pipeline() as self._pipeline:  # threads are not there after a fork
+                self._begin_rounds()
+                taken = self._dump(after, before_stop, NO_LIMIT_NS)
                 assert isinstance(taken, RoundFinished)
                 return (taken, self._chain_state()), []
 

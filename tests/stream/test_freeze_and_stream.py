@@ -150,3 +150,20 @@ def test_memory_that_is_written_unseen_is_sent_again(method: str, tmp_path: Path
         assert process is not None
         assert process.pages_parent == 0
         assert compare(target.pid, directory).mismatches == []
+
+
+def test_a_child_that_takes_the_dump_sends_rounds_ahead_by_itself(tmp_path: Path) -> None:
+    """It has none of the threads that compress for its parent."""
+    with Target.spawn("special", "seccomp-errno") as target:
+        outgoing = Watching(lambda: None)
+        with Session(target.pid, StreamDestination(outgoing, "test"), Options(), lambda _: None) as session:
+            session.track()
+            session.take_round()
+            target.command("write 300")
+            session.take_dump(AfterDump.LEAVE_STOPPED)
+        poll_until(lambda: is_stopped(target.pid), 10, "the target to stop")
+        directory = tmp_path / "received"
+        ahead = received(directory, outgoing).round(2).manifest
+        assert ahead.kind is RoundKind.PRE_DUMP
+        assert ahead.stats.pages_data > 100
+        assert compare(target.pid, directory).mismatches == []
