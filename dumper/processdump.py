@@ -20,6 +20,7 @@ from dumper.kernel.state import leave_vdso
 from dumper.memory_map import VmaKind, is_object, spans_while_frozen, spans_while_running
 from dumper.objects import MappedFiles, ObjectSet, SharedObject
 from dumper.output import ImageOutput
+from dumper.proc.fds import USERFAULTFD, read_fds
 from dumper.proc.maps import Mapping
 from dumper.proc.smaps import shows_guards
 from dumper.proc.stat import read_stat
@@ -55,7 +56,7 @@ class ProcessDump(Closing):
     ) -> None:
         """`hint`: where calls can be injected into a process like it; `stands_still`: it was found in the freeze.
 
-        Raises one of tree.LOST_ERRORS.
+        Raises one of tree.LOST_ERRORS, TargetUntraceable.
         """
         self.member = member
         self._scanner = member.scanner
@@ -81,9 +82,20 @@ class ProcessDump(Closing):
         self._mapped_files = [] if stands_still else member.files.look(self.vmas, afresh=True)
         self._guards_are_flagged = shows_guards()  # tried here, since that is nothing for the freeze
         self._flags = VmFlags(member.target.tid, stands_still=stands_still)
+        self._demand_pages()
         self.cloning = Cloning(member.target, self._flags)
         mappings = [vma.mapping for vma in self.vmas]
         self.capture = ProcessCapture(member.target, mappings, hint, stands_still=stands_still)
+
+    def _demand_pages(self) -> None:
+        """Raises TargetUntraceable if another process brings its pages: those that lack are not zeros."""
+        member = self.member
+        if self._flags.are_brought and USERFAULTFD not in read_fds(member.target.tid).values():
+            raise TargetUntraceable(
+                f"pages of process {member.pid} are not there yet: another process brings them by userfaultfd",
+                hint="What 'predump restore --lazy' has let run can be dumped as soon as all of its memory is there.",
+                pid=member.pid,
+            )
 
     def look(self) -> None:
         """Reads the mappings and decides how each is looked at. Raises TargetGone."""

@@ -12,8 +12,9 @@ from dumper.proc import GONE_ERRORS
 from dumper.proc.smaps import GUARD_FLAG, parse_smaps_flags, read_smaps
 from formats.runs import overlapping
 
+MISSING_FLAG = "um"  # a userfaultfd brings its pages
 OUR_FLAG = "uw"  # registered for write-protection: gone with the tracking
-USERFAULTFD_FLAGS = frozenset(("uw", "um", "ui"))
+USERFAULTFD_FLAGS = frozenset((OUR_FLAG, MISSING_FLAG, "ui"))
 
 FROM_AFTER = "VmFlags are from right after the freeze: the mapping is new"
 FROM_BEFORE = "VmFlags are from right before the freeze: the mapping was gone after it"
@@ -29,6 +30,7 @@ class _Reading:
         own = {flags: " ".join(flag for flag in words if flag != OUR_FLAG) for flags, words in kinds.items()}
         self._mappings = [(end, own[flags]) for _, end, flags in mappings]
         self._starts_addr = [start for start, _, _ in mappings]
+        self.are_brought = any(MISSING_FLAG in words for words in kinds.values())
         self.has_guards = any(GUARD_FLAG in words for words in kinds.values())
         watched = {flags for flags, words in kinds.items() if USERFAULTFD_FLAGS & set(words)}
         ours = {flags for flags in watched if USERFAULTFD_FLAGS & set(kinds[flags]) == {OUR_FLAG}}
@@ -81,6 +83,11 @@ class VmFlags:
         """
         watched = self._before.watched
         return self._before.watched_by_others or not all(any(overlapping(tracked, *one)) for one in watched)
+
+    @property
+    def are_brought(self) -> bool:
+        """Whether pages of some mapping came through a userfaultfd at the first look: those that lack are not zeros."""
+        return self._before.are_brought
 
     def before(self, addr: int) -> str:
         """Flags of the mapping at an address at the first look, "" if there was none."""

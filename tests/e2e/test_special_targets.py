@@ -17,6 +17,7 @@ import pytest
 from dumper.dump import AfterDump, Dumper
 from dumper.errors import TargetUntraceable
 from dumper.inject import take_userfaultfd
+from dumper.kernel.missing import watch
 from dumper.kernel.ptrace import INJECT_STEPS
 from dumper.proc.maps import Mapping, MapsParser, read_maps
 from dumper.rounds import Options
@@ -276,6 +277,23 @@ def test_own_userfaultfd_without_tracking(checkpoint: Path) -> None:
         assert number(last_round(done), "pages_parent") == 0
         assert_equal(target, checkpoint)
         assert_unharmed(target)
+
+
+def test_pages_that_another_process_brings_are_not_taken_for_zeros(checkpoint: Path) -> None:
+    with Target.spawn("kinds", "private-anonymous") as target, DumpTarget(target.pid) as dump_target:
+        maps = MapsParser().parse(read_maps(dump_target.tid))
+        largest = max((m for m in maps if not m.path), key=lambda m: m.n_pages)
+        fd = take_userfaultfd(dump_target, maps).uffd
+        try:
+            watch(fd, largest.start_addr, largest.end_addr)
+            for options in ([], ["--no-pre-dump"]):
+                done = predump("dump", "-p", target.pid, "-D", checkpoint, *options, expect=UNTRACEABLE)
+                assert "userfaultfd" in done.stderr
+                assert not list(checkpoint.rglob("manifest.json"))
+        finally:
+            os.close(fd)
+        dump_stopped(target, checkpoint, "--no-pre-dump")
+        assert_equal(target, checkpoint, least_pages=100)
 
 
 def test_main_thread_that_ends_between_rounds(checkpoint: Path) -> None:

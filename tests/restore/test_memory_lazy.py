@@ -25,13 +25,16 @@ def target(lives: Lives, tmp_path: Path) -> LazyTarget:
 
 
 @pytest.fixture
-def halted(target: LazyTarget, lives: Lives, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+def halted(target: LazyTarget, lives: Lives, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
     """A server that stands still with pages left to bring, and its sentinel, when `target` was restored and stopped."""
     monkeypatch.setenv(VARIABLE, Point.LAZY_PIECE)
     lives.restore(target.checkpoint, "--lazy", "--stopped")
     server, sentinel = servers(target.checkpoint)
     poll_until(lambda: is_stopped(server), COMMAND_S, "the server to stand still")
-    return server, sentinel
+    yield server, sentinel
+    for pid in servers(target.checkpoint):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def servers(checkpoint: Path) -> Iterator[int]:
