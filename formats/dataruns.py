@@ -1,4 +1,4 @@
-"""Where all the bytes of a process's own pages are, round by round and column by column.
+"""Where all the bytes of a process's own pages are, pages file by pages file, so that each is read once, in its order.
 
 round 3   |  data  | parent | parent |  data  |      of round 3: its two runs of DATA
 round 2            |  data  | parent |               then of round 2: one run
@@ -8,16 +8,17 @@ round 1                     |  data  |               then of round 1
 from __future__ import annotations
 
 from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from operator import ne
 
 from formats import runs
 from formats.layout import PAGE_BYTES, RunKind
-from formats.lineage import unreachable
+from formats.lineage import PageLineage
 from formats.roundpages import RoundPages
 from formats.runcolumns import IS_KIND, RunColumns, of_kind
+from formats.segments import Segment, SegmentKind
 
 _MAX_RUNS = 1 << 16
 
@@ -49,6 +50,12 @@ class DataRuns:
         self.ends_addr.extend(compress(columns.ends_addr, selector))
         self.page_indexes.extend(compress(columns.page_indexes, selector))
 
+    def append(self, segment: Segment) -> None:
+        """One more."""
+        self.starts_addr.append(segment.start_addr)
+        self.ends_addr.append(segment.end_addr)
+        self.page_indexes.append(segment.page_index)
+
 
 def data_runs(
     owner: str, levels: Sequence[RoundPages], ranges: Iterable[runs.Range]
@@ -58,32 +65,21 @@ def data_runs(
     No run goes beyond the range that it is in, even if another follows. `owner` and `levels` are those of PageLineage.
     Raises ImageCorrupt, StorageError.
     """
-    wanted = list(ranges)
-    for depth, level in enumerate(levels):
-        found = DataRuns()
-        older: list[runs.Range] = []
-        for start_addr, end_addr in wanted:
-            position = start_addr
-            for columns in level.columns_in(start_addr, end_addr):
-                if depth:
-                    _demand_no_hole(owner, level, position, columns)
-                position = columns.ends_addr[-1]
-                found.add(columns)
-                older += (part for parts in of_kind([columns], RunKind.PARENT) for part in zip(*parts, strict=True))
-                if len(found) >= _MAX_RUNS:
-                    yield level, found
-                    found = DataRuns()
-            if depth and position < end_addr:
-                raise unreachable(owner, position, level.round)
-        if found:
-            yield level, found
-        wanted = older
-    if wanted:
-        raise unreachable(owner, wanted[0][0], levels[-1].round)
-
-
-def _demand_no_hole(owner: str, level: RoundPages, position: int, columns: RunColumns) -> None:
-    """A later round has sent us here for all of it. Raises ImageCorrupt."""
-    starts_addr, ends_addr = columns.starts_addr, columns.ends_addr
-    for hole_addr in compress((position, *ends_addr), map(ne, (position, *ends_addr), starts_addr)):
-        raise unreachable(owner, hole_addr, level.round)
+    newest, lineage = levels[0], PageLineage(owner, levels)
+    level_of = {level.round: level for level in levels}
+    found: dict[int, DataRuns] = defaultdict(DataRuns)
+    for start_addr, end_addr in ranges:
+        parents: list[runs.Range] = []
+        for columns in newest.columns_in(start_addr, end_addr):
+            found[newest.round].add(columns)
+            if len(found[newest.round]) >= _MAX_RUNS:
+                yield newest, found.pop(newest.round)
+            parents += (part for parts in of_kind([columns], RunKind.PARENT) for part in zip(*parts, strict=True))
+        for segment in lineage.behind(parents):
+            if segment.kind is SegmentKind.DATA:
+                found[segment.round].append(segment)
+                if len(found[segment.round]) >= _MAX_RUNS:
+                    yield level_of[segment.round], found.pop(segment.round)
+    for number, rest in found.items():
+        if rest:
+            yield level_of[number], rest

@@ -14,6 +14,7 @@ from formats.errors import PredumpError
 from formats.manifest import Manifest, Process
 from formats.outline import ManifestOutline
 from formats.pagemap import Piece
+from formats.runcolumns import RunColumns
 
 
 class Frames(Protocol):
@@ -54,6 +55,9 @@ class PageSource(Protocol):
 
         Raises ImageCorrupt, ImageVersionUnsupported, StorageError.
         """
+
+    def columns_in(self, start: int, end: int) -> Iterator[RunColumns]:
+        """The runs in a page range, in order, some thousands at a time. Raises as `pieces`."""
 
     def read(self, page_index: int, n_pages: int) -> bytes:
         """Pages by their position in the pages file; raises ImageCorrupt, StorageError."""

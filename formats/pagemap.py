@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, reduce
-from itertools import accumulate, compress
+from itertools import accumulate, compress, islice
 from operator import gt, or_
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from formats.runcolumns import IS_KIND, RunColumns
 
 _COMPRESSION_LEVEL = 3
 _CACHED_FRAMES = 16
+_COLUMN_RUNS = 2048
 _OPPOSITE = bytes(number == 0 for number in range(256))
 _KINDS = {kind.value: kind for kind in RunKind}
 
@@ -76,6 +77,16 @@ def cut(found: Iterable[Run], start: int, end: int) -> Iterator[Piece]:
         yield run.start_addr, position, run
     if position < end:
         yield position, end, None
+
+
+def columns_of(found: Iterable[Run]) -> Iterator[RunColumns]:
+    """The same runs, some thousands at a time."""
+    found = iter(found)
+    while some := list(islice(found, _COLUMN_RUNS)):
+        kinds = bytes(run.kind for run in some)
+        yield RunColumns(
+            [run.start_addr for run in some], [run.end_addr for run in some], kinds, [run.page_index for run in some]
+        )
 
 
 class PagemapWriter:

@@ -68,3 +68,19 @@ def overlapping(ranges: Sequence[Range], start: int, end: int) -> Iterator[Range
 def total(ranges: Iterable[Range]) -> int:
     """Sum of the sizes."""
     return sum(end - start for start, end in ranges)
+
+
+def windows(ranges: Iterable[Range], max_size: int) -> Iterator[list[Range]]:
+    """Ranges, which ascend, in lists that lie within `max_size` each; they are cut for it where they are longer."""
+    window: list[Range] = []
+    for start, end in ranges:
+        position = start
+        while position < end:
+            if window and min(end, position + max_size) - window[0][0] > max_size:
+                yield window
+                window = []
+            stop = min(end, position + max_size)
+            window.append((position, stop))
+            position = stop
+    if window:
+        yield window

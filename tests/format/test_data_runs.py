@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formats import dataruns
+from formats import dataruns, lineage
 from formats.chain import Checkpoint
 from formats.dataruns import data_runs
 from formats.errors import ImageCorrupt
@@ -40,12 +40,13 @@ def found_in(checkpoint: Checkpoint, number: int, ranges: Iterable[Range]) -> di
 
 
 @settings(max_examples=50)
-@given(history=histories(), data=st.data(), max_runs=st.integers(1, 5))
+@given(history=histories(), data=st.data(), max_runs=st.integers(1, 5), window_pages=st.integers(1, N_PAGES))
 def test_every_page_of_data_is_found_once(
     tmp_path_factory: pytest.TempPathFactory,
     history: tuple[list[ImageRound], list[Memory]],
     data: st.DataObject,
     max_runs: int,
+    window_pages: int,
 ) -> None:
     images, memories = history
     checkpoint = Checkpoint.open(write_chain(tmp_path_factory.mktemp("chain") / "checkpoint", *images))
@@ -53,6 +54,7 @@ def test_every_page_of_data_is_found_once(
     ranges = [(addr_of(start), addr_of(end)) for start, end in pairwise(cuts)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dataruns, "_MAX_RUNS", max_runs)
+        patch.setattr(lineage, "_WINDOW_BYTES", window_pages * PAGE_BYTES)
         for number, memory in enumerate(memories, start=1):
             assert found_in(checkpoint, number, ranges) == {
                 addr_of(page): content

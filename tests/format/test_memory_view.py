@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from formats import lineage
 from formats.chain import AddressAbsent, Checkpoint, MemoryView, Segment, SegmentKind
 from formats.errors import ImageCorrupt, UsageError
 from formats.layout import PAGE_BYTES, RunKind
@@ -28,17 +29,20 @@ from tests.format.images import (
 
 
 @settings(max_examples=50)
-@given(history=histories(), data=st.data())
+@given(history=histories(), data=st.data(), window_pages=st.integers(1, N_PAGES))
 def test_every_round_reads_as_the_memory_it_stands_for(
     tmp_path_factory: pytest.TempPathFactory,
     history: tuple[list[ImageRound], list[Memory]],
     data: st.DataObject,
+    window_pages: int,
 ) -> None:
+    """However much of it is looked at at once."""
     images, memories = history
     path = write_chain(tmp_path_factory.mktemp("chain") / "checkpoint", *images)
     checkpoint = Checkpoint.open(path)
     for number, memory in enumerate(memories, start=1):
-        with MemoryView(checkpoint, number) as view:
+        with MemoryView(checkpoint, number) as view, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lineage, "_WINDOW_BYTES", window_pages * PAGE_BYTES)
             whole = b"".join(memory.get(page, ZERO_PAGE) for page in range(N_PAGES))
             assert view.read(addr_of(0), len(whole)) == whole
             start = data.draw(st.integers(0, len(whole)))

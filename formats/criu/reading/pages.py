@@ -16,7 +16,8 @@ from formats.criu.names import pages_name
 from formats.criu.reading.pagemap import CriuPagemap
 from formats.files import close_quietly, read_exactly
 from formats.layout import PAGE_BYTES, PAGES_FRAME_BYTES
-from formats.pagemap import Piece, cut
+from formats.pagemap import Piece, columns_of, cut
+from formats.runcolumns import RunColumns
 
 if TYPE_CHECKING:
     from formats.criu.reading.directories import ImageDirectory
@@ -104,6 +105,11 @@ class CriuPages(Closing):
         """
         pagemap = self._opened()
         return cut(pagemap.runs(start, end) if pagemap else (), start, end)
+
+    def columns_in(self, start: int, end: int) -> Iterator[RunColumns]:
+        """The runs in a page range, some thousands at a time. Raises as `pieces`."""
+        pagemap = self._opened()
+        return columns_of(pagemap.runs(start, end) if pagemap else ())
 
     def read(self, page_index: int, n_pages: int) -> bytes:
         """Pages by their position in the file of the pages; raises ImageCorrupt, StorageError."""
