@@ -11,7 +11,7 @@ import pytest
 from dumper import pipeline
 from dumper.kernel.copy import PageBuffer
 from dumper.limits import Limits
-from dumper.pipeline import LEAST_PRIORITY, PagePipeline
+from dumper.pipeline import HASTY_LEVEL, LEAST_PRIORITY, PagePipeline
 from tests.harness import poll_until
 
 SECONDS = 20
@@ -87,3 +87,27 @@ def test_without_limits_nobody_is_nice(priorities: list[int]) -> None:
         submit(line, Sink())
         line.flush()
     assert priorities == [os.getpriority(os.PRIO_PROCESS, threading.get_native_id())]
+
+
+@pytest.mark.parametrize(("level", "hasty"), [(19, HASTY_LEVEL), (1, HASTY_LEVEL), (-7, -7), (0, 0)])
+def test_haste_is_no_slower_than_what_was_asked_for(level: int, hasty: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels: list[int] = []
+
+    def compress(_content: memoryview, _frame_bytes: int, level: int) -> tuple[list[bytes], list[int]]:
+        levels.append(level)
+        return [], []
+
+    monkeypatch.setattr("dumper.pipeline.compress_frames", compress)
+    with PagePipeline(level=level, compress_threads=2) as line:
+        submit(line, Sink())
+        line.flush()
+        line.make_haste()
+        submit(line, Sink())
+        line.flush()
+    assert levels == [level, hasty]
+
+
+@pytest.mark.parametrize(("n_pages", "expected"), [(0, 64), (100, 64), (129, 128), (2000, 1024), (10**6, 1024)])
+def test_few_pages_are_for_all_threads(n_pages: int, expected: int) -> None:
+    with PagePipeline(level=1, compress_threads=2) as line:
+        assert line.batch_pages(n_pages) == expected
