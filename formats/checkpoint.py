@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -57,12 +57,16 @@ class RoundOutline(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RoundInfo:
-    """A committed round; `sha256` is over the bytes of its manifest file."""
+    """A committed round; `sha256` is over the bytes of its manifest file.
+
+    contents: what frames of its files hold, by name, as far as somebody has checked and kept it, who also empties it.
+    """
 
     number: int
     path: Path
     manifest: Manifest
     sha256: str
+    contents: dict[str, list[bytes]] = field(default_factory=dict, repr=False, compare=False)
     _processes: dict[int, Process] = field(init=False, repr=False, compare=False)
     _files: dict[str, FileEntry] = field(init=False, repr=False, compare=False)
 
@@ -97,7 +101,8 @@ class RoundInfo:
         """The pages that this round has of a process of it or of a later round."""
         same = self.process(process.pid)
         is_here = same is not None and _is_same(process, same)
-        return _pages_of(process, self.number, self.path, self._files, is_here=is_here)
+        contents = self.contents.get(pages_name(process.pid), ())
+        return _pages_of(process, self.number, self.path, self._files, is_here=is_here, contents=contents)
 
     def pages_of_object(self, number: int) -> RoundPages:
         """The pages that this round has of one of its memory objects."""
@@ -301,13 +306,20 @@ def _is_same(process: Process, other: Process | ProcessOutline) -> bool:
 
 
 def _pages_of(
-    process: Process, number: int, path: Path, files: Mapping[str, FileEntry], *, is_here: bool
+    process: Process,
+    number: int,
+    path: Path,
+    files: Mapping[str, FileEntry],
+    *,
+    is_here: bool,
+    contents: Sequence[bytes] = (),
 ) -> RoundPages:
     pages, pagemap = pages_name(process.pid), pagemap_name(process.pid)
     return RoundPages(
         number,
         StoredFile(path / pages, files.get(pages)),
         StoredFile(path / pagemap, files.get(pagemap) if is_here else None),
+        contents,
     )
 
 

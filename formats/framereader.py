@@ -7,7 +7,7 @@ import sys
 import threading
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -79,12 +79,14 @@ class FrameReader(Closing):
         max_frame_bytes: int,
         content_unit_bytes: int = 1,
         entry: FileEntry | None = None,
+        contents: Sequence[bytes] = (),
     ) -> None:
         """Open the file and check its seek table as a whole.
 
         `max_frame_bytes` is the most content one frame may have (inclusive); each frame's content
         is a multiple of `content_unit_bytes`. With `entry`, size and seek table must be the ones
-        that the manifest names. Raises ImageCorrupt, StorageError.
+        that the manifest names. `contents` are those of its frames, if they were checked and are
+        still there: they are given out if it is all of them. Raises ImageCorrupt, StorageError.
         """
         self.path = path
         self._max_frame_bytes = max_frame_bytes
@@ -95,6 +97,10 @@ class FrameReader(Closing):
         except BaseException:
             self.close()
             raise
+        is_whole = len(contents) == self.frame_count and list(accumulate(map(len, contents), initial=0)) == list(
+            self._content_offsets
+        )
+        self._contents = contents if is_whole else ()
 
     def close(self) -> None:
         """Close the file; reading is over. May be called again."""
@@ -170,7 +176,7 @@ class FrameReader(Closing):
 
         The GIL is released while it is read and decompressed.
         """
-        return self.read_both(index)[1]
+        return self._contents[index] if self._contents else self.read_both(index)[1]
 
     def read_both(self, index: int) -> tuple[bytes, bytes]:
         """A frame as `read_stored` has it, and its content as `read_frame` has it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,11 +25,15 @@ class StoredFile(NamedTuple):
 class RoundPages(Closing):
     """What round `round` has of it; not for use by two threads at once. `pages_file` is where the bytes are."""
 
-    def __init__(self, number: int, pages: StoredFile, pagemap: StoredFile) -> None:
-        """A `pagemap` that the manifest does not name has no runs."""
+    def __init__(self, number: int, pages: StoredFile, pagemap: StoredFile, contents: Sequence[bytes] = ()) -> None:
+        """A `pagemap` that the manifest does not name has no runs. `contents` are those of the frames of `pages`.
+
+        They are given out if it is all of them.
+        """
         # The round's manifest is not held: a chain may have a thousand rounds.
         self.round = number
         self.pages_file = pages
+        self._contents = contents
         self._pagemap_file = pagemap
         self._pagemap: Pagemap | None = None
         self._pages: PageStore | None = None
@@ -75,7 +79,13 @@ class RoundPages(Closing):
     def open_frames(self) -> FrameReader:
         """The pages file once more, for threads; whoever opens it closes it. Raises ImageCorrupt, StorageError."""
         path, entry = self.pages_file
-        return FrameReader(path, max_frame_bytes=PAGES_FRAME_BYTES, content_unit_bytes=PAGE_BYTES, entry=entry)
+        return FrameReader(
+            path,
+            max_frame_bytes=PAGES_FRAME_BYTES,
+            content_unit_bytes=PAGE_BYTES,
+            entry=entry,
+            contents=self._contents,
+        )
 
     def _runs(self, start: int, end: int) -> Iterator[Run]:
         pagemap = self._opened_pagemap()

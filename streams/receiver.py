@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ class _Arrived:
     """A message, and the check of its frames; or the end (no message), or why there are no more."""
 
     message: Message | None = None
-    checked: Future[None] | None = None
+    checked: Future[list[bytes]] | None = None
     error: BaseException | None = None
 
 
@@ -131,13 +131,12 @@ class Receiver(Closing):
         if self._takeover and session.number:
             self._takeover.recall(incoming, session.id)
         while (item := self._next(arrived)).message is not None:
-            if item.checked is not None:
-                item.checked.result()
+            contents = item.checked.result() if item.checked is not None else []
             if isinstance(item.message, Ask):
                 self._answer(item.message, incoming, session)
             elif isinstance(item.message, Content):
                 self._take_content(item.message)
-            committed = self._place(item.message, session)
+            committed = self._place(item.message, contents, session)
             if committed is not None:
                 self._on_round(committed)
             incoming.acknowledge(session.number)
@@ -155,10 +154,12 @@ class Receiver(Closing):
                 self._takeover.expire()
         return arrived.get()
 
-    def _place(self, message: Message, session: Session) -> RoundInfo | None:
+    def _place(self, message: Message, contents: Sequence[bytes], session: Session) -> RoundInfo | None:
         takeover = self._takeover
-        if takeover and isinstance(message, Begin):
-            takeover.begin_round()
+        if takeover:
+            if isinstance(message, Begin):
+                takeover.begin_round()
+            takeover.contents.see(message, contents, session.sequence.round)
         committed = session.place(message)
         if takeover and committed is not None:
             takeover.round_arrived(committed)
@@ -185,7 +186,7 @@ class Receiver(Closing):
         try:
             while (data := incoming.receive()) is not None:
                 message = decode(data)
-                checked: Future[None] | None = None
+                checked: Future[list[bytes]] | None = None
                 if isinstance(message, Begin):
                     holds = {}
                 elif isinstance(message, File):

@@ -50,15 +50,17 @@ class _OpenFile:
     writer: FrameWriter
 
 
-def check_frames(message: Frames, holds: Holds) -> None:
-    """Decompresses each frame. For any thread. Raises StreamCorrupt."""
+def check_frames(message: Frames, holds: Holds) -> list[bytes]:
+    """Decompresses each frame; what they hold. For any thread. Raises StreamCorrupt."""
+    contents = []
     for frame, content_bytes in zip(message.frames, message.contents_bytes, strict=True):
         if content_bytes > holds.max_frame_bytes or content_bytes % holds.content_unit_bytes:
             raise corrupt(f"a frame of file {message.file} has {content_bytes} bytes of content")
         try:
-            unpack_frame(frame, content_bytes, holds.max_frame_bytes)
+            contents.append(unpack_frame(frame, content_bytes, holds.max_frame_bytes))
         except FrameDamage as damage:
             raise corrupt(f"a frame of file {message.file} {damage}") from damage
+    return contents
 
 
 class RoundReceiver:
@@ -85,6 +87,10 @@ class RoundReceiver:
     def name_of(self, file: int) -> str:
         """The name of a file that is open. Raises StreamCorrupt."""
         return self._file(file).name
+
+    def holds_pages(self, file: int) -> bool:
+        """Whether that file, which is open, has the pages of a process. Raises StreamCorrupt."""
+        return self._file(file).holds is Holds.PAGES
 
     def skip_file(self) -> None:
         """Leaves out a file that was removed again."""

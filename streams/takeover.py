@@ -28,6 +28,7 @@ from formats.manifest import Manifest, RoundKind
 from formats.records import decode_record, encode_record
 from streams.errors import StreamRefused
 from streams.filecopy import FileCopies
+from streams.keptcontents import KeptContents
 from streams.messages import Content, corrupt
 from streams.questions import MAX_FILES, Build, Built, Copied, Copy, Files, Found, Go, Offer, Offered, Question, Running
 from streams.revival import Revival
@@ -56,6 +57,7 @@ class Takeover(Closing):
     def __init__(self, path: Path, revival: Revival, timeout_s: float) -> None:
         """`path` is the checkpoint; `timeout_s`: how long built processes wait for the word."""
         self.running: Running | None = None
+        self.contents = KeptContents()
         self._path = path
         self._revival = revival
         self._timeout_s = timeout_s
@@ -100,12 +102,15 @@ class Takeover(Closing):
 
         Raises PredumpError if it cannot live.
         """
+        info = replace(info, contents=self.contents.take())
         if info.manifest.kind is RoundKind.DUMP:
             self._copies.remove_others(_paths(info.manifest))
             self._dump = info
             self._processes = self._submit(lambda: self._revival.complete(info))
+            self._processes.add_done_callback(lambda _: info.contents.clear())
         else:
             self._do(lambda: self._revival.prepare(info))
+            info.contents.clear()
 
     def answer(self, question: Question, session_id: bytes, number: int) -> AnswerRecord:
         """Answers message `number`. Raises PredumpError: nothing runs then, and nothing will."""
