@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 @round_option
 @comeback_options()
 @click.option("--detach/--wait", default=False, help="Leave them alone, or wait for the first one to end (default).")
+@click.option(
+    "--time-namespace",
+    is_flag=True,
+    help="In a time namespace, where CLOCK_MONOTONIC and CLOCK_BOOTTIME go on from where they were.",
+)
 @click.option("--stopped", is_flag=True, help="Leave them stopped; SIGCONT lets them run.")
 @click.option(
     "--lazy",
@@ -50,6 +55,7 @@ def restore(
     number: int | None,
     comeback: Comeback,
     detach: bool,
+    time_namespace: bool,
     stopped: bool,
     lazy: bool,
     only_check: bool,
@@ -89,6 +95,7 @@ def restore(
     options = RestoreOptions(
         same_pids=comeback.same_pids,
         pid_namespace=comeback.pid_namespace,
+        time_namespace=time_namespace,
         own_session=detach,
         stopped=stopped,
         lazy=lazy,

@@ -239,6 +239,13 @@ PROBES = (
                 f"Allow arch_prctl(2): {CONTAINER}.",
             ),
             (
+                "time-namespace",
+                "Restore: clocks that go on",
+                restoretrials.try_time_namespace,
+                "Use Linux 6.3 or newer, with CONFIG_TIME_NS, for restore --time-namespace.",
+                f"Run predump as root: {CONTAINER}.",
+            ),
+            (
                 "rseq",
                 "Restore: restartable sequences",
                 restoretrials.try_rseq,

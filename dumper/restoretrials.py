@@ -28,11 +28,11 @@ _TRIES = 20
 
 
 @contextmanager
-def blank(set_tids: Sequence[int] = ()) -> Iterator[RemoteThread]:
+def blank(set_tids: Sequence[int] = (), time_offsets: str = "") -> Iterator[RemoteThread]:
     """A blank process, which ends with the block. Raises OSError as `spawn_blank`."""
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        thread = spawn_blank(set_tids, null, null + AWAY)
+        thread = spawn_blank(set_tids, null, null + AWAY, time_offsets=time_offsets)
     finally:
         os.close(null)
     try:
@@ -71,6 +71,15 @@ def try_chosen_ids() -> str:
         except FileExistsError:
             continue  # somebody else got it meanwhile
     raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+
+def try_time_namespace() -> str:
+    """Older kernels have it for children only, not from an execve(2) on."""
+    with blank(time_offsets="monotonic 1 0\nboottime 1 0\n") as thread:
+        own = os.readlink(f"/proc/{thread.tid}/ns/time")  # noqa: PTH115
+        if own != os.readlink(f"/proc/{thread.tid}/ns/time_for_children"):  # noqa: PTH115
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    return "clocks that count from the boot can go on from where they were (time namespace)"
 
 
 def try_memory_map() -> str:

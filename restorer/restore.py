@@ -33,6 +33,7 @@ from formats.processstate import ProcessState
 from restorer import surroundings, threads, timers
 from restorer.ahead import Ahead
 from restorer.checks import CheckOptions, Findings, check_restore
+from restorer.clocks import shown_to
 from restorer.credentials import set_credentials, set_dumpable, set_seccomp
 from restorer.errors import RestoreFailed
 from restorer.events import Restored, Tell
@@ -59,15 +60,17 @@ READ_IMPLIES_EXEC = 0x0400000  # personality(2): it would change mappings that a
 class RestoreOptions:
     """How they come back.
 
-    same_pids: with the ids that they had; pid_namespace: in a new pid namespace, where all ids are free; own_session:
-    what had its session outside of the tree gets one of its own instead of the caller's, so that it outlives that;
-    stopped: left stopped by SIGSTOP; lazy: they run before their pages are there, which another process brings; track:
-    their writes are tracked for the next round of the checkpoint; trust: whoever wrote the image; threads: that
-    decompress and fill; files: choices about what is open.
+    same_pids: with the ids that they had; pid_namespace: in a new pid namespace, where all ids are free;
+    time_namespace: in a new time namespace, where clocks that count from the boot go on from where they were;
+    own_session: what had its session outside of the tree gets one of its own instead of the caller's, so that it
+    outlives that; stopped: left stopped by SIGSTOP; lazy: they run before their pages are there, which another
+    process brings; track: their writes are tracked for the next round of the checkpoint; trust: whoever wrote the
+    image; threads: that decompress and fill; files: choices about what is open.
     """
 
     same_pids: bool = True
     pid_namespace: bool = False
+    time_namespace: bool = False
     own_session: bool = False
     stopped: bool = False
     lazy: bool = False
@@ -154,6 +157,7 @@ class Restoration(Closing):
             CheckOptions(
                 same_pids=options.same_pids and not has_ids,
                 pid_namespace=options.pid_namespace,
+                time_namespace=options.time_namespace,
                 own_session=options.own_session,
                 trust=options.trust,
                 files=options.files,
@@ -247,6 +251,7 @@ class Restoration(Closing):
                 pid_namespace=options.pid_namespace,
                 suspend_seccomp=any(state.seccomp_filters for state in states.values()),
                 personality=personality,
+                clocks=shown_to(states[self._manifest.root_pid], self._manifest) if options.time_namespace else None,
             )
             channel = self._stack.enter_context(Channel(channel_fd))
             self._tree = self._stack.enter_context(Tree(plan, boot_address(sorted(used)), channel, tree_options))

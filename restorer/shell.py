@@ -116,6 +116,7 @@ class Shell(Closing):
         *,
         clone_flags: int = 0,
         personality: int = 0,
+        time_offsets: str = "",
         suspend_seccomp: bool = False,
     ) -> Shell:
         """One that is the caller's child; as `spawn_blank`, which says what it raises. Raises CallFailed, too."""
@@ -125,6 +126,7 @@ class Shell(Closing):
             channel.fd,
             clone_flags=clone_flags,
             personality=personality,
+            time_offsets=time_offsets,
             suspend_seccomp=suspend_seccomp,
         )
         shell = cls(leader, set_tids[0] if set_tids else leader.tid, boot_addr, channel)

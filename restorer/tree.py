@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from dumper.kernel.remote import CallFailed, RemoteThread, Sys, adopt_orphans, detach
 from formats.closing import Closing
 from formats.manifest import Process
+from restorer.clocks import Readings, offsets_to_go_on
 from restorer.errors import RestoreFailed
 from restorer.freepids import wait_until_free, when_free
 from restorer.plan import OUTSIDE, Do, Plan, Step
@@ -25,12 +26,15 @@ _SIGSET_BYTES = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeOptions:
-    """same_pids: the ids that they had; pid_namespace: in a new one, where all are free; personality: of the first."""
+    """same_pids: the ids that they had; pid_namespace: in a new one, where all are free; personality: of the first;
+    clocks: what they are to show at first in a new time namespace, None without one.
+    """
 
     same_pids: bool = True
     pid_namespace: bool = False
     suspend_seccomp: bool = False
     personality: int = 0
+    clocks: Readings | None = None
 
 
 class Tree(Closing):
@@ -146,6 +150,7 @@ class Tree(Closing):
             self._channel,
             clone_flags=clone_flags,
             personality=self._options.personality,
+            time_offsets=offsets_to_go_on(self._options.clocks) if self._options.clocks else "",
             suspend_seccomp=self._options.suspend_seccomp,
         )
 

@@ -82,9 +82,11 @@ class Answering:
         return text[: text.rfind("\n") + 1].splitlines()
 
 
-def interpreter(lives: Lives, directory: Path, *setup: str, fds: Sequence[int] = ()) -> Answering:
-    """A Python that is told what to do; `setup` are its first commands."""
-    target = Answering(lives, directory, [sys.executable, "-S", "-E", "-u", "-c", _INTERPRETER], fds)
+def interpreter(
+    lives: Lives, directory: Path, *setup: str, fds: Sequence[int] = (), prefix: Sequence[str] = ()
+) -> Answering:
+    """A Python that is told what to do; `setup` are its first commands, `prefix` is what becomes it by execve(2)."""
+    target = Answering(lives, directory, [*prefix, sys.executable, "-S", "-E", "-u", "-c", _INTERPRETER], fds)
     for line in setup:
         assert "Error" not in (answer := target.ask(line)), f"{line}: {answer}"
     return target

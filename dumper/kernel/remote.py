@@ -215,22 +215,26 @@ def spawn_blank(
     *,
     clone_flags: int = 0,
     personality: int = 0,
+    time_offsets: str = "",
     suspend_seccomp: bool = False,
 ) -> RemoteThread:
     """A process without anything: it stands still, all signals blocked, the caller's child.
 
     Of our descriptors it gets `keep_fd`, as `keep_as`, and those without close-on-exec. set_tids: its pid in each pid
-    namespace, the innermost first; none for any. suspend_seccomp: filters that it installs are not asked while it is
-    ours, which needs CAP_SYS_ADMIN.
+    namespace, the innermost first; none for any. time_offsets: for /proc/PID/timens_offsets of a new time namespace, ""
+    for none. suspend_seccomp: filters that it installs are not asked while it is ours, which needs CAP_SYS_ADMIN.
 
-    Raises OSError: EEXIST if the pid is taken, EPERM if the caller may not choose it, EINVAL for an impossible one.
+    Raises OSError: EEXIST if the pid is taken, EPERM if the caller may not choose it, EINVAL for an impossible one,
+    ERANGE for impossible offsets.
     """
+    offsets = ffi.new("char[]", time_offsets.encode())
     tids = ffi.new("int32_t[]", list(set_tids) or [0])
     spawn = {
         "set_tids": tids if set_tids else ffi.NULL,
         "n_set_tids": len(set_tids),
         "clone_flags": clone_flags,
         "personality": personality,
+        "time_offsets": offsets if time_offsets else ffi.NULL,
         "keep_fd": keep_fd,
         "keep_as": keep_as,
         "options": O_EXITKILL | O_TRACE_CHILDREN | (O_SUSPEND_SECCOMP if suspend_seccomp else 0),

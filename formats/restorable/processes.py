@@ -20,6 +20,7 @@ NAMESPACES: Mapping[str, tuple[bool, str]] = {
     "mnt": (False, "it sees other mounts; restore it where its files are the same"),
     "net": (False, "it comes back in the caller's, whose addresses are others"),
     "ipc": (False, "it comes back in the caller's"),
+    "time": (False, "without --time-namespace its clocks that count from the boot are the caller's"),
     "uts": (False, "it comes back in the caller's, whose host name may be another"),
 }
 """Namespaces that are not those of the predump that made the dump: whether that stops a restore, and why."""

@@ -8,6 +8,7 @@
     abilities       the kernel, and what the caller may
     processor       registers and instructions
     segments        of System V
+    clocks          that count from the boot
     surroundings    memory, namespaces, cgroups, addresses of sockets
 
 Each takes the manifest and facts (`host`), and yields problems; `check_restore` collects all of them.
@@ -22,7 +23,7 @@ from formats.checkpoint import Checkpoint
 from formats.manifest import Manifest
 from formats.restorable import Verdict, openfiles, verdict_on
 from formats.restorable.processes import PARENT_DEATH
-from restorer.checks import abilities, files, ids, processor, segments, surroundings, watches
+from restorer.checks import abilities, clocks, files, ids, processor, segments, surroundings, watches
 from restorer.checks.findings import Findings, Problem, Subject
 from restorer.checks.host import Host, look_at_host
 from restorer.files.choices import FileChoices
@@ -34,10 +35,11 @@ __all__ = ["CheckOptions", "Findings", "Problem", "Subject", "check_manifest", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckOptions:
-    """As of the restore: same_pids, pid_namespace, own_session, files; trust: whoever wrote the image."""
+    """As of the restore: same_pids, pid_namespace, time_namespace, own_session, files; trust: whoever wrote it."""
 
     same_pids: bool = True
     pid_namespace: bool = False
+    time_namespace: bool = False
     own_session: bool = False
     trust: bool = False
     files: FileChoices = field(default_factory=FileChoices)
@@ -83,12 +85,14 @@ def check_manifest(manifest: Manifest, options: CheckOptions, host: Host) -> Fin
     findings.add(ids.look(manifest, own_session=options.own_session, need_free=same_ids and not options.pid_namespace))
     findings.add(files.look(manifest))
     findings.add(watches.look(manifest, host.boot_id))
-    findings.add(abilities.try_out(abilities.needs(manifest, same_ids=same_ids), host.trials))
+    wanted = abilities.needs(manifest, same_ids=same_ids, time_namespace=options.time_namespace)
+    findings.add(abilities.try_out(wanted, host.trials))
     findings.add(abilities.credentials(manifest, host.made_as))
     findings.add(processor.look(manifest, host.xstate, host.instructions))
     findings.add(surroundings.memory(manifest, host.available_bytes))
     findings.add(surroundings.namespaces(manifest, host.boot_id, host.namespaces))
     findings.add(segments.look(manifest, host.boot_id))
+    findings.add(clocks.look(manifest, host.clocks, time_namespace=options.time_namespace))
     findings.add(surroundings.cgroups(manifest, host.cgroups))
     findings.add(surroundings.sockets(manifest))
     return findings
@@ -99,6 +103,9 @@ def of_image(manifest: Manifest, options: CheckOptions) -> list[Problem]:
     verdict = verdict_on(manifest)
     if all(process.state or process.zombie for process in manifest.processes):
         _apply(options.files, manifest, verdict)
+    if options.time_namespace:
+        for process in manifest.processes:
+            verdict.forget(process.pid, "time namespace")
     if not options.own_session:
         verdict.forget(manifest.root_pid, PARENT_DEATH)
     hint = "Nothing can be done about it here: 'predump inspect --show restore' has all of it."

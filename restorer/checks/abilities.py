@@ -20,7 +20,7 @@ Need = tuple[Callable[[], str], str, str, bool]
 """What is tried; what it is for, as the end of a sentence; what to do without it; whether a restore stops there."""
 
 
-def needs(manifest: Manifest, *, same_ids: bool) -> Iterator[Need]:
+def needs(manifest: Manifest, *, same_ids: bool, time_namespace: bool = False) -> Iterator[Need]:
     """What a round's processes need of the kernel and of the caller."""
     alive = [process for process in manifest.processes if process.zombie is None]
     check = "'predump check' says what this host lacks, and what to do about it."
@@ -29,6 +29,9 @@ def needs(manifest: Manifest, *, same_ids: bool) -> Iterator[Need]:
     if same_ids:
         ids = "Run it as root or with CAP_CHECKPOINT_RESTORE, or with --pid new or --pid-namespace."
         yield restoretrials.try_chosen_ids, "give processes the ids that they had", ids, True
+    if time_namespace:
+        namespace = "Run it as root, on Linux 6.3 or newer, or without --time-namespace."
+        yield restoretrials.try_time_namespace, "have clocks go on from where they were", namespace, True
     if any(vma.path == "[vdso]" for process in alive for vma in process.vmas):
         yield restoretrials.try_vdso_address, "map the vdso where it was (ARCH_MAP_VDSO_64)", check, True
     if any(thread.rseq for process in alive for thread in process.threads):

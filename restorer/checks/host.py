@@ -16,13 +16,14 @@ from dumper.state.threads import credentials
 from formats.layout import PAGE_BYTES
 from formats.threadstate import Credentials
 from restorer.checks.abilities import Trials
+from restorer.clocks import Readings, now
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
     """made_as: the credentials of a process that the caller makes; xstate: its NT_X86_XSTATE, b"" for none;
-    instructions: sets of them, as in /proc/cpuinfo; cgroups: lines of /proc/self/cgroup; available_bytes: memory that
-    could be had without harm to others; trials: what the kernel and the caller can do.
+    instructions: sets of them, as in /proc/cpuinfo; clocks: what they show; cgroups: lines of /proc/self/cgroup;
+    available_bytes: memory that could be had without harm to others; trials: what the kernel and the caller can do.
     """
 
     made_as: Credentials
@@ -30,6 +31,7 @@ class Host:
     instructions: frozenset[str]
     namespaces: Mapping[str, int]
     boot_id: str
+    clocks: Readings
     cgroups: tuple[str, ...]
     available_bytes: int
     trials: Trials = field(default_factory=Trials, compare=False)
@@ -47,6 +49,7 @@ def look_at_host() -> Host:
         instructions=frozenset(read_instructions()),
         namespaces=read_own(),
         boot_id=_text("/proc/sys/kernel/random/boot_id").strip(),
+        clocks=now(),
         cgroups=tuple(_text("/proc/self/cgroup").splitlines()),
         available_bytes=available_bytes(_text("/proc/meminfo")),
     )

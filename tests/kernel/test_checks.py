@@ -22,7 +22,7 @@ REPO = Path(__file__).resolve().parents[2]
 NOBODY = 65534
 CHILD_S = 60.0
 PRIVILEGED = {"userfaultfd", "other-users", "map-files", "suspend-seccomp"} | {
-    f"restore-{name}" for name in ("ids", "executable", "tcp")
+    f"restore-{name}" for name in ("ids", "executable", "time-namespace", "tcp")
 }
 AS_JSON = """
 import dataclasses, json

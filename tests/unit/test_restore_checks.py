@@ -14,16 +14,27 @@ from pathlib import Path
 import pytest
 
 from formats.buildid import build_id
-from formats.manifest import Manifest, MappedFile, Process, Vma
+from formats.manifest import Clocks, Manifest, MappedFile, Process, Vma
 from formats.openfiles import OpenFile, OpenFileKind
 from formats.processstate import Namespace, PosixTimer
 from formats.threadstate import Credentials, Rseq
-from restorer.checks import CheckOptions, Problem, abilities, check_manifest, files, ids, processor, surroundings
+from restorer.checks import (
+    CheckOptions,
+    Problem,
+    abilities,
+    check_manifest,
+    clocks,
+    files,
+    ids,
+    processor,
+    surroundings,
+)
 from restorer.checks.findings import Findings, Subject
 from restorer.checks.host import Host, available_bytes, look_at_host
+from restorer.clocks import Readings
 from restorer.errors import CannotRestore
 from tests.format.images import PID, vma_of
-from tests.restorables import PROCESS, SOCKET, THREAD, child_of, dump_of, file_of, with_state, with_thread
+from tests.restorables import PROCESS, SOCKET, STATE, THREAD, child_of, dump_of, file_of, with_state, with_thread
 from tests.states import plain_credentials
 
 HERE = Host(
@@ -32,6 +43,7 @@ HERE = Host(
     instructions=frozenset(),
     namespaces={},
     boot_id="boot",
+    clocks=Readings(10**18, 10**18),
     cgroups=(),
     available_bytes=1 << 40,
 )
@@ -283,6 +295,21 @@ def test_room_in_memory() -> None:
     assert "4 MiB" in stopping(surroundings.memory(manifest, (4 << 20) - 1))[0]
     assert available_bytes("MemTotal: 9 kB\nMemAvailable:  3 kB\nSwapFree: 1 kB\n") == 4096
     assert available_bytes("") > 1 << 20
+
+
+def test_clocks_that_would_go_back() -> None:
+    taken = Clocks(realtime_ns=1, monotonic_ns=5 * 10**9, boottime_ns=6 * 10**9)
+    manifest = dump_of(PROCESS, child_of(PROCESS), clocks=taken)
+    here = Readings(2 * 10**9, 0)
+    told = warnings(clocks.look(manifest, here, time_namespace=False))
+    assert len(told) == 2
+    assert "go back by 3 s" in told[0]
+    assert list(clocks.look(manifest, Readings(5 * 10**9, 0), time_namespace=False)) == []
+    assert list(clocks.look(manifest, here, time_namespace=True)) == []
+    assert "does not have" in stopping(clocks.look(replace(manifest, clocks=None), here, time_namespace=True))[0]
+    inner = replace(STATE, namespaces=[Namespace(kind="time", inode=2)], monotonic_offset_ns=7)
+    mixed = replace(manifest, processes=[PROCESS, replace(child_of(PROCESS), state=inner)])
+    assert "those of the root process" in warnings(clocks.look(mixed, here, time_namespace=True))[0]
 
 
 def test_namespaces_are_known_on_the_same_boot_only() -> None:

@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 22
+#define PD_ABI 23
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -631,6 +631,7 @@ struct pd_spawn {
 	uint64_t n_set_tids;
 	uint64_t clone_flags;	 /* CLONE_NEW* */
 	uint64_t personality;	 /* 0: ours */
+	const char *time_offsets; /* for /proc/PID/timens_offsets of a new time namespace, NULL for none */
 	int32_t keep_fd, keep_as; /* the one descriptor of ours that it gets, beside those without close-on-exec */
 	int32_t options;	 /* PTRACE_O_* */
 };

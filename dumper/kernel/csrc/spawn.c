@@ -94,6 +94,20 @@ static int keep(const struct pd_spawn *spawn, int *program_fd)
 	return dup3(spawn->keep_fd, spawn->keep_as, 0);
 }
 
+/* A time namespace, which it enters by the execve(2) that follows: since Linux 6.3, fs/exec.c. */
+static int unshare_time(const char *offsets)
+{
+	ssize_t n_bytes = (ssize_t)strlen(offsets);
+	int fd;
+
+	if (unshare(CLONE_NEWTIME) < 0)
+		return -1;
+	fd = open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	return write(fd, offsets, (size_t)n_bytes) == n_bytes ? 0 : -1; /* the descriptor goes with execve(2) */
+}
+
 /* In the new process, on a stack of its own in our memory, while we stand still (CLONE_VFORK). */
 static void be_born(struct birth *birth)
 {
@@ -104,7 +118,8 @@ static void be_born(struct birth *birth)
 
 	for (int number = 1; number <= N_SIGNALS; number++) /* what we ignore would stay ignored */
 		syscall(SYS_rt_sigaction, number, by_default, NULL, sizeof(uint64_t));
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || is_orphan(birth) || keep(spawn, &program_fd) < 0 ||
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || is_orphan(birth) ||
+	    (spawn->time_offsets && unshare_time(spawn->time_offsets) < 0) || keep(spawn, &program_fd) < 0 ||
 	    (spawn->personality && personality((unsigned long)spawn->personality) < 0) ||
 	    syscall(SYS_execveat, program_fd, "", arguments, environment, AT_EMPTY_PATH))
 		birth->error = -errno;
