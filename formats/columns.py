@@ -1,4 +1,4 @@
-"""The memory of a process in one round or in all of them, cut so that each part is of one kind in each round.
+"""The memory of a process in all rounds, cut so that each part is of one kind in each round.
 
     round 1 (full)   |  data   |  data   |  zero   |  data   |
     round 2          | parent  |  data   | parent  | (hole)  |
@@ -64,17 +64,15 @@ _Behind = tuple[int, _Version | None]
 
 
 class ProcessRounds(Closing):
-    """One process in all rounds, or in one of them; a context manager, not for use by two threads at once.
+    """One process in all rounds; a context manager, not for use by two threads at once.
 
-    `numbers` are the rounds in the order of their bits, the first having the lowest: of one round, it and those that it
-    builds on, of which it alone is looked at.
+    `numbers` are the rounds in the order of their bits, the first having the lowest.
     """
 
-    def __init__(self, images: Images, process: Process, choose: Choice, number: int | None = None) -> None:
+    def __init__(self, images: Images, process: Process, choose: Choice) -> None:
         """`process` is it in any of the rounds. Raises ParentMissing, ImageCorrupt, StorageError and the like."""
         self._images = images
-        wanted = images.numbers if number is None else [number]
-        self.numbers = list(images.numbers) if number is None else sorted(one.number for one in images.lineage(number))
+        self.numbers = list(images.numbers)
         self._pid = process.pid
         self._levels: list[_Level] = []
         shared: dict[Area, Area] = {}  # most mappings are the same in all rounds
@@ -84,7 +82,7 @@ class ProcessRounds(Closing):
             parent = next(lineage, None)
             same = info.process(process.pid)
             areas: list[Area] = []
-            if one in wanted and same is not None and same.start_time_ticks == process.start_time_ticks:
+            if same is not None and same.start_time_ticks == process.start_time_ticks:
                 areas = [shared.setdefault(area, area) for area in choose(one, same)]
             objects = ObjectSources(info) if any(area.object is not None for area in areas) else None
             position = None if parent is None else self.numbers.index(parent.number)

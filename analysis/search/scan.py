@@ -25,7 +25,7 @@ from formats.segments import SegmentKind
 
 _BLOCK_BYTES = PAGES_FRAME_BYTES
 _ZEROS = bytes(_BLOCK_BYTES)
-_LONG_ZERO_BYTES = 1 << 15
+LONG_ZERO_BYTES = 1 << 15
 _MAX_QUEUED = 256
 
 
@@ -46,11 +46,15 @@ class Match:
 
 
 class Block(NamedTuple):
-    """Memory `[start_addr, end_addr)`: pieces of frames, or numbers of zeros, and in which rounds it is that."""
+    """Memory `[start_addr, end_addr)`: pieces of frames, or numbers of zeros, and in which rounds it is that.
+
+    `zero_bytes`: pages of zeros within the pieces.
+    """
 
     start_addr: int
     end_addr: int
     parts: list[tuple[list[Piece | int], int]]
+    zero_bytes: int = 0
 
 
 def blocks(columns: Iterable[Column], frames: FramesAhead, n_ahead: int) -> Iterator[Block]:
@@ -112,7 +116,7 @@ def _belong_together(last: Block, block: Block) -> bool:
 
 def _is_long_zero(pieces: list[Piece | int]) -> bool:
     """Whether it had better be skipped as the zeros that it is."""
-    return isinstance(pieces[-1], int) and pieces[-1] > _LONG_ZERO_BYTES
+    return isinstance(pieces[-1], int) and pieces[-1] > LONG_ZERO_BYTES
 
 
 @dataclass(slots=True)
@@ -165,6 +169,7 @@ class Scanner:
     def _advance(self, block: Block) -> None:
         n_bytes = block.end_addr - block.start_addr
         self.searched_bytes += n_bytes * len(block.parts)
+        self.zero_bytes += block.zero_bytes
         going_on = 0
         for _, rounds in block.parts:
             going_on |= rounds

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
 
 from analysis.places import Places
+from analysis.search.oneround import RoundBlocks
 from analysis.search.patterns import Pattern
 from analysis.search.scan import Block, Match, Scanner, blocks
 from analysis.selection import VmaSelection
@@ -170,13 +172,15 @@ class ProcessSearch(Closing):
 
     def matches(self, scanner: Scanner, report: Callable[[], None], threads: int) -> Iterator[Match]:
         """All of them, ascending; `report` is called now and then. Raises ImageCorrupt, StorageError."""
-        number = None if self._all_rounds else self._number
-        with (
-            ProcessRounds(self._images, self._view.process, self._areas, number) as rounds,
-            FramesAhead(rounds.open_frames, threads) as frames,
-        ):
-            found = _reporting(blocks(rounds.columns(), frames, threads * _FRAMES_PER_THREAD), report)
-            yield from scanner.scan(found)
+        with ExitStack() as stack:
+            if self._all_rounds:
+                rounds = stack.enter_context(ProcessRounds(self._images, self._view.process, self._areas))
+                frames = stack.enter_context(FramesAhead(rounds.open_frames, threads))
+                found = blocks(rounds.columns(), frames, threads * _FRAMES_PER_THREAD)
+            else:
+                one = stack.enter_context(RoundBlocks(self._view, threads))
+                found = one.blocks(self._areas(self._number, self._view.process))
+            yield from scanner.scan(_reporting(found, report))
 
     def rounds_of(self, match: Match) -> list[int]:
         """The rounds that a match is in, ascending."""
