@@ -80,6 +80,7 @@ def restore(
 
     from formats.checkpoint import Checkpoint
     from restorer.files.choices import FileChoices
+    from restorer.foreground import Foreground
     from restorer.restore import Restoration, RestoreOptions
     from restorer.waiting import wait_for
 
@@ -111,22 +112,24 @@ def restore(
     )
     if not comeback.same_pids:
         tell("ids, which a program may remember: in pid files, in locks that it holds, of its children")
-    with Restoration(Checkpoint.open(path), number, options, tell) as restoration:
-        if only_check:
-            return _say(reporter, path, restoration.check())
-        restoration.build()
-        waited_for = restoration.waited_for
-        done = restoration.release(started_ns)
-    fields = asdict(done) | {"checkpoint": str(path.absolute())}
-    back = counted(len(done.pids), "process", "processes")
-    text = f"{path}: {back} of round {done.round} back as {done.pids[0]}, in {duration_text(done.duration_ns)}."
-    if detach:
-        reporter.result(fields, text)
-        return 0
-    reporter.event({"type": "restored", **fields})
-    if not (quiet or reporter.as_json):
-        reporter.errors.print(text, highlight=False, markup=False)
-    exit_code = _exit_code(wait_for(waited_for, done.pids[0]))
+    with Foreground() as foreground:
+        with Restoration(Checkpoint.open(path), number, options, tell) as restoration:
+            if only_check:
+                return _say(reporter, path, restoration.check())
+            restoration.build()
+            waited_for = restoration.waited_for
+            is_job = not (detach or stopped) and foreground.give(restoration.job)
+            done = restoration.release(started_ns)
+        fields = asdict(done) | {"checkpoint": str(path.absolute())}
+        back = counted(len(done.pids), "process", "processes")
+        text = f"{path}: {back} of round {done.round} back as {done.pids[0]}, in {duration_text(done.duration_ns)}."
+        if detach:
+            reporter.result(fields, text)
+            return 0
+        reporter.event({"type": "restored", **fields})
+        if not (quiet or reporter.as_json):
+            reporter.errors.print(text, highlight=False, markup=False)
+        exit_code = _exit_code(wait_for(waited_for, done.pids[0], foreground if is_job else None))
     reporter.result(fields | {"status": exit_code}, f"Process {done.pids[0]} ended with {exit_code}.", exit_code)
     return exit_code
 

@@ -104,15 +104,19 @@ def own_pid(process: Process) -> int:
     return inner[-1] if inner else process.pid
 
 
-def make_plan(processes: Sequence[Process], root_pid: int, *, own_session: bool) -> Plan:
+def make_plan(processes: Sequence[Process], root_pid: int, *, own_session: bool, as_job: bool = False) -> Plan:
     """The plan for a round's processes; `root_pid` is as the image has it.
 
     own_session: what belonged to a session outside of the tree gets one of its own, which the root leads.
+    as_job: a session that the root led becomes the caller's.
     Raises RestoreFailed for what cannot be made so.
     """
     nodes = _nodes(processes, root_pid)
     root = next(pid for pid, node in nodes.items() if node.process is not None and node.process.pid == root_pid)
-    _replace_outside(nodes, root, own_session=own_session)
+    if as_job and nodes[root].leads:
+        _leave_session(nodes, root)
+    else:
+        _replace_outside(nodes, root, own_session=own_session)
     _add_stand_ins(nodes, root)
     plan = Plan(root, nodes)
     birth = _births(nodes, root)
@@ -156,6 +160,12 @@ def _nodes(processes: Sequence[Process], root_pid: int) -> dict[int, Node]:
         lost = next(process.pid for process in processes if own[process.pid] not in nodes)
         raise RestoreFailed(f"Process {lost} of the image is no descendant of its root, {root_pid}.", pid=lost)
     return nodes
+
+
+def _leave_session(nodes: Mapping[int, Node], root: int) -> None:
+    for node in nodes.values():
+        if node.session == root:
+            node.session = OUTSIDE
 
 
 def _replace_outside(nodes: Mapping[int, Node], root: int, *, own_session: bool) -> None:

@@ -38,6 +38,7 @@ from restorer.credentials import set_credentials, set_dumpable, set_seccomp
 from restorer.errors import RestoreFailed
 from restorer.events import Restored, Tell
 from restorer.files.choices import FileChoices
+from restorer.files.control import foreground_pid, has_lost_terminal
 from restorer.files.openfiles import OpenFiles
 from restorer.memory.ahead import MemoryAhead
 from restorer.memory.boundaries import set_boundaries
@@ -231,13 +232,21 @@ class Restoration(Closing):
         """The caller's child that ends when the root process does, and with its status; known when they are built."""
         return self._tree.waited_for
 
+    @property
+    def job(self) -> int:
+        """The process whose group is to have the caller's terminal, where they are of one session."""
+        wanted = foreground_pid(self._manifest)
+        return next(member.shell.pid for member in self._members if member.process.pid == wanted)
+
     def _make_shells(self) -> None:
         processes = [item for item in self._manifest.processes if item.zombie is None]
         used = [(vma.start_addr, vma.end_addr) for item in processes for vma in item.vmas]
         fds = [one.fd for item in processes if item.state for one in item.state.descriptors]
         channel_fd = max(fds, default=2) + 1
         options = self._options
-        plan = make_plan(self._manifest.processes, self._manifest.root_pid, own_session=options.own_session)
+        as_job = options.files.tty and not options.own_session and has_lost_terminal(self._manifest)
+        root_pid = self._manifest.root_pid
+        plan = make_plan(self._manifest.processes, root_pid, own_session=options.own_session, as_job=as_job)
         states = {item.pid: state_of(item) for item in processes}
         personality = states[self._manifest.root_pid].personality & ~READ_IMPLIES_EXEC
         family = self._ahead.take(plan, used, personality) if self._ahead else None

@@ -26,7 +26,7 @@ from formats.restorable.processes import PARENT_DEATH
 from restorer.checks import abilities, clocks, files, ids, processor, segments, surroundings, watches
 from restorer.checks.findings import Findings, Problem, Subject
 from restorer.checks.host import Host, look_at_host
-from restorer.files.choices import FileChoices
+from restorer.files.choices import OUTSIDE, FileChoices
 from restorer.files.refusals import refusals
 from restorer.trust import distrusted, strange_paths
 
@@ -108,13 +108,18 @@ def of_image(manifest: Manifest, options: CheckOptions) -> list[Problem]:
             verdict.forget(process.pid, "time namespace")
     if not options.own_session:
         verdict.forget(manifest.root_pid, PARENT_DEATH)
-    hint = "Nothing can be done about it here: 'predump inspect --show restore' has all of it."
     found = [
-        Problem(Subject.IMAGE, f"{one.what}: {one.reason}.", hint if stops else "", stops)
+        Problem(Subject.IMAGE, f"{one.what}: {one.reason}.", _hint(one.reason) if stops else "", stops)
         for items, stops in ((verdict.obstacles, True), (verdict.warnings, False))
         for one in items
     ]
     return [*found, *strange_paths(manifest)]
+
+
+def _hint(reason: str) -> str:
+    if reason == OUTSIDE:
+        return "Give something in its place (--inherit-fd, --tty), or have it closed there (--outside close)."
+    return "Nothing can be done about it here: 'predump inspect --show restore' has all of it."
 
 
 def _apply(choices: FileChoices, manifest: Manifest, verdict: Verdict) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+OUTSIDE = "its other end is with a process that is not in the image"
+"""Why something is refused that the caller may have closed, or give something else for."""
+
 
 class TcpChoice(StrEnum):
     """What becomes of established TCP connections."""

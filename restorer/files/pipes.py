@@ -8,7 +8,7 @@ import os
 from dumper.kernel.descriptors import open_path
 from dumper.state.queries import FIONREAD, query_int
 from formats.openfiles import OpenFile, OpenFileKind, Pipe
-from restorer.files.choices import OutsideChoice
+from restorer.files.choices import OUTSIDE, OutsideChoice
 from restorer.files.paths import find_place, open_again
 from restorer.files.records import FileRecords, has_path, is_path_only
 from restorer.files.workshop import O_LARGEFILE, Workshop, set_status
@@ -52,7 +52,7 @@ class Pipes:
         shop = self._shop
         if one.kind is OpenFileKind.PIPE and lost_end(one, shop.records):
             if shop.choices.outside is OutsideChoice.REFUSE:
-                shop.refuse(one, "its other end is with a process that is not in the image")
+                shop.refuse(one, OUTSIDE)
             shop.tell(f"{one.path}, the other end of which is closed")
         if one.kind is OpenFileKind.FIFO and has_path(one):
             place = find_place(shop, one)

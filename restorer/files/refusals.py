@@ -9,15 +9,13 @@ from formats.manifest import Manifest
 from formats.openfiles import OpenFile, OpenFileKind
 from formats.restorable import Obstacle, Verdict
 from formats.restorable.openfiles import label, look
-from restorer.files.choices import FileChoices, OutsideChoice, TcpChoice
+from restorer.files.choices import OUTSIDE, FileChoices, OutsideChoice, TcpChoice
 from restorer.files.epolls import watched_file
 from restorer.files.inetsockets import is_tcp_connection
 from restorer.files.pipes import lost_end
 from restorer.files.records import FileRecords, is_path_only
 from restorer.files.terminals import terminal_problem
 from restorer.files.unixsockets import has_peer_outside
-
-OUTSIDE = "its other end is with a process that is not in the image"
 
 
 def refusals(manifest: Manifest, choices: FileChoices) -> list[Obstacle]:

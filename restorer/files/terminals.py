@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dumper.state.queries import query_int
 from dumper.state.terminals import TERMIOS2_BYTES
 from formats.openfiles import OpenFile, Terminal
-from restorer.files.choices import FileChoices, OutsideChoice
+from restorer.files.choices import OUTSIDE, FileChoices, OutsideChoice
 from restorer.files.paths import open_again
 from restorer.files.records import FileRecords, is_path_only
 from restorer.files.workshop import Workshop, set_status
@@ -126,7 +126,7 @@ def terminal_problem(one: OpenFile, records: FileRecords, choices: FileChoices) 
     if terminal.index == NO_PTY or records.terminals(terminal.index, master=not terminal.is_master):
         return ""
     if terminal.is_master or not (choices.tty or choices.outside is OutsideChoice.CLOSE):
-        return "its other end is with a process that is not in the image"
+        return OUTSIDE
     return ""
 
 

@@ -11,7 +11,7 @@ import socket
 import struct
 
 from formats.openfiles import OpenFile, Socket
-from restorer.files.choices import OutsideChoice
+from restorer.files.choices import OUTSIDE, OutsideChoice
 from restorer.files.records import ESTABLISHED, LISTEN, SHUT_BOTH, FileRecords
 from restorer.files.sockets import address_of, adopt, finish_flags, make_socket, record_of, set_options
 from restorer.files.unixnames import UnixNames
@@ -115,7 +115,7 @@ class UnixSockets:
         """A connection whose other end is closed, as it was, or is from now on."""
         if has_peer_outside(one, self._shop.records):
             if self._shop.choices.outside is OutsideChoice.REFUSE:
-                self._shop.refuse(one, "its other end is with a process that is not in the image")
+                self._shop.refuse(one, OUTSIDE)
             self._shop.tell(f"{one.path}, the other end of which is closed")
         mine, other = socket.socketpair(socket.AF_UNIX, record.type)
         self._made[one.id] = adopt(self._shop, mine)
