@@ -21,7 +21,7 @@ class Destination(Closing, ABC):
 
     name: for messages; last: the round that was committed last, which the next one builds on; removed: numbers of
     rounds that somebody left unfinished; confirms: whether a round that is committed is known to be on disk; is_far:
-    it is sent somewhere, which takes longer than writing it does.
+    it is sent somewhere, which takes longer than writing it does; hands_over: processes that are killed here run there.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Destination(Closing, ABC):
     removed: list[int]
     confirms: bool = True
     is_far: bool = False
+    hands_over: bool = False
 
     @property
     @abstractmethod
@@ -61,10 +62,11 @@ class Destination(Closing, ABC):
     def prepare_handover(self) -> None:
         """The dump is on its way, and `hand_over` comes next. Raises as that."""
 
-    def hand_over(self, freeze: Freeze, emit: Emit) -> None:
+    def hand_over(self, freeze: Freeze, emit: Emit, confirm: Callable[[], None]) -> None:
         """The dump is committed, and the processes, which are frozen, are about to be killed: a receiver may run them.
 
-        Raises PredumpError: then they are not to be killed.
+        `confirm` has the last word before it does. Raises PredumpError, or what that raises: then they are not to be
+        killed.
         """
 
     def look_again(self) -> None:

@@ -43,6 +43,7 @@ from dumper.sizing import measure_size, measure_slowness
 from dumper.snapshot import Snapshot, SnapshotLostError
 from dumper.staging import Staging
 from dumper.state.descriptors import DescriptorCapture
+from dumper.state.openfiles import DescriptorRecords
 from dumper.state.segments import SegmentTables
 from dumper.state.sharing import find_shared
 from dumper.target import Target, gone
@@ -166,6 +167,7 @@ class Dumper:
         self._hooks = Hooks(options.hooks, work.emit, work.tree.root.pid)
         self._round_ahead = work.round_ahead
         self._pace = Pace(0, 0, 0, 0)
+        self._has_early_flags = False
 
     def take(self, after: AfterDump, before_stop: BeforeStop, max_freeze_ns: float) -> RoundFinished | Withdrawn:
         """Tracked processes are copied ahead in micro-rounds, all others in the freeze.
@@ -179,6 +181,7 @@ class Dumper:
         with self._memory, self._undertaken, self._opened:
             self._files = self._opened.enter_context(MappedFiles())
             self._aside = self._opened.enter_context(ThreadPoolExecutor(1, "aside"))
+            self._aside.submit(int).result()  # the thread is there, and waits
             if self._options.tcp_established and after is AfterDump.KILL:
                 self._connections = self._opened.enter_context(Connections(self._options.tcp_hold_s))
             self._descriptors = self._opened.enter_context(DescriptorCapture(self._connections))
@@ -204,8 +207,7 @@ class Dumper:
         size = measure_size(self._tree.members, wish)
         if not self._round_ahead:
             self._micro_rounds(round_.output.figures)
-        for process in list(self._processes.values()):
-            self._while_running(process, process.look)  # as rounds left it: what is left to look at is less
+        self._each_running(ProcessDump.look)  # as rounds left it: what is left to look at is less
         self._prepare_rechecks()  # for hardware that began to write meanwhile
         self._prepare_clones(wish)
         self._emit.hold()  # whoever listens may keep us waiting
@@ -272,14 +274,19 @@ class Dumper:
             self._scanned_ns = time.monotonic_ns()
             self._pace = take_round()
             history.append(self._pace.pages_written)
+            if another_round_ahead(history):
+                self._each_running(ProcessDump.renew_flags)
         for pid, process in list(self._processes.items()):
             member = self._tree.member(pid)
             if member is not process.member or not process.is_current:  # it ended or called exec in a round
                 del self._processes[pid]
                 if member:
                     self._prepare(member)
+        self._each_running(ProcessDump.build_on_round)
+
+    def _each_running(self, action: Callable[[ProcessDump], None]) -> None:
         for process in list(self._processes.values()):
-            self._while_running(process, process.build_on_round)
+            self._while_running(process, partial(action, process))
 
     def _micro_rounds(self, figures: Figures) -> None:
         """Copies into the staging memory: each holds what was written during the one before."""
@@ -356,7 +363,8 @@ class Dumper:
         until_doomed = self._connections.until_doomed() if self._connections else nullcontext()
         with _no_garbage_collection(), self._pipeline.unlimited(), freeze, until_doomed:
             reached(Point.FROZEN)
-            self._capture(freeze, figures, stands_still=stands_still)
+            hands_over = after is AfterDump.KILL and self._destination.hands_over
+            self._capture(freeze, figures, stands_still=stands_still, hands_over=hands_over)
             if not self._fits():
                 self._contents.streamed_while_frozen = True
                 since_ns = time.monotonic_ns()
@@ -366,11 +374,10 @@ class Dumper:
             if stands_still:
                 # Only once the dump is on disk: until then, whatever becomes of us, everything goes on.
                 self._emit.release()
-                is_leaving = after is AfterDump.KILL
-                behind = self._destination.prepare_handover if is_leaving else None
+                behind = self._prepare_handover if hands_over else None
                 finished = self._finish(round_, freeze, stands_still=True, behind=behind)
-                if is_leaving:
-                    self._destination.hand_over(freeze, self._emit)
+                if hands_over:
+                    self._destination.hand_over(freeze, self._emit, self._confirm_flags)
                 if self._connections:
                     self._connections.doom([process.member.target.pidfd for process in self._processes.values()])
                 for process in self._processes.values():
@@ -400,7 +407,10 @@ class Dumper:
             raise gone(pid)
         return member.target
 
-    def _capture(self, freeze: Freeze, figures: Figures, *, stands_still: bool) -> None:
+    def _read_flags_aside(self) -> None:
+        self._each(lambda process: process.read_flags_aside(self._aside))
+
+    def _capture(self, freeze: Freeze, figures: Figures, *, stands_still: bool, hands_over: bool) -> None:
         """Everything that only the freeze can tell.
 
         State comes before memory: asking a thread writes to its memory (its stack, and what the kernel keeps there for
@@ -421,10 +431,11 @@ class Dumper:
         self._descriptors.read(targets)
         self._shared = find_shared(targets)
         reached(Point.ASKED)
-        if stands_still:  # not sooner: threads that are asked need a processor
-            self._each(lambda process: process.read_flags_aside(self._aside))
         copying_ns = time.monotonic_ns()
         self._each(lambda process: process.scan(self._objects))
+        self._has_early_flags = hands_over and all(process.has_flags for process in self._processes.values())
+        if stands_still and not self._has_early_flags:  # not sooner: threads that are asked need a processor
+            self._read_flags_aside()
         tables = SegmentTables()
         self._each(lambda process: process.look_at_segments(tables))
         self._choose()
@@ -529,6 +540,20 @@ class Dumper:
         elif self._undertaker:
             self._undertaker.forget(snapshot.child)
 
+    def _prepare_handover(self) -> None:
+        self._destination.prepare_handover()
+        if self._has_early_flags:  # nobody waits for them before the process is built
+            self._read_flags_aside()
+
+    def _confirm_flags(self) -> None:
+        if self._has_early_flags:
+            for process in self._processes.values():
+                process.confirm_flags()
+
+    def _part(self, process: ProcessDump, files: DescriptorRecords) -> describe.ProcessPart:
+        shared = self._shared.get(process.member.pid, {})
+        return process.part(files, shared, early_flags=self._has_early_flags)
+
     def _finish(
         self, round_: OpenRound, freeze: Freeze, *, stands_still: bool, behind: Callable[[], None] | None
     ) -> RoundFinished:
@@ -545,7 +570,7 @@ class Dumper:
         contents.open_files, contents.pipes = files.open_files, files.pipes
         for process in list(self._processes.values()):
             try:
-                contents.parts.append(process.part(files, self._shared.get(process.member.pid, {})))
+                contents.parts.append(self._part(process, files))
             except LOST_ERRORS:
                 self._forget(process)
                 round_.output.discard(process.written())

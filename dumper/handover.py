@@ -8,6 +8,7 @@ Go       refused: nothing runs there, the original goes on
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Never
 
@@ -58,9 +59,10 @@ class Handover:
         self._sender = sender
         self._asked = sender.start(Build())
 
-    def take_place(self, freeze: Freeze, emit: Emit, round_number: int) -> None:
+    def take_place(self, freeze: Freeze, emit: Emit, round_number: int, confirm: Callable[[], None]) -> None:
         """After `ask_to_build`, within the freeze; whoever comes back may kill the original, which is replaced.
 
+        `confirm` is called when it is built, and may raise HandoverFailed, too.
         Raises TargetGone, HandoverFailed, StreamBroken, StreamRefused, StreamCorrupt: nothing runs there. Raises
         HandoverUndecided: it stays stopped after the freeze.
         """
@@ -76,6 +78,7 @@ class Handover:
         for process in freeze.processes:
             if process.target.has_ended:
                 raise gone(process.target.pid)
+        confirm()
         freeze.hold()
         reached(Point.HANDOVER_HELD)
         running = self._word(freeze, emit)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from dumper import describe
 from dumper.cloning import Cloning
 from dumper.describe import ProcessPart
-from dumper.errors import TargetUntraceable
+from dumper.errors import HandoverFailed, TargetUntraceable
 from dumper.freeze import StoppedProcess
 from dumper.freezeplan import CopyWork, FreezeWish, choose
 from dumper.kernel.clone import Caller
@@ -127,6 +127,11 @@ class ProcessDump(Closing):
     def is_current(self) -> bool:
         """Whether the memory of the process is still the one that was prepared for; a round may have found another."""
         return self._scanner is self.member.scanner
+
+    def renew_flags(self) -> None:
+        """Reads the VmFlags anew if the mappings have changed since. Raises one of tree.LOST_ERRORS."""
+        self.look()
+        self._flags.renew(self.member.target.tid, self._ranges)
 
     def build_on_round(self) -> None:
         """Takes the place of a micro-round, after a round of the running process. Raises one of tree.LOST_ERRORS."""
@@ -279,8 +284,25 @@ class ProcessDump(Closing):
 
     # ---- after it ----------------------------------------------------------------------------------------------
 
+    @property
+    def has_flags(self) -> bool:
+        """Whether the VmFlags from before the freeze are those of its mappings, and cannot have changed with these."""
+        return self._flags.is_of(self._ranges)
+
+    def confirm_flags(self) -> None:
+        """Where `part` did without the second reading of `read_flags_aside`. Raises HandoverFailed."""
+        for start, end in self._flags.changed()[:1]:
+            raise HandoverFailed(
+                f"process {self.member.pid} changed the flags of its memory {start:#x}-{end:#x} before the freeze",
+                hint="It goes on here. Try again.",
+            )
+
+    @property
+    def _ranges(self) -> list[tuple[int, int]]:
+        return [(vma.mapping.start_addr, vma.mapping.end_addr) for vma in self.vmas]
+
     def read_flags_aside(self, by: Executor) -> None:
-        """Begins to read the VmFlags again: it stands still, and will until `part`, which waits for them."""
+        """Begins to read the VmFlags again, of a process that stands still: for `part`, or for `confirm_flags`."""
         self._flags.read_aside(self.member.target.tid, by)
 
     def read_flags(self) -> None:
@@ -298,14 +320,15 @@ class ProcessDump(Closing):
         assert self.output is not None
         return self.output
 
-    def part(self, files: DescriptorRecords, shared: dict[str, int]) -> ProcessPart:
+    def part(self, files: DescriptorRecords, shared: dict[str, int], *, early_flags: bool) -> ProcessPart:
         """What the round holds of it, once its pages are written; `shared`: with other processes.
 
         Raises one of tree.LOST_ERRORS if it was killed.
         """
         pid = self.member.pid
         state, threads, missing = self.capture.records([vma.mapping for vma in self.vmas])
-        self._flags.read_again(self.member.target.tid, stands_still=True)  # nothing new if it runs
+        if not early_flags:
+            self._flags.read_again(self.member.target.tid, stands_still=True)  # nothing new if it runs
         notes = {vma.mapping.start_addr: describe.NO_FD_NOTE for vma, fd in self._shared if fd < 0}
         flags = {}
         for addr in (vma.mapping.start_addr for vma in self.vmas):

@@ -42,8 +42,9 @@ class StreamDestination(Destination):
         self._sender = Sender(outgoing)
         self._sender.greet()
         self._handover = Handover(self._sender, name, handover) if handover else None
+        self.hands_over = self._handover is not None and self._handover.is_wanted
         self._files: NeededFiles | None = None
-        if handover and self._handover and self._handover.is_wanted:
+        if handover and self.hands_over:
             self._files = NeededFiles(self._sender, name, copies=handover.copies_files)
 
     @property
@@ -97,14 +98,14 @@ class StreamDestination(Destination):
 
     def prepare_handover(self) -> None:
         """See Destination. Raises StreamBroken, StreamRefused."""
-        if self._handover and self._handover.is_wanted:
-            self._handover.ask_to_build(self._sender)
+        assert self._handover
+        self._handover.ask_to_build(self._sender)
 
-    def hand_over(self, freeze: Freeze, emit: Emit) -> None:
+    def hand_over(self, freeze: Freeze, emit: Emit, confirm: Callable[[], None]) -> None:
         """See Destination. Raises as Handover.take_place."""
-        if self._handover and self._handover.is_wanted:
-            assert self.last
-            self._handover.take_place(freeze, emit, self.last.number)
+        assert self._handover
+        assert self.last
+        self._handover.take_place(freeze, emit, self.last.number, confirm)
 
     def close(self) -> None:
         """Whoever opened the transport ends the stream: only there is it known whether all went well."""

@@ -1,7 +1,9 @@
 """VmFlags of the mappings of a frozen process, which only /proc/PID/smaps tells: too slow to read in the freeze.
 
 It walks all page tables, 10 ms for each GiB. So it is read before the freeze and after it: flags that are the same then
-are taken for those of the freeze, and of all others it is said where they are from.
+are taken for those of the freeze, and of all others it is said where they are from. Where processes are handed over,
+the dump has those from before the freeze if the mappings are the same; whether the flags are, too, is looked at while
+it is on its way.
 """
 
 from bisect import bisect_right
@@ -19,6 +21,7 @@ USERFAULTFD_FLAGS = frozenset((OUR_FLAG, MISSING_FLAG, "ui"))
 FROM_AFTER = "VmFlags are from right after the freeze: the mapping is new"
 FROM_BEFORE = "VmFlags are from right before the freeze: the mapping was gone after it"
 CHANGED = "VmFlags changed around the freeze: these are from after it"
+EARLY = "VmFlags are from right before the freeze"
 UNKNOWN = "VmFlags could not be read"
 
 
@@ -29,6 +32,7 @@ class _Reading:
         kinds = {flags: flags.split() for _, _, flags in mappings}  # few, of however many mappings
         own = {flags: " ".join(flag for flag in words if flag != OUR_FLAG) for flags, words in kinds.items()}
         self._mappings = [(end, own[flags]) for _, end, flags in mappings]
+        self.ranges = [(start, end) for start, end, _ in mappings]
         self._starts_addr = [start for start, _, _ in mappings]
         self.are_brought = any(MISSING_FLAG in words for words in kinds.values())
         self.has_guards = any(GUARD_FLAG in words for words in kinds.values())
@@ -36,6 +40,14 @@ class _Reading:
         ours = {flags for flags in watched if USERFAULTFD_FLAGS & set(kinds[flags]) == {OUR_FLAG}}
         self.watched_by_others = bool(watched - ours)
         self.watched = [(start, end) for start, end, flags in mappings if flags in ours]
+
+    def labelled(self) -> list[tuple[int, int, str]]:
+        """Mappings with their flags."""
+        return [(*place, flags) for place, (_, flags) in zip(self.ranges, self._mappings, strict=True)]
+
+    def is_of(self, ranges: Sequence[tuple[int, int]]) -> bool:
+        """Whether it is of these mappings, (start_addr, end_addr) each, and of no others."""
+        return self.ranges == list(ranges)
 
     def at(self, addr: int) -> str:
         """Flags of the mapping there; "" if there is none."""
@@ -59,6 +71,26 @@ class VmFlags:
         """Begins what `read_again` does in another thread: of a process that stands still, in time to spare."""
         if self._after is None:
             self._reading = by.submit(_read, tid)
+
+    def renew(self, tid: int, ranges: Sequence[tuple[int, int]]) -> None:
+        """Before the freeze: looks again if the mappings are others by now. Raises as `__init__`."""
+        if not self._before.is_of(ranges):
+            self._before = _read(tid)
+
+    def is_of(self, ranges: Sequence[tuple[int, int]]) -> bool:
+        """Whether the first look saw these mappings: (start_addr, end_addr) each."""
+        return self._before.is_of(ranges)
+
+    def changed(self) -> list[tuple[int, int]]:
+        """Mappings whose flags are others at the second look, which `read_aside` began."""
+        if self._reading is None:  # the first look was in the freeze
+            return []
+        try:
+            after = self._reading.result()
+        except GONE_ERRORS:
+            return []
+        here, there = (set(one.labelled()) for one in (self._before, after))
+        return sorted((start, end) for start, end, _ in here ^ there)
 
     def read_again(self, tid: int, *, stands_still: bool) -> None:
         """After the freeze; one that has ended meanwhile tells nothing more."""
@@ -104,6 +136,8 @@ class VmFlags:
     def of(self, addr: int) -> tuple[str, str]:
         """Flags of the mapping at an address, and a note where they are not sure to be those of the freeze."""
         before, after = self._before.at(addr), self._after.at(addr) if self._after else ""
+        if not self._after:
+            return before, EARLY
         if before == after:
             return after, "" if after else UNKNOWN
         if not before:

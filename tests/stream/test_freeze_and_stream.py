@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 
 from dumper.dump import AfterDump
+from dumper.errors import HandoverFailed
+from dumper.events import Emit
+from dumper.freeze import Freeze
+from dumper.proc.smaps import parse_smaps_flags, read_smaps
 from dumper.rounds import Options
 from dumper.session import Session
 from dumper.streamdestination import StreamDestination
+from dumper.vmflags import EARLY
 from formats.checkpoint import Checkpoint
 from formats.manifest import RoundKind
 from streams.errors import StreamBroken, StreamRefused
@@ -58,6 +63,20 @@ class Watching(Recorder):
     def rounds(self) -> int:
         """That have begun."""
         return sum(isinstance(decode(data), Begin) for data in self.messages)
+
+
+class Elsewhere(StreamDestination):
+    """Processes run there as soon as their dump has arrived, if everything here agrees."""
+
+    def __init__(self, outgoing: Recorder) -> None:
+        super().__init__(outgoing, "test")
+        self.hands_over = True
+
+    def prepare_handover(self) -> None:
+        """Nobody is asked."""
+
+    def hand_over(self, _freeze: Freeze, _emit: Emit, confirm: Callable[[], None]) -> None:
+        confirm()
 
 
 def dumped(target: Target, outgoing: Watching, after: AfterDump, **options: int) -> None:
@@ -167,3 +186,50 @@ def test_a_child_that_takes_the_dump_sends_rounds_ahead_by_itself(tmp_path: Path
         assert ahead.kind is RoundKind.PRE_DUMP
         assert ahead.stats.pages_data > 100
         assert compare(target.pid, directory).mismatches == []
+
+
+def flags_in(checkpoint: Checkpoint, pid: int) -> dict[int, tuple[str, str]]:
+    """Flags and note of each mapping by its address."""
+    process = checkpoint.round().process(pid)
+    assert process is not None
+    return {vma.start_addr: (vma.flags, vma.note) for vma in process.vmas}
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_flags_are_read_in_the_freeze_of_a_handover_only_where_mappings_changed(
+    target: Target, grows: bool, tmp_path: Path
+) -> None:
+    seen: list[dict[int, str]] = []
+
+    def grow() -> None:
+        if grows:
+            target.command("grow")
+        flags = parse_smaps_flags(read_smaps(target.pid))
+        seen.append({start: text.replace(" uw", "") for start, _, text in flags})
+
+    outgoing = Watching(lambda: None)
+    with Session(target.pid, Elsewhere(outgoing), Options(), lambda _: None) as session:
+        session.track()
+        session.take_round()
+        session.take_dump(AfterDump.KILL, grow)
+    poll_until(lambda: not is_alive(target.pid), 10, "the target to be killed")
+    told = flags_in(received(tmp_path / "received", outgoing), target.pid)
+    assert {addr: flags for addr, (flags, _) in told.items()} == seen[0]
+    assert any(note == EARLY for _, note in told.values()) is not grows
+
+
+def test_flags_that_change_right_before_the_freeze_are_no_handover(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(tid: int) -> bytes:
+        text = read_smaps(tid)
+        return text.replace(b"VmFlags: rd wr", b"VmFlags: rd wr dc", 1) if tracer_pid(target.pid) else text
+
+    monkeypatch.setattr("dumper.vmflags.read_smaps", read)
+    with Session(target.pid, Elsewhere(Watching(lambda: None)), Options(), lambda _: None) as session:
+        session.track()
+        session.take_round()
+        with pytest.raises(HandoverFailed, match="changed the flags of its memory"):
+            session.take_dump(AfterDump.KILL)
+    assert is_untouched(target.pid)
+    target.command("write 500 3")

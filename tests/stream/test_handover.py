@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -214,14 +214,14 @@ GONE = Running(pids=[], hook_ns=0, resume_ns=0, is_known=False)
 REFUSED, BROKEN = StreamRefused("not here"), StreamBroken("cut off")
 
 
-def hand_over(pid: int, *answers: object) -> Script:
+def hand_over(pid: int, *answers: object, confirm: Callable[[], None] = lambda: None) -> Script:
     """With a receiver that says this."""
     script = Script(OFFERED, *answers)
     told: list[DumpEvent] = []
     handover = Handover(script, "there", HandoverOptions(timeout_s=1, patience_s=1))
     with LiveTarget(pid) as target, Freeze(target) as freeze:
         handover.ask_to_build(script)
-        handover.take_place(freeze, told.append, 3)
+        handover.take_place(freeze, told.append, 3, confirm)
         assert [event.type for event in told] == ["handover"]
     return script
 
@@ -240,6 +240,17 @@ def test_the_original_goes_on(lives: Lives, tmp_path: Path, answers: tuple[objec
     target = Alive(lives, tmp_path / "target", "alive-memory", *PARTS)
     with pytest.raises(error):
         hand_over(target.pid, *answers)
+    assert is_untouched(target.pid)
+    assert target.check() == {}
+
+
+def test_what_is_known_late_stops_a_handover(lives: Lives, tmp_path: Path) -> None:
+    def confirm() -> None:
+        raise HandoverFailed("not so", hint="")
+
+    target = Alive(lives, tmp_path / "target", "alive-memory", *PARTS)
+    with pytest.raises(HandoverFailed, match="not so"):
+        hand_over(target.pid, BUILT, confirm=confirm)  # GO would find no answer
     assert is_untouched(target.pid)
     assert target.check() == {}
 
