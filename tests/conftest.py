@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.filesystems import loop_mounted, ran, tmpfs
 from tests.harness import alone, build_targets
@@ -23,6 +24,10 @@ SWAP_MIB = 32
 
 # A shell that runs the tests in the background ignores SIGINT for them, and so would each command that they interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A machine that is busy takes longer: no test is about time.
+settings.register_profile("predump", deadline=None)
+settings.load_profile("predump")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
