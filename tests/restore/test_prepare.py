@@ -15,6 +15,7 @@ from dumper.proc import GONE_ERRORS
 from formats.checkpoint import Checkpoint
 from formats.manifest import Vma
 from restorer.ahead import Ahead, ahead_options
+from restorer.memory import vdso
 from restorer.memory.ahead import changes
 from restorer.restore import Restoration, RestoreOptions
 from tests.harness import COMMAND_S, is_stopped, poll_until, predump
@@ -154,3 +155,24 @@ def test_what_is_kept_of_mappings() -> None:
     moved = [vma(3, 5, offset_bytes=2 << 12, **of_file)]
     assert found([vma(1, 5, offset_bytes=0, **of_file)], moved) == ([(3, 5)], [(1, 3)], [])
     assert found([vma(1, 5, offset_bytes=4096, **of_file)], moved) == ([], [(1, 5)], [(3, 5)])
+
+
+@pytest.mark.usefixtures("targets")
+@pytest.mark.parametrize("is_ahead", [True, False])
+def test_code_of_another_kernel_stays_where_it_was(
+    is_ahead: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages of this kernel's that were mapped ahead make room for it."""
+    monkeypatch.setattr(vdso, "is_same", lambda _old, _new: False)
+    checkpoint = tmp_path / "checkpoint"
+    with program(tmp_path / "target", "shifting", 3) as target, made_ahead() as ahead:
+        predump("pre-dump", "-p", target.pid, "-D", checkpoint)
+        if is_ahead:
+            assert ahead.prepare(Checkpoint.open(checkpoint), 1) > 0
+        predump("dump", "-p", target.pid, "-D", checkpoint, "--no-pre-dump", "--leave-stopped")
+        (old,) = [one for one in mappings(target.pid) if one[4] == "[vdso]"]
+        with completed(checkpoint, ahead) as (pid, _):
+            after = mappings(pid)
+            (new,) = [one for one in after if one[4] == "[vdso]"]
+            assert new[:2] != old[:2]
+            assert [one[4] for one in after if one[:3] == old[:3]] == [""]
