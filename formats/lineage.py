@@ -81,11 +81,21 @@ class PageLineage(Closing):
 
         Raises as `segments`.
         """
+        left: list[runs.Range] = [(0, ADDR_LIMIT)]
+        """Pages that all rounds looked at so far leave to those before."""
         for level in self._levels:
-            for start_addr, end_addr, run in level.pieces(0, ADDR_LIMIT):
-                if run is not None and run.kind is RunKind.DATA:
-                    found = self.segments(start_addr, end_addr)
-                    yield from (one for one in found if one.kind is SegmentKind.DATA and one.round == level.round)
+            leaving: list[runs.Range] = []
+            for start_addr, end_addr, run in _within(level.pieces(0, ADDR_LIMIT), left):
+                if run is None:
+                    if level is not self._levels[0]:
+                        raise unreachable(self._owner, start_addr, level.round)
+                elif run.kind is RunKind.PARENT:
+                    leaving.append((start_addr, end_addr))
+                elif run.kind is RunKind.DATA:
+                    yield Segment(start_addr, end_addr, SegmentKind.DATA, level.round, run.page_index, self._object)
+            left = leaving
+        for start_addr, _ in left:
+            raise unreachable(self._owner, start_addr, self._levels[-1].round)
 
     def _found(self, parents: list[runs.Range], since: int) -> Iterator[Segment]:
         """The same within a bounded range, in any order.
@@ -156,6 +166,19 @@ def _windows(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
         window.append(piece)
     if window:
         yield window
+
+
+def _within(pieces: Iterable[Piece], ranges: Sequence[runs.Range]) -> Iterator[Piece]:
+    """What of the pieces is in the ranges; both ascend."""
+    position = 0
+    for start_addr, end_addr, run in pieces:
+        while position < len(ranges) and ranges[position][0] < end_addr:
+            first_addr, stop_addr = max(start_addr, ranges[position][0]), min(end_addr, ranges[position][1])
+            if first_addr < stop_addr:
+                yield first_addr, stop_addr, run and run.clip(first_addr, stop_addr)
+            if ranges[position][1] > end_addr:
+                break  # the next piece may need the rest of it
+            position += 1
 
 
 def unreachable(owner: str, page_addr: int, number: int) -> ImageCorrupt:
