@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import time
@@ -19,32 +20,59 @@ def run_command(command: str, text: str, timeout_s: float, directory: Path) -> s
     Returns what went wrong, "" if nothing did. When the time is over, or if this call is interrupted, its whole process
     group gets SIGTERM, and SIGKILL a second later. What it leaves behind when it ends by itself is not touched.
     """
+    told_fd = _file_of(text)
     starter = ThreadPoolExecutor(1)  # a signal that interrupted the start would leave nobody who knows the process
     started = starter.submit(
         subprocess.Popen,
         ["/bin/sh", "-c", command],
         cwd=directory,
-        stdin=subprocess.PIPE,
+        stdin=told_fd,
         stdout=STDERR,
         stderr=STDERR,
         start_new_session=True,
     )
     try:
         process = started.result()
-        process.communicate(text.encode(), timeout_s)
     except OSError as error:
         return f"could not be started: {error.strerror}"
-    except subprocess.TimeoutExpired:
-        _end(process)
-        return f"did not end within {timeout_s:g} s, and was ended"
     except BaseException:
         _end(started.result())
         raise
     finally:
         starter.shutdown()
+        os.close(told_fd)
+    try:
+        has_ended = _wait(process.pid, timeout_s)
+    except BaseException:
+        _end(process)
+        raise
+    if not has_ended:
+        _end(process)
+        return f"did not end within {timeout_s:g} s, and was ended"
+    process.wait()
     if process.returncode < 0:
         return f"was ended by signal {-process.returncode}"
     return f"ended with exit code {process.returncode}" if process.returncode else ""
+
+
+def _file_of(text: str) -> int:
+    """A file of memory, so that nobody waits for who does not read it."""
+    fd = os.memfd_create("told", os.MFD_CLOEXEC)
+    with os.fdopen(os.dup(fd), "wb") as file:
+        file.write(text.encode())
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _wait(pid: int, timeout_s: float) -> bool:
+    """Whether it has ended before the time is over; told at once, since a process may stand still meanwhile."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        return bool(poller.poll(timeout_s * 1000))
+    finally:
+        os.close(pidfd)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -56,9 +84,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             time.sleep(POLL_S)
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    if process.stdin:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
 
 
 def _has_ended(pid: int) -> bool:
