@@ -116,8 +116,11 @@ def come_back(checkpoint: Path, *, said: list[str] | None = None) -> Iterator[in
         os.waitpid(pid, 0)
 
 
-def compare(pid: int, checkpoint: Path) -> Comparison:
-    """Every page of the stopped process against the dump, but for where the kernel tells threads their processor."""
-    with MemoryView(Checkpoint.open(checkpoint)) as view:
+def compare(pid: int, checkpoint: Path, image_pid: int | None = None) -> Comparison:
+    """Every page of the stopped process against the dump, but for where the kernel tells threads their processor.
+
+    `image_pid`: which process of a tree it is; the root by default.
+    """
+    with MemoryView(Checkpoint.open(checkpoint), pid=image_pid) as view:
         areas = [thread.rseq for thread in view.process.threads if thread.rseq]
         return compare_view(pid, view, [(area.addr, area.addr + area.size_bytes) for area in areas])

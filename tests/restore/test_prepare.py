@@ -19,7 +19,7 @@ from restorer.memory import vdso
 from restorer.memory.ahead import changes
 from restorer.restore import Restoration, RestoreOptions
 from tests.harness import COMMAND_S, is_stopped, poll_until, predump
-from tests.restore.comebacks import Mapped, compare, mappings, program
+from tests.restore.comebacks import Mapped, Program, compare, mappings, program
 
 
 @contextmanager
@@ -79,6 +79,42 @@ def test_memory_that_shifts_between_rounds_is_exact_in_the_end(seed: int, tmp_pa
             compared = compare(pid, checkpoint)
             assert not compared.mismatches, str(compared)
             assert compared.pages_compared > 100
+
+
+@pytest.mark.usefixtures("targets")
+@pytest.mark.parametrize("grows", [False, True], ids=["same", "one more"])
+def test_a_tree_whose_shared_memory_changes_between_rounds_is_exact_in_the_end(grows: bool, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    with program(tmp_path / "target", "tree", 3) as target:
+        for number in range(3):
+            predump("pre-dump", "-t", target.pid, "-D", checkpoint)
+            if grows and number == 1:
+                target.command("spawn")
+        predump("dump", "-t", target.pid, "-D", checkpoint, "--no-pre-dump", "--kill")
+        target.end()
+        pids = [process.pid for process in Checkpoint.open(checkpoint).round().manifest.processes]
+        poll_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), COMMAND_S, "all to end")
+        with made_ahead(pid_namespace=False) as ahead:
+            for number in range(1, 4):
+                assert ahead.prepare(Checkpoint.open(checkpoint), number) > 0
+            assert ahead.has_family
+            with completed(checkpoint, ahead, pid_namespace=False) as (root, _):
+                assert root == target.pid
+                poll_until(lambda: all(map(is_stopped, pids)), COMMAND_S, "all to be stopped")
+                for pid in pids:
+                    compared = compare(pid, checkpoint, pid)
+                    assert not compared.mismatches, f"{pid}: {compared}"
+                    assert compared.pages_compared > 100
+                for pid in pids:
+                    os.kill(pid, signal.SIGCONT)
+                before = counts(target)
+                poll_until(lambda: all(counts(target)[pid] > before[pid] for pid in pids), COMMAND_S, "all to go on")
+
+
+def counts(target: Program) -> dict[int, int]:
+    """How often each process of a tree has written."""
+    pairs = (word.split(":") for word in target.command("counts").split()[1:])
+    return {int(pid): int(count) for pid, count in pairs}
 
 
 @pytest.mark.usefixtures("targets")
