@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from dumper.proc.sysvipc import read_segments
 from formats.checkpoint import Checkpoint
 from restorer.restore import Restoration, RestoreOptions
 from tests.alive import Lives
-from tests.harness import predump
+from tests.harness import Target, predump
 from tests.restore.comebacks import Program, mappings, program
 
 pytestmark = pytest.mark.usefixtures("targets")
@@ -126,8 +127,23 @@ def test_a_restore_that_fails_leaves_no_segment(dead: tuple[Program, Path, list[
 def test_a_segment_that_others_have_attached_is_known_beforehand(tmp_path: Path, key: int) -> None:
     with program(tmp_path / "target", "segments", f"{key:x}") as target:
         number = int(target.command("info").split()[1])
+        cloned = predump("dump", "-t", target.pid, "-D", tmp_path / "cloned", "--no-pre-dump", "--freeze-by", "clone")
+        assert "Not restorable" not in cloned.stdout
         with AttachedSegment(number, SIZE_BYTES):
             predump("dump", "-t", target.pid, "-D", tmp_path / "checkpoint", "--no-pre-dump")
         shown = predump("inspect", tmp_path / "checkpoint", "--show", "restore").stdout
         target.command("check")
     assert "processes that are not in the dump have this System V segment attached" in " ".join(shown.split())
+
+
+def test_segments_of_another_ipc_namespace_are_recorded(tmp_path: Path, key: int) -> None:
+    if predump("--version", prefix=("unshare", "--ipc", sys.executable), check=False).returncode:
+        pytest.skip("unshare --ipc does not work here")
+    with Target.spawn("segments", f"{key:x}", namespaces=("--ipc",)) as target:
+        predump("dump", "-t", target.pid, "-D", tmp_path / "checkpoint", "--no-pre-dump")
+        target.command("check")
+    segments = [one.segment for one in Checkpoint.open(tmp_path / "checkpoint").round().manifest.objects if one.segment]
+    assert [(one.key, one.size_bytes, one.mode & 0o777, one.uid, one.attached) for one in segments if one.key] == [
+        (key, SIZE_BYTES, 0o640, 65534, 4)
+    ]
+    assert len(segments) == 3
