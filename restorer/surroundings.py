@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from dumper.kernel.remote import Call, CallFailed, Sys
+from dumper.proc.limits import NAMES
 from formats.processstate import ProcessState
 from restorer.shell import Shell
 
@@ -37,15 +40,24 @@ def set_directories(shell: Shell, state: ProcessState) -> None:
 
 
 def set_limits(shell: Shell, state: ProcessState) -> list[str]:
-    """Resource limits; those that the caller may not set, as words. Raises ProcessLookupError."""
+    """Resource limits, as far as the caller may; others as words. Raises ProcessLookupError."""
     refused = []
     for limit in state.limits:
-        addr = shell.put(_LIMIT.pack(limit.soft, limit.hard))
         try:
-            shell.call(Sys.PRLIMIT64, 0, limit.resource, addr, 0)
+            _set_limit(shell, limit.resource, limit.soft, limit.hard)
         except CallFailed as error:
-            refused.append(f"limit {limit.resource} of process {shell.pid} ({error.strerror})")
+            name = NAMES[limit.resource].decode().removeprefix("Max ")
+            refused.append(f"limit of process {shell.pid}: {name} ({error.strerror})")
+            _, hard = resource.getrlimit(limit.resource)  # ours, which it has
+            if hard != resource.RLIM_INFINITY:
+                with suppress(CallFailed):
+                    _set_limit(shell, limit.resource, min(limit.soft, hard), min(limit.hard, hard))
     return refused
+
+
+def _set_limit(shell: Shell, number: int, soft: int, hard: int) -> None:
+    """Raises CallFailed."""
+    shell.call(Sys.PRLIMIT64, 0, number, shell.put(_LIMIT.pack(soft, hard)), 0)
 
 
 def set_proc_files(pid: int, state: ProcessState) -> list[str]:

@@ -6,7 +6,8 @@ import ctypes
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -78,9 +79,17 @@ class Lives:
         self._roots.pop(pid)
         return done
 
-    def restore(self, checkpoint: Path, *options: object, fds: Sequence[int] = ()) -> list[int]:
+    def restore(
+        self,
+        checkpoint: Path,
+        *options: object,
+        fds: Sequence[int] = (),
+        prefix: Sequence[str] = (sys.executable,),
+        env: Mapping[str, str] | None = None,
+    ) -> list[int]:
         """Bring them back; their pids, the root's first. `fds`: of ours, that predump has, too."""
-        done = predump("restore", checkpoint, "--detach", "--json", *options, pass_fds=fds)
+        words = ("restore", checkpoint, "--detach", "--json", *options)
+        done = predump(*words, pass_fds=fds, prefix=prefix, env=env)
         pids = done.result["pids"]
         assert isinstance(pids, list), str(done)
         self._roots[pids[0]] = None

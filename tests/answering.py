@@ -13,8 +13,7 @@ from formats.manifest import Manifest
 from tests.alive import Lives
 from tests.harness import COMMAND_S, is_alive, poll_until, predump
 
-# Runs what it is told, line by line: a statement, or an expression whose value is the answer.
-_INTERPRETER = """
+INTERPRETER = """
 import os, sys
 print("ready", flush=True)
 for line in iter(sys.stdin.readline, ""):
@@ -27,6 +26,7 @@ for line in iter(sys.stdin.readline, ""):
     except BaseException as error:
         print(repr(error), flush=True)
 """
+"""Runs what it is told, line by line: a statement, or an expression whose value is the answer."""
 
 
 class Answering:
@@ -86,7 +86,7 @@ def interpreter(
     lives: Lives, directory: Path, *setup: str, fds: Sequence[int] = (), prefix: Sequence[str] = ()
 ) -> Answering:
     """A Python that is told what to do; `setup` are its first commands, `prefix` is what becomes it by execve(2)."""
-    target = Answering(lives, directory, [*prefix, sys.executable, "-S", "-E", "-u", "-c", _INTERPRETER], fds)
+    target = Answering(lives, directory, [*prefix, sys.executable, "-S", "-E", "-u", "-c", INTERPRETER], fds)
     for line in setup:
         assert "Error" not in (answer := target.ask(line)), f"{line}: {answer}"
     return target

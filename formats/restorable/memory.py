@@ -54,8 +54,9 @@ def _why_not(vma: Vma) -> str:
         return VMA_KINDS[vma.kind]
     if _SHADOW_STACK_FLAG in vma.flags.split():
         return "a shadow stack is not made again"
-    if vma.path.endswith(_DELETED) and vma.kind == "file" and vma.object is None:
-        return "its file has no name any more, and the image does not have its content"
+    is_needed = vma.kind in ("file", "shmem") or (vma.kind == "hugetlb" and vma.is_shared)
+    if vma.path.endswith(_DELETED) and is_needed and vma.object is None:
+        return "no name leads to it any more, and the image does not have all of its content (which a dump by root has)"
     return ""
 
 

@@ -90,6 +90,7 @@ def check_manifest(manifest: Manifest, options: CheckOptions, host: Host) -> Fin
     findings.add(abilities.credentials(manifest, host.made_as))
     findings.add(processor.look(manifest, host.xstate, host.instructions))
     findings.add(surroundings.memory(manifest, host.available_bytes))
+    findings.add(surroundings.descriptors(manifest, host.max_fds))
     findings.add(surroundings.namespaces(manifest, host.boot_id, host.namespaces))
     findings.add(segments.look(manifest, host.boot_id))
     findings.add(clocks.look(manifest, host.clocks, time_namespace=options.time_namespace))

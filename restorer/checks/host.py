@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,7 +24,8 @@ from restorer.clocks import Readings, now
 class Host:
     """made_as: the credentials of a process that the caller makes; xstate: its NT_X86_XSTATE, b"" for none;
     instructions: sets of them, as in /proc/cpuinfo; clocks: what they show; cgroups: lines of /proc/self/cgroup;
-    available_bytes: memory that could be had without harm to others; trials: what the kernel and the caller can do.
+    available_bytes: memory that could be had without harm to others; max_fds: descriptors that a process of the caller
+    may have; trials: what the kernel and the caller can do.
     """
 
     made_as: Credentials
@@ -34,6 +36,7 @@ class Host:
     clocks: Readings
     cgroups: tuple[str, ...]
     available_bytes: int
+    max_fds: int
     trials: Trials = field(default_factory=Trials, compare=False)
 
 
@@ -52,6 +55,7 @@ def look_at_host() -> Host:
         clocks=now(),
         cgroups=tuple(_text("/proc/self/cgroup").splitlines()),
         available_bytes=available_bytes(_text("/proc/meminfo")),
+        max_fds=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
     )
 
 

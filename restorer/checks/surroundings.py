@@ -16,6 +16,8 @@ from restorer.checks.findings import Problem, Subject
 
 NAMESPACES = ("net", "mnt", "ipc", "uts", "cgroup")
 LISTEN = "listen"
+OWN_FDS = 32
+"""What a restore itself has open, and some more."""
 
 
 def memory(manifest: Manifest, available_bytes: int) -> Iterator[Problem]:
@@ -27,6 +29,15 @@ def memory(manifest: Manifest, available_bytes: int) -> Iterator[Problem]:
             f"The processes need {n_pages * PAGE_BYTES >> 20} MiB of memory, and there are {available_bytes >> 20} MiB."
         )
         yield Problem(Subject.MEMORY, message, "End something else, or add swap.")
+
+
+def descriptors(manifest: Manifest, max_fds: int) -> Iterator[Problem]:
+    """Their numbers, one more in each process while it is made, and all open files at once in us."""
+    highest = max((one.fd for item in manifest.processes if item.state for one in item.state.descriptors), default=0)
+    n_needed = max(highest + 2, len(manifest.open_files) + OWN_FDS)
+    if n_needed > max_fds:
+        message = f"The processes need {n_needed} descriptors, and the caller may have {max_fds}."
+        yield Problem(Subject.PRIVILEGE, message, "Raise the hard limit of open files (ulimit -Hn).")
 
 
 def namespaces(manifest: Manifest, boot_id: str, own: Mapping[str, int]) -> Iterator[Problem]:

@@ -46,6 +46,7 @@ HERE = Host(
     clocks=Readings(10**18, 10**18),
     cgroups=(),
     available_bytes=1 << 40,
+    max_fds=1 << 20,
 )
 ALL_CAPS = (1 << 41) - 1
 FREE_PIDS = CheckOptions(pid_namespace=True)
