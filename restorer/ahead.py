@@ -88,13 +88,12 @@ class Ahead(Closing):
     def take(self, plan: Plan, used: Iterable[tuple[int, int]], personality: int) -> Family | None:
         """The family, if it is the one of this plan, without personality, with its boot pages outside of `used`.
 
-        It belongs to the caller then. Otherwise it has ended, and its ids are free.
+        It belongs to the caller then. Otherwise it has ended, and its ids are free. Raises CallFailed,
+        ProcessLookupError.
         """
         family = self._family
-        if family and not personality and _is_same(family.plan, plan) and not _overlaps(family.boot_addr, used):
+        if family and not personality and not _overlaps(family.boot_addr, used) and _follow(family, plan):
             self._family = None
-            family.plan = plan
-            family.tree.follow(plan)
             return family
         self.close()
         return None
@@ -105,7 +104,7 @@ class Ahead(Closing):
         if any(process.lineage is None for process in processes):
             return 0
         plan = make_plan(processes, info.manifest.root_pid, own_session=self._own_session)
-        if self._family is not None and not _is_same(self._family.plan, plan):
+        if self._family is not None and not _follow(self._family, plan):
             self.close()
         if self.host is None:
             self.host = look_at_host()
@@ -136,10 +135,20 @@ def ahead_options(*, same_pids: bool, pid_namespace: bool) -> TreeOptions:
     return TreeOptions(same_pids=same_pids, pid_namespace=pid_namespace, suspend_seccomp=handles_seccomp())
 
 
-def _is_same(one: Plan, other: Plan) -> bool:
-    return {pid: _key(node) for pid, node in one.nodes.items()} == {
-        pid: _key(node) for pid, node in other.nodes.items()
-    }
+def _follow(family: Family, plan: Plan) -> bool:
+    """Makes it that of a newer plan, if all that has changed is that processes are gone; else nothing is done."""
+    before = family.plan.nodes
+    gone = before.keys() - plan.nodes.keys()
+    if any(pid not in before or _key(before[pid]) != _key(node) for pid, node in plan.nodes.items()):
+        return False
+    if any((process := before[pid].process) is None or process.zombie is not None for pid in gone):
+        return False
+    family.tree.follow(plan, sorted(gone, key=lambda pid: before[pid].depth, reverse=True))
+    family.plan = plan
+    there = {node.process.pid for node in plan.nodes.values() if node.process is not None}
+    for pid in family.memories.keys() - there:
+        del family.memories[pid]
+    return True
 
 
 def _key(node: Node) -> tuple[int, int, int, int, int, bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -88,8 +89,16 @@ class Tree(Closing):
             if node.process is not None and node.process.pid == process.pid
         )
 
-    def follow(self, plan: Plan) -> None:
-        """A newer plan, of the same processes."""
+    def follow(self, plan: Plan, gone: Sequence[int] = ()) -> None:
+        """A newer plan, of the same processes but for those that are `gone`, children before their parents.
+
+        Who had made these knows nothing of it. Raises CallFailed, ProcessLookupError.
+        """
+        for pid in gone:
+            node = self._plan.nodes[pid]
+            self._leave(pid)
+            if node.exit_signal:
+                _forget_signal(self._shells[node.parent], node.exit_signal)
         self._plan = plan
 
     def move_channel(self, fd: int) -> None:
@@ -175,8 +184,7 @@ class Tree(Closing):
             case Do.JOIN_GROUP:
                 self._shells[step.pid].call(Sys.SETPGID, 0, self._shells[step.other].own_pid)
             case Do.LEAVE:
-                self._end(step.pid, 0)
-                self._reap(self._shells.pop(step.pid), self._shells[self._plan.nodes[step.pid].parent])
+                self._leave(step.pid)
 
     def _fork(self, parent: Shell, pid: int) -> Shell:
         exit_signal = self._plan.nodes[pid].exit_signal
@@ -199,6 +207,11 @@ class Tree(Closing):
             except FileExistsError:
                 continue
         raise AssertionError("numbers do not end")
+
+    def _leave(self, pid: int) -> None:
+        self._end(pid, 0)
+        with self._shells.pop(pid) as shell:
+            self._reap(shell, self._shells[self._plan.nodes[pid].parent])
 
     def _reap(self, ended: Shell, parent: Shell) -> None:
         parent.call(Sys.WAIT4, ended.own_pid, 0, WALL, 0)

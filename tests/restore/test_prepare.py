@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ from restorer.ahead import Ahead, ahead_options
 from restorer.memory import vdso
 from restorer.memory.ahead import changes
 from restorer.restore import Restoration, RestoreOptions
-from tests.harness import COMMAND_S, is_stopped, poll_until, predump
+from tests.alive import Lives
+from tests.harness import COMMAND_S, children, is_stopped, poll_until, predump
 from tests.restore.comebacks import Mapped, Program, compare, mappings, program
 
 
@@ -143,6 +145,40 @@ def test_a_family_that_changed_is_made_anew(tmp_path: Path) -> None:
             predump("dump", "-p", other.pid, "-D", other_checkpoint, "--leave-stopped")
             with completed(other_checkpoint, ahead) as (pid, _):
                 assert not compare(pid, other_checkpoint).mismatches
+
+
+WITH_A_CHILD = """
+import os, signal, time
+memory = os.urandom(1 << 22)
+child = os.fork()
+if not child:
+    signal.pause()
+print(child, flush=True)
+os.waitpid(child, 0)
+print("ended", flush=True)
+while True:
+    time.sleep(60)
+"""
+
+
+def test_memory_is_kept_when_a_process_has_ended(lives: Lives, tmp_path: Path) -> None:
+    checkpoint, log = tmp_path / "checkpoint", tmp_path / "log"
+    pid = lives.start(sys.executable, "-c", WITH_A_CHILD, log=log, cwd=tmp_path)
+    with made_ahead() as ahead:
+        poll_until(lambda: log.read_text().endswith("\n"), COMMAND_S, "a child")
+        predump("pre-dump", "-t", pid, "-D", checkpoint)
+        ahead_pages = ahead.prepare(Checkpoint.open(checkpoint), 1)
+        os.kill(int(log.read_text()), signal.SIGKILL)
+        poll_until(lambda: "ended" in log.read_text(), COMMAND_S, "its end")
+        predump("dump", "-t", pid, "-D", checkpoint, "--no-pre-dump", "--leave-stopped")
+        with completed(checkpoint, ahead) as (here, pages):
+            assert 0 < pages < ahead_pages / 4
+            assert not children(here)
+            status = Path(f"/proc/{here}/status").read_text()
+            assert {line for line in status.splitlines() if "Pnd" in line} == {
+                f"{name}:\t{0:016x}" for name in ("SigPnd", "ShdPnd")
+            }
+            assert not compare(here, checkpoint).mismatches
 
 
 @pytest.mark.usefixtures("targets")
