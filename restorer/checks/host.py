@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dumper import restoretrials
+from dumper.headroom import free_bytes
 from dumper.proc.cpuinfo import read_instructions
 from dumper.proc.namespaces import read_own
 from dumper.proc.status import read_thread_status
 from dumper.state.threads import credentials
-from formats.layout import PAGE_BYTES
 from formats.threadstate import Credentials
 from restorer.checks.abilities import Trials
 from restorer.clocks import Readings, now
@@ -24,8 +24,8 @@ from restorer.clocks import Readings, now
 class Host:
     """made_as: the credentials of a process that the caller makes; xstate: its NT_X86_XSTATE, b"" for none;
     instructions: sets of them, as in /proc/cpuinfo; clocks: what they show; cgroups: lines of /proc/self/cgroup;
-    available_bytes: memory that could be had without harm to others; max_fds: descriptors that a process of the caller
-    may have; trials: what the kernel and the caller can do.
+    available_bytes: memory that could be had without harm to others, here and in its cgroups; max_fds: descriptors that
+    a process of the caller may have; trials: what the kernel and the caller can do.
     """
 
     made_as: Credentials
@@ -54,17 +54,17 @@ def look_at_host() -> Host:
         boot_id=_text("/proc/sys/kernel/random/boot_id").strip(),
         clocks=now(),
         cgroups=tuple(_text("/proc/self/cgroup").splitlines()),
-        available_bytes=available_bytes(_text("/proc/meminfo")),
+        available_bytes=free_bytes(os.getpid()) + swap_free_bytes(_text("/proc/meminfo")),
         max_fds=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
     )
 
 
-def available_bytes(meminfo: str) -> int:
-    """MemAvailable and SwapFree of /proc/meminfo: proc_meminfo(5); what there is at all where it does not say."""
+def swap_free_bytes(meminfo: str) -> int:
+    """SwapFree of /proc/meminfo: proc_meminfo(5); 0 where it does not say."""
     fields = dict(line.split(":", 1) for line in meminfo.splitlines() if ":" in line)
     with suppress(KeyError, ValueError):
-        return sum(int(fields[name].split()[0]) * 1024 for name in ("MemAvailable", "SwapFree"))
-    return os.sysconf("SC_PHYS_PAGES") * PAGE_BYTES
+        return int(fields["SwapFree"].split()[0]) * 1024
+    return 0
 
 
 def _text(path: str) -> str:

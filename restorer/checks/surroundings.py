@@ -28,7 +28,7 @@ def memory(manifest: Manifest, available_bytes: int) -> Iterator[Problem]:
         message = (
             f"The processes need {n_pages * PAGE_BYTES >> 20} MiB of memory, and there are {available_bytes >> 20} MiB."
         )
-        yield Problem(Subject.MEMORY, message, "End something else, or add swap.")
+        yield Problem(Subject.MEMORY, message, "End something else, add swap, or raise the limit of the cgroup.")
 
 
 def descriptors(manifest: Manifest, max_fds: int) -> Iterator[Problem]:

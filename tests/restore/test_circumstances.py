@@ -15,6 +15,8 @@ from dumper.proc.status import read_thread_status
 from dumper.state.threads import credentials
 from tests.alive import Lives
 from tests.answering import INTERPRETER, Answering, interpreter
+from tests.cgroups import limited_cgroup
+from tests.filesystems import tmpfs
 from tests.harness import live_tree, predump, unprivileged_python
 
 NOBODY_ID = 65534
@@ -115,3 +117,39 @@ def test_a_caller_with_lower_limits(lives: Lives, tmp_path: Path) -> None:
         may_raise = credentials(read_thread_status(os.getpid())).cap_effective >> CAP_SYS_RESOURCE & 1
         assert target.ask("resource.getrlimit(resource.RLIMIT_NOFILE)") == f"(400, {hard if may_raise else 1000})"
         assert target.ask("all(os.fstat(fd).st_rdev for fd in files)") == "True"
+
+
+def test_a_cgroup_with_too_little_memory_is_named_beforehand(lives: Lives, tmp_path: Path) -> None:
+    checkpoint, limit_bytes = tmp_path / "checkpoint", 100 << 20
+    limits = {"memory.max": limit_bytes, "memory.limit_in_bytes": limit_bytes}
+    with interpreter(lives, tmp_path, "import zlib; data = os.urandom(120 << 20)", "c = zlib.crc32(data)") as target:
+        target.die(checkpoint)
+        with limited_cgroup("memory", limits) as group:
+            joins = ("sh", "-c", f'echo $$ >{group}/cgroup.procs && exec "$@"', "sh", sys.executable)
+            refused = predump("restore", checkpoint, "--detach", expect=1, prefix=joins).stderr
+        assert "MiB of memory, and there are" in refused
+        target.come_back(checkpoint)
+        assert target.ask("zlib.crc32(data) == c") == "True"
+
+
+def test_a_full_file_system(lives: Lives, tmp_path: Path) -> None:
+    """Where a file without a name is to be made again: nothing is left, and with room there it works."""
+    checkpoint = tmp_path / "checkpoint"
+    with (
+        tmpfs(tmp_path / "small", "size=4m") as place,
+        interpreter(
+            lives,
+            tmp_path,
+            f"import mmap; file = os.open('{place}/file', os.O_RDWR | os.O_CREAT)",
+            "os.ftruncate(file, 2 << 20); memory = mmap.mmap(file, 2 << 20); memory[:] = b'x' * (2 << 20)",
+            f"os.unlink('{place}/file')",
+        ) as target,
+    ):
+        target.die(checkpoint)
+        (place / "filler").write_bytes(bytes(3 << 20))
+        assert "No space left on device" in target.fail_to_come_back(checkpoint)
+        assert [entry.name for entry in place.iterdir()] == ["filler"]
+        (place / "filler").unlink()
+        target.come_back(checkpoint)
+        assert target.ask("memory[-1], os.pread(file, 1, 5)") == "(120, b'x')"
+        lives.end(target.pid)

@@ -30,7 +30,7 @@ from restorer.checks import (
     surroundings,
 )
 from restorer.checks.findings import Findings, Subject
-from restorer.checks.host import Host, available_bytes, look_at_host
+from restorer.checks.host import Host, look_at_host, swap_free_bytes
 from restorer.clocks import Readings
 from restorer.errors import CannotRestore
 from tests.format.images import PID, vma_of
@@ -294,8 +294,8 @@ def test_room_in_memory() -> None:
     manifest = dump_of(replace(PROCESS, pages_data=512, pages_parent=512))
     assert list(surroundings.memory(manifest, 4 << 20)) == []
     assert "4 MiB" in stopping(surroundings.memory(manifest, (4 << 20) - 1))[0]
-    assert available_bytes("MemTotal: 9 kB\nMemAvailable:  3 kB\nSwapFree: 1 kB\n") == 4096
-    assert available_bytes("") > 1 << 20
+    assert swap_free_bytes("MemTotal: 9 kB\nMemAvailable:  3 kB\nSwapFree: 1 kB\n") == 1024
+    assert swap_free_bytes("") == 0
 
 
 def test_clocks_that_would_go_back() -> None:
