@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import signal
@@ -153,15 +154,20 @@ class Tree(Closing):
         self._shells[root] = shell
 
     def _spawn(self, own_pid: int, clone_flags: int) -> Shell:
-        return Shell.first(
-            self._ids(own_pid),
-            self._boot_addr,
-            self._channel,
-            clone_flags=clone_flags,
-            personality=self._options.personality,
-            time_offsets=offsets_to_go_on(self._options.clocks) if self._options.clocks else "",
-            suspend_seccomp=self._options.suspend_seccomp,
-        )
+        try:
+            return Shell.first(
+                self._ids(own_pid),
+                self._boot_addr,
+                self._channel,
+                clone_flags=clone_flags,
+                personality=self._options.personality,
+                time_offsets=offsets_to_go_on(self._options.clocks) if self._options.clocks else "",
+                suspend_seccomp=self._options.suspend_seccomp,
+            )
+        except OSError as error:
+            if error.errno != errno.ERANGE:
+                raise
+            raise RestoreFailed("The clocks of the image show what no clock here can.") from error
 
     def _mount_proc(self, shell: Shell) -> None:
         """/proc of the new namespace, which nobody outside sees."""

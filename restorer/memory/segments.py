@@ -25,6 +25,7 @@ from dumper.kernel.segments import (
 )
 from dumper.proc.sysvipc import SegmentStat, read_segments
 from formats.closing import Closing
+from formats.layout import PAGE_BYTES
 from formats.manifest import SHM_DEST, SHM_LOCKED, MemoryObject, Segment
 from restorer.errors import RestoreFailed
 from restorer.events import Tell
@@ -106,9 +107,13 @@ class Segments(Closing):
         if held.id in self._ours:
             return held.inode
         segment = segment_of(held)
+        huge_page_bytes = hugepages.page_bytes(held.device, held.size_bytes) if held.kind == "hugetlb" else 0
+        unit_bytes = huge_page_bytes or PAGE_BYTES
+        if segment.size_bytes + -segment.size_bytes % unit_bytes != held.pages_end_bytes:
+            raise RestoreFailed(f"System V segment {held.inode} of the image has a size that its pages do not have.")
         is_new = not is_there(held, read_segments(), same_boot=self._same_boot)
         if is_new:
-            self._make(held, segment)
+            self._make(held, segment, huge_page_bytes)
         self._ours[held.id] = ours = AttachedSegment(held.inode, held.pages_end_bytes)
         if is_new and is_removed(segment):
             remove_segment(held.inode)  # goes with us, should we end; until then its id leads to it
@@ -123,12 +128,11 @@ class Segments(Closing):
                 self._tell(f"lock of the System V segment {held.inode} in memory")
         return held.inode
 
-    def _make(self, held: MemoryObject, segment: Segment) -> None:
+    def _make(self, held: MemoryObject, segment: Segment, huge_page_bytes: int) -> None:
         key = IPC_PRIVATE if is_removed(segment) else segment.key
         flags = IPC_CREAT | IPC_EXCL | 0o600
-        if held.kind == "hugetlb":
-            page_bytes = hugepages.page_bytes(held.device, held.size_bytes)
-            flags |= SHM_HUGETLB | page_bytes.bit_length() - 1 << HUGE_SHIFT
+        if huge_page_bytes:
+            flags |= SHM_HUGETLB | huge_page_bytes.bit_length() - 1 << HUGE_SHIFT
         for _ in range(_TRIES):
             NEXT_ID.write_text(str(held.inode))
             number = make_segment(key, segment.size_bytes, flags)

@@ -65,14 +65,12 @@ def test_a_child_that_shares_what_only_threads_usually_share(kind: str, tmp_path
     with Target.spawn("sharing", kind) as target:
         child = int(target.ready.split()[1])
         result = dumped(target.pid, tmp_path / "checkpoint")
-        shown = predump("inspect", tmp_path / "checkpoint", "--show", "restore").stdout
         tried = predump("restore", tmp_path / "checkpoint", "--pid", "new", check=False)
         assert is_untouched(target.pid)
     obstacles = {(item["pid"], item["what"]): item["reason"] for item in result["obstacles"]}
     expected = {"memory", "handlers"} if kind == "handlers" else {kind}
     assert set(obstacles) == {(child, f"shared {what}") for what in expected}
     assert all(f"process {target.pid} has the same" in reason for reason in obstacles.values())
-    assert f"shared {kind} of process {child}" in shown
     assert tried.returncode != 0
     assert f"shared {kind}: process {target.pid} has the same" in tried.stderr
 

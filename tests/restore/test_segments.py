@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,12 @@ import pytest
 from dumper.kernel.segments import IPC_CREAT, AttachedSegment, make_segment, own_segment, remove_segment
 from dumper.proc.sysvipc import read_segments
 from formats.checkpoint import Checkpoint
+from formats.manifest import Segment
+from restorer.errors import RestoreFailed
+from restorer.memory.segments import Segments
 from restorer.restore import Restoration, RestoreOptions
 from tests.alive import Lives
+from tests.format.images import ImageObject
 from tests.harness import Target, predump
 from tests.restore.comebacks import Program, mappings, program
 
@@ -122,6 +127,13 @@ def test_a_restore_that_fails_leaves_no_segment(dead: tuple[Program, Path, list[
         restoration.build()
         assert set(ids) <= set(read_segments())
     assert not set(ids) & set(read_segments())
+
+
+def test_a_size_that_its_pages_do_not_have_is_refused() -> None:
+    wrong = Segment(key=0, size_bytes=1, mode=0o600, uid=0, gid=0, attached=1)
+    held = replace(ImageObject(1, {}, 8192).record(), path="/SYSV00000000", segment=wrong)
+    with Segments(same_boot=True, tell=[].append) as segments, pytest.raises(RestoreFailed, match="size"):
+        segments.make(held, lambda _memory: None)
 
 
 def test_a_segment_that_others_have_attached_is_known_beforehand(tmp_path: Path, key: int) -> None:

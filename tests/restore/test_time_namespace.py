@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from dumper.restoretrials import try_time_namespace
+from formats.checkpoint import Checkpoint
 from formats.manifest import Manifest
+from restorer.clocks import Readings
+from restorer.errors import RestoreFailed
+from restorer.restore import Restoration, RestoreOptions
 from tests.alive import Lives
 from tests.answering import Answering, interpreter
 from tests.harness import COMMAND_S, poll_until, predump
@@ -103,3 +107,14 @@ def test_without_one_it_is_told(sleeper: Answering, tmp_path: Path) -> None:
     assert "time namespace" not in with_one
     sleeper.come_back(tmp_path / "checkpoint")
     assert abs(shown(sleeper, MONOTONIC) - time.monotonic()) < COMMAND_S
+
+
+@pytest.mark.parametrize("ns", [1 << 63, -(1 << 63)])
+def test_clocks_that_there_cannot_be(ns: int, lives: Lives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with interpreter(lives, tmp_path) as target:
+        target.die(tmp_path / "checkpoint")
+    monkeypatch.setattr("restorer.restore.shown_to", lambda *_: Readings(ns, ns))
+    options = RestoreOptions(time_namespace=True)
+    images = Checkpoint.open(tmp_path / "checkpoint")
+    with Restoration(images, None, options, [].append) as restoration, pytest.raises(RestoreFailed, match="clocks"):
+        restoration.build()
