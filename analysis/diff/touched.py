@@ -4,6 +4,7 @@ not. So nobody needs to find out where the bytes of all the others are, which in
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 
 from formats import runs
@@ -40,19 +41,12 @@ class TouchedPages(Closing):
 
     def ranges(self, start_addr: int, end_addr: int) -> Iterator[runs.Range]:
         """Those of a page range, ascending; raises ImageCorrupt, StorageError."""
-        return runs.merge(self._pieces(start_addr, end_addr))
+        # Whoever asks a round that a later one does not refer to for a page learns nothing new: that one has it.
+        return runs.merge(heapq.merge(*(_changed(level, start_addr, end_addr) for level in self._levels)))
 
-    def _pieces(self, start_addr: int, end_addr: int) -> Iterator[runs.Range]:
-        if not self._levels:  # a round and itself
-            return
-        stack = [self._levels[0].pieces(start_addr, end_addr)]
-        while stack:
-            piece = next(stack[-1], None)
-            if piece is None:
-                stack.pop()
-                continue
-            piece_addr, piece_end_addr, run = piece
-            if run is None or run.kind is not RunKind.PARENT:
-                yield piece_addr, piece_end_addr
-            elif len(stack) < len(self._levels):
-                stack.append(self._levels[len(stack)].pieces(piece_addr, piece_end_addr))
+
+def _changed(level: PageSource, start_addr: int, end_addr: int) -> Iterator[runs.Range]:
+    """Where a round does not refer to the one before it."""
+    for piece_addr, piece_end_addr, run in level.pieces(start_addr, end_addr):
+        if run is None or run.kind is not RunKind.PARENT:
+            yield piece_addr, piece_end_addr
