@@ -15,16 +15,21 @@ Range = tuple[int, int]
 
 def merge(ranges: Iterable[Range]) -> Iterator[Range]:
     """The union as ranges that do not touch; `ranges` ascend by start, but may overlap."""
-    merged: Range | None = None
+    return near(ranges, 1)
+
+
+def near(ranges: Iterable[Range], gap: int) -> Iterator[Range]:
+    """Those that are less than `gap` apart, as one with what is between them; `ranges` ascend by start."""
+    joined: Range | None = None
     for start, end in ranges:
-        if merged is not None and start <= merged[1]:
-            merged = (merged[0], max(merged[1], end))
+        if joined is not None and start - joined[1] < gap:
+            joined = (joined[0], max(joined[1], end))
             continue
-        if merged is not None:
-            yield merged
-        merged = (start, end)
-    if merged is not None:
-        yield merged
+        if joined is not None:
+            yield joined
+        joined = (start, end)
+    if joined is not None:
+        yield joined
 
 
 def subtract(ranges: Iterable[Range], removed: Iterable[Range]) -> Iterator[Range]:

@@ -41,7 +41,7 @@ class TouchedPages(Closing):
 
     def ranges(self, start_addr: int, end_addr: int) -> Iterator[runs.Range]:
         """Those of a page range, ascending; raises ImageCorrupt, StorageError."""
-        # Whoever asks a round that a later one does not refer to for a page learns nothing new: that one has it.
+        # A page that one of them has was touched, whatever the others say.
         return runs.merge(heapq.merge(*(_changed(level, start_addr, end_addr) for level in self._levels)))
 
 
