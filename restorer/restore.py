@@ -127,6 +127,7 @@ class Restoration(Closing):
         self._files: OpenFiles
         self._objects: MemoryObjects
         self._lazy: list[Lazy] = []
+        self._server_waits = ExitStack()
         if self._manifest.kind is not RoundKind.DUMP:
             raise UsageError(
                 f"Round {self._info.number} of {images.path} is a pre-dump: it has no threads and no open files.",
@@ -147,6 +148,7 @@ class Restoration(Closing):
             os.close(one.uffd)
         self._lazy.clear()
         self._stack.close()
+        self._server_waits.close()
 
     def check(self) -> Findings:
         """All that speaks against it, outside of the image as well. Raises ImageCorrupt, StorageError."""
@@ -182,8 +184,9 @@ class Restoration(Closing):
             for member in self._members:
                 self._build_memory(member, objects)
             if self._lazy:
-                start_server(self._images, self._info.number, self._lazy)
+                made_fd = start_server(self._images, self._info.number, self._lazy, self._options.threads)
                 self._lazy.clear()
+                self._server_waits.callback(os.close, made_fd)
             self._memory_ns = time.monotonic_ns() - start_ns
             for member in self._members:
                 self._build_threads(member)
@@ -214,6 +217,7 @@ class Restoration(Closing):
             stopped = [one for one in self._members if self._options.stopped or one.state.stopped]
             with _no_signals():
                 self._tree.let_go({member.shell.pid for member in stopped})
+                self._server_waits.close()
                 self._objects.keep()
                 self._files.keep()
             reached(Point.RESTORED)

@@ -23,9 +23,18 @@ class RunTable:
         `uffd` is for pages that are missing, -1 if there is none, and `mem_fd` is /proc/PID/mem. The GIL is released.
         Raises OSError.
         """
+        data = ffi.from_buffer(content)
+        n_pages = len(data) // PAGE_BYTES
+        return checked(lib.pd_fill(uffd, mem_fd, data, first_page, n_pages, *self._part(first_run, end_run)))
+
+    def copy(self, uffd: int, content: Buffer, first_page: int, first_run: int, end_run: int) -> None:
+        """The same in a process that runs, as `missing.copy`, which says what it raises; pages may be there by then."""
+        data = ffi.from_buffer(content)
+        n_pages = len(data) // PAGE_BYTES
+        checked(lib.pd_uffd_copy_runs(uffd, data, first_page, n_pages, *self._part(first_run, end_run)))
+
+    def _part(self, first_run: int, end_run: int) -> list[Any]:
+        """Some runs. Raises ValueError if there are not so many."""
         if not 0 <= first_run <= end_run <= len(self._columns[0]):
             raise ValueError(f"there are no runs {first_run} to {end_run}")
-        data = ffi.from_buffer(content)
-        columns = [column + first_run for column in self._columns]
-        n_pages = len(data) // PAGE_BYTES
-        return checked(lib.pd_fill(uffd, mem_fd, data, first_page, n_pages, *columns, end_run - first_run))
+        return [*(column + first_run for column in self._columns), end_run - first_run]

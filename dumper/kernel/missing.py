@@ -85,18 +85,23 @@ def watch(uffd: int, start_addr: int, end_addr: int, *, also_writes: bool = Fals
     checked(lib.pd_uffd_watch(uffd, start_addr, end_addr, also_writes))
 
 
-def copy(uffd: int, addr: int, content: Buffer, *, protected: bool = False) -> int:
-    """Bring whole pages, but for those that are there or mapped no more; how many bytes are done.
+def copy(uffd: int, addr: int, content: Buffer) -> int:
+    """Bring whole pages, but for those that are there or mapped no more; how many bytes are done. Wakes nobody.
 
     Raises BlockingIOError if messages are to be read first, ProcessLookupError if the memory is gone, OSError.
     """
     data = ffi.from_buffer(content)
-    return checked(lib.pd_uffd_copy(uffd, addr, data, len(data), lib.PD_UFFD_COPY_PROTECTED if protected else 0))
+    return checked(lib.pd_uffd_copy(uffd, addr, data, len(data), lib.PD_UFFD_COPY_DONTWAKE))
 
 
 def zero(uffd: int, addr: int, n_bytes: int) -> None:
-    """Bring zeros; raises as `copy`."""
+    """Bring zeros; as `copy`."""
     checked(lib.pd_uffd_zero(uffd, addr, n_bytes))
+
+
+def wake(uffd: int, addr: int, n_bytes: int) -> None:
+    """Who waits for pages of a range looks for them again. Raises OSError."""
+    checked(lib.pd_uffd_wake(uffd, addr, n_bytes))
 
 
 class Sentinel:

@@ -1,46 +1,31 @@
 """Pages of the image into the memory of a shell, by several threads that decompress and fill.
 
-A job is one frame of a pages file; a thread takes the next one when it is done with another:
-
-    pages file          |  a b c d  |  e f g h  |
-    memory of the shell ... a b . . c d e . . h ...
+Each takes the next frame of a pages file when it is done with another.
 """
 
 from __future__ import annotations
 
 import os
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
 
-from dumper.kernel.fill import RunTable
 from dumper.kernel.missing import watch
 from dumper.kernel.remote import CallFailed
 from dumper.kernel.uffd import USER_MODE_ONLY, Feature
 from formats.chain import MemoryView
 from formats.dataruns import DataRuns, data_runs
-from formats.errors import ImageCorrupt
-from formats.framereader import FrameReader
 from formats.layout import PAGE_BYTES
 from formats.manifest import Vma
 from formats.roundpages import RoundPages
 from formats.segments import SegmentKind
+from restorer.memory.frames import Portion
 from restorer.memory.layout import is_ours
 from restorer.memory.userfault import can_wait, create_userfaultfd
 from restorer.memory.vdso import KERNEL_PATHS
 from restorer.shell import Shell
 
 _ZEROS = bytes(256 * PAGE_BYTES)
-
-
-class _Job(NamedTuple):
-    """A frame, and which runs have pages in it."""
-
-    frame_index: int
-    first_run: int
-    end_run: int
 
 
 def fill(shell: Shell, view: MemoryView, levels: Sequence[RoundPages], threads: int, *, is_lazy: bool = False) -> int:
@@ -91,41 +76,24 @@ def bring(shell: Shell, level: RoundPages, found: DataRuns, threads: int, uffd: 
 
     Raises ImageCorrupt, StorageError, OSError.
     """
-    table = RunTable(found.starts_addr, found.ends_addr, found.page_indexes)
     with level.open_frames() as frames, ThreadPoolExecutor(threads, thread_name_prefix="predump-fill") as pool:
-        jobs = iter(list(_jobs(frames, found)))
+        portion = Portion(frames, found)
+        jobs = iter(list(portion.jobs()))
 
         def work() -> int:
             n_pages = 0
             try:
-                for frame_index, first_run, end_run in jobs:
-                    content = frames.read_frame(frame_index)
-                    first_page = frames.frame_content_range(frame_index)[0] // PAGE_BYTES
-                    n_pages += table.fill(uffd, shell.mem_fd, content, first_page, first_run, end_run)
+                for job in jobs:
+                    content = frames.read_frame(job.frame_index)
+                    runs = job.first_run, job.end_run
+                    n_pages += portion.table.fill(uffd, shell.mem_fd, content, job.first_page, *runs)
             except BaseException:
                 for _ in jobs:  # nobody needs the others
                     pass
                 raise
             return n_pages
 
-        n_pages = sum(worker.result() for worker in [pool.submit(work) for _ in range(threads)])
-    if n_pages != found.n_pages:
-        raise ImageCorrupt(f"{frames.path} is damaged: its pages are not in the order of their addresses.")
-    return n_pages
-
-
-def _jobs(frames: FrameReader, found: DataRuns) -> Iterator[_Job]:
-    """Of each frame that is needed. Raises ImageCorrupt."""
-    indexes = found.page_indexes
-    end_index = indexes[-1] + (found.ends_addr[-1] - found.starts_addr[-1]) // PAGE_BYTES
-    for frame_index, _, _ in frames.pieces(indexes[0] * PAGE_BYTES, end_index * PAGE_BYTES):
-        start_bytes, end_bytes = frames.frame_content_range(frame_index)
-        first_page = start_bytes // PAGE_BYTES
-        end_run = bisect_left(indexes, end_bytes // PAGE_BYTES)
-        first_run = max(0, bisect_right(indexes, first_page) - 1)
-        last_end = indexes[end_run - 1] + (found.ends_addr[end_run - 1] - found.starts_addr[end_run - 1]) // PAGE_BYTES
-        if first_run < end_run and last_end > first_page:
-            yield _Job(frame_index, first_run, end_run)
+        return sum(worker.result() for worker in [pool.submit(work) for _ in range(threads)])
 
 
 @contextmanager

@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 23
+#define PD_ABI 24
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -719,6 +719,7 @@ int pd_segment_clear(int64_t addr, uint64_t n_bytes);
 
 /* Registers a range for faults on pages that are missing, and for write-protection if `also_writes`. 0 or -errno. */
 int pd_uffd_watch(int uffd, uint64_t start_addr, uint64_t end_addr, int also_writes);
+#define PD_UFFD_COPY_DONTWAKE 1 /* UFFDIO_COPY_MODE_DONTWAKE */
 #define PD_UFFD_COPY_PROTECTED 2 /* UFFDIO_COPY_MODE_WP */
 /*
  * Brings whole pages; what is there already, or is mapped no more, is passed over. Returns how many bytes are done, all of
@@ -726,6 +727,11 @@ int pd_uffd_watch(int uffd, uint64_t start_addr, uint64_t end_addr, int also_wri
  */
 int64_t pd_uffd_copy(int uffd, uint64_t addr, const uint8_t *content, uint64_t n_bytes, uint64_t mode);
 int pd_uffd_zero(int uffd, uint64_t addr, uint64_t n_bytes);
+/* Neither that nor pd_uffd_copy_runs wakes who waits for pages that were not there; pd_uffd_copy does as `mode` says. */
+int pd_uffd_wake(int uffd, uint64_t addr, uint64_t n_bytes);
+/* Brings those pages of some runs that `content` has, as pd_fill. 0 or -errno, after which it may be asked again. */
+int pd_uffd_copy_runs(int uffd, const uint8_t *content, uint64_t first_page, uint64_t n_pages, const uint64_t *starts_addr,
+		      const uint64_t *ends_addr, const uint64_t *page_indexes, uint64_t n_runs);
 /*
  * The sentinel: a process that has our descriptors as its own, and kills the processes that it was told of, and their
  * children, when we end. `memory` is what it shares with us, NULL if there is none. Its pid, or -errno.

@@ -10,8 +10,6 @@
 #include "fill.h"
 #include "predump.h"
 
-#define COPY_DONTWAKE (1UL << 0) /* nobody waits */
-
 static int write_all(int mem_fd, uint64_t addr, const uint8_t *content, uint64_t n_bytes)
 {
 	for (uint64_t done = 0; done < n_bytes;) {
@@ -28,7 +26,7 @@ static int write_all(int mem_fd, uint64_t addr, const uint8_t *content, uint64_t
 static int bring(int uffd, int mem_fd, uint64_t addr, const uint8_t *content, uint64_t n_bytes)
 {
 	while (n_bytes) {
-		struct pd_uffdio_copy copy = {addr, (uintptr_t)content, n_bytes, COPY_DONTWAKE, 0};
+		struct pd_uffdio_copy copy = {addr, (uintptr_t)content, n_bytes, PD_UFFD_COPY_DONTWAKE, 0};
 		uint64_t n_done = n_bytes;
 		int result = 0;
 
@@ -58,21 +56,15 @@ static int bring(int uffd, int mem_fd, uint64_t addr, const uint8_t *content, ui
 int64_t pd_fill(int uffd, int mem_fd, const uint8_t *content, uint64_t first_page, uint64_t n_pages,
 		const uint64_t *starts_addr, const uint64_t *ends_addr, const uint64_t *page_indexes, uint64_t n_runs)
 {
-	uint64_t end_page = first_page + n_pages;
 	int64_t n_filled = 0;
 
 	for (uint64_t i = 0; i < n_runs; i++) {
-		uint64_t index = page_indexes[i], end_index = index + (ends_addr[i] - starts_addr[i]) / PD_PAGE_BYTES;
-		uint64_t from = index > first_page ? index : first_page, to = end_index < end_page ? end_index : end_page;
-		int result;
+		struct pd_part part = pd_part_of(first_page, n_pages, starts_addr[i], ends_addr[i], page_indexes[i]);
+		int result = bring(uffd, mem_fd, part.addr, content + part.offset, part.n_bytes);
 
-		if (from >= to)
-			continue;
-		result = bring(uffd, mem_fd, starts_addr[i] + (from - index) * PD_PAGE_BYTES,
-			       content + (from - first_page) * PD_PAGE_BYTES, (to - from) * PD_PAGE_BYTES);
 		if (result)
 			return result;
-		n_filled += (int64_t)(to - from);
+		n_filled += (int64_t)(part.n_bytes / PD_PAGE_BYTES);
 	}
 	return n_filled;
 }

@@ -22,6 +22,7 @@
 
 #define REGISTER_MODE_MISSING (1UL << 0)
 #define MAX_PIDS 4096
+#define ZERO_DONTWAKE (1UL << 0)
 
 struct pd_uffdio_zeropage {
 	struct pd_uffdio_range range;
@@ -41,11 +42,11 @@ int pd_uffd_watch(int uffd, uint64_t start_addr, uint64_t end_addr, int also_wri
 	return ioctl(uffd, PD_UFFDIO_REGISTER, &reg) ? -errno : 0;
 }
 
-static void wake(int uffd, uint64_t addr, uint64_t n_bytes)
+int pd_uffd_wake(int uffd, uint64_t addr, uint64_t n_bytes)
 {
 	struct pd_uffdio_range range = {addr, n_bytes};
 
-	ioctl(uffd, PD_UFFDIO_WAKE, &range);
+	return ioctl(uffd, PD_UFFDIO_WAKE, &range) ? -errno : 0;
 }
 
 int64_t pd_uffd_copy(int uffd, uint64_t addr, const uint8_t *content, uint64_t n_bytes, uint64_t mode)
@@ -66,7 +67,7 @@ int64_t pd_uffd_copy(int uffd, uint64_t addr, const uint8_t *content, uint64_t n
 			continue;
 		}
 		if (errno == EEXIST) { /* it came before, and who waits for it may not know */
-			wake(uffd, addr + done, PD_PAGE_BYTES);
+			pd_uffd_wake(uffd, addr + done, PD_PAGE_BYTES);
 			done += PD_PAGE_BYTES;
 		} else if (errno == ENOENT && copy.len > PD_PAGE_BYTES) { /* it lies in two mappings, or in part in none */
 			step = PD_PAGE_BYTES;
@@ -79,15 +80,45 @@ int64_t pd_uffd_copy(int uffd, uint64_t addr, const uint8_t *content, uint64_t n
 	return (int64_t)done;
 }
 
+int pd_uffd_copy_runs(int uffd, const uint8_t *content, uint64_t first_page, uint64_t n_pages, const uint64_t *starts_addr,
+		      const uint64_t *ends_addr, const uint64_t *page_indexes, uint64_t n_runs)
+{
+	for (uint64_t i = 0; i < n_runs; i++) {
+		struct pd_part part = pd_part_of(first_page, n_pages, starts_addr[i], ends_addr[i], page_indexes[i]);
+
+		for (uint64_t done = 0; done < part.n_bytes;) {
+			int64_t result = pd_uffd_copy(uffd, part.addr + done, content + part.offset + done, part.n_bytes - done,
+						      PD_UFFD_COPY_DONTWAKE);
+
+			if (result < 0)
+				return (int)result;
+			done += (uint64_t)result;
+		}
+	}
+	return 0;
+}
+
 int pd_uffd_zero(int uffd, uint64_t addr, uint64_t n_bytes)
 {
-	struct pd_uffdio_zeropage zero = {{addr, n_bytes}, 0, 0};
+	uint64_t step = n_bytes;
 
-	if (!ioctl(uffd, PD_UFFDIO_ZEROPAGE, &zero))
-		return 0;
-	if (errno != EEXIST && errno != ENOENT)
-		return -errno;
-	wake(uffd, addr, n_bytes);
+	while (n_bytes) {
+		struct pd_uffdio_zeropage zero = {{addr, step < n_bytes ? step : n_bytes}, ZERO_DONTWAKE, 0};
+		uint64_t n_done = PD_PAGE_BYTES;
+
+		if (!ioctl(uffd, PD_UFFDIO_ZEROPAGE, &zero) || zero.zeropage > 0) {
+			n_done = (uint64_t)zero.zeropage;
+		} else if (errno == ENOENT && zero.range.len > PD_PAGE_BYTES) {
+			step = PD_PAGE_BYTES; /* as pd_uffd_copy */
+			n_done = 0;
+		} else if (errno == EEXIST || errno == ENOENT) {
+			pd_uffd_wake(uffd, addr, PD_PAGE_BYTES);
+		} else {
+			return -errno;
+		}
+		addr += n_done;
+		n_bytes -= n_done;
+	}
 	return 0;
 }
 

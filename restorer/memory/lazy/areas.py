@@ -16,6 +16,11 @@ class Area:
     end_addr: int
     shift: int
 
+    @property
+    def n_bytes(self) -> int:
+        """Its size."""
+        return self.end_addr - self.start_addr
+
 
 class Areas:
     """All of them, ascending while nothing moves: few ever move."""
@@ -23,10 +28,14 @@ class Areas:
     def __init__(self, still: Iterable[runs.Range], moved: Sequence[Area] = ()) -> None:
         self._still = list(runs.merge(still))
         self._moved = list(moved)
+        self.are_whole = True
+        """Whether nothing has been moved or dropped."""
 
     def copy(self) -> Areas:
         """Those of a child that was born just now."""
-        return Areas(self._still, self._moved)
+        copied = Areas(self._still, self._moved)
+        copied.are_whole = self.are_whole
+        return copied
 
     def at(self, addr: int) -> Area | None:
         """The one that holds an address."""
@@ -46,6 +55,7 @@ class Areas:
 
     def drop(self, start_addr: int, end_addr: int) -> None:
         """Nothing of the image belongs there any more."""
+        self.are_whole = False
         self._still = list(runs.subtract(self._still, [(start_addr, end_addr)]))
         self._moved = [part for area in self._moved for part in _without(area, start_addr, end_addr)]
 

@@ -24,7 +24,10 @@ from formats.checkpoint import Checkpoint
 from formats.errors import PredumpError
 from formats.faults import Point, reached, stop_instead
 from restorer.memory.lazy.areas import Areas
+from restorer.memory.lazy.source import Source
 from restorer.memory.lazy.space import Space
+
+_LOOK_MS = 5  # at the sentinel, and whether it is known where everything is
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +43,33 @@ class Lazy:
     ranges: list[tuple[int, int]]
 
 
-def start_server(images: Checkpoint, number: int, processes: Sequence[Lazy]) -> int:
-    """Forks it; its pid. The userfaultfds are its own from then on. Raises OSError."""
-    ready_fd, its_fd = os.pipe()
+def start_server(images: Checkpoint, number: int, processes: Sequence[Lazy], threads: int) -> int:
+    """Forks it, with so many threads that unpack; the userfaultfds are its own from then on. Raises OSError.
+
+    Until the descriptor that is returned is closed it brings nothing but what is asked for: they are being made.
+    """
+    ready_fd, its_ready_fd = os.pipe()
+    its_made_fd, made_fd = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _be_the_server(images, number, processes, its_fd)
-    os.close(its_fd)
+        os.close(made_fd)
+        _be_the_server(images, number, processes, threads, its_ready_fd, its_made_fd)
+    os.close(its_ready_fd)
+    os.close(its_made_fd)
     for one in processes:
         os.close(one.uffd)
     is_ready = os.read(ready_fd, 1)
     os.close(ready_fd)
     if not is_ready:
+        os.close(made_fd)
         os.waitpid(pid, 0)
         raise ProcessLookupError(3, "the server of pages has ended")
-    return pid
+    return made_fd
 
 
-def _be_the_server(images: Checkpoint, number: int, processes: Sequence[Lazy], ready_fd: int) -> None:
+def _be_the_server(
+    images: Checkpoint, number: int, processes: Sequence[Lazy], threads: int, ready_fd: int, made_fd: int
+) -> None:
     exit_code = 1
     try:
         os.setsid()
@@ -65,39 +77,52 @@ def _be_the_server(images: Checkpoint, number: int, processes: Sequence[Lazy], r
             signal.signal(signal_number, signal.SIG_IGN)
         stop_instead()
         with ExitStack() as stack:
-            server = Server(images, number, processes, stack)
+            server = Server(images, number, processes, threads, stack)
             os.write(ready_fd, b"r")
             os.close(ready_fd)
             _let_go_of_output()
-            server.run()
+            server.run(made_fd)
         exit_code = 0
     finally:
         os._exit(exit_code)
 
 
 class Server:
-    """Serves all of them, in one thread."""
+    """Serves all of them in one thread; others unpack what it will need next."""
 
-    def __init__(self, images: Checkpoint, number: int, processes: Sequence[Lazy], stack: ExitStack) -> None:
+    def __init__(
+        self, images: Checkpoint, number: int, processes: Sequence[Lazy], threads: int, stack: ExitStack
+    ) -> None:
         """Raises OSError, and as MemoryView."""
         self._sentinel = Sentinel()
+        self._sources: list[Source] = []
         self._spaces: dict[int, Space] = {}
         self._pids: dict[int, int] = {}
         self._known: set[int] = set()
         self._poll = select.poll()
         for one in processes:
             view = stack.enter_context(MemoryView(images, number, one.image_pid))
-            self._add(Space(one.uffd, view, Areas(one.ranges)), one.pid)
+            levels = [stack.enter_context(level) for level in images.levels_of(view.process, number)]
+            source = stack.enter_context(Source(view, levels, one.ranges, threads))
+            self._sources.append(source)
+            self._add(Space(one.uffd, source, Areas(one.ranges)), one.pid)
             self._guard(one.pid)
 
-    def run(self) -> None:
-        """Until all is there, or those who need it are gone."""
+    def run(self, made_fd: int) -> None:
+        """Until all is there, or those who need it are gone; they are made when `made_fd` has been closed elsewhere."""
+        self._poll.register(made_fd, 0)
+        are_made = False
         try:
             while self._spaces:
                 self._sentinel.see_to()
-                for uffd, _ in self._poll.poll(0):
-                    self._handle(uffd)
-                for space in list(self._spaces.values()):
+                goes_on = are_made and all(source.is_listed for source in self._sources)
+                for fd, _ in self._poll.poll(0 if goes_on else _LOOK_MS):
+                    if fd == made_fd:
+                        are_made = True
+                        self._poll.unregister(made_fd)
+                    else:
+                        self._handle(fd)
+                for space in list(self._spaces.values()) if goes_on else ():
                     self._bring_more(space)
         except (PredumpError, OSError) as error:
             self._give_up(error)

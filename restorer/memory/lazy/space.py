@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 from dumper.kernel import missing
-from formats.chain import MemoryView
 from formats.layout import PAGE_BYTES
-from formats.segments import Segment, SegmentKind
-from restorer.memory.lazy.areas import Area, Areas
+from formats.segments import SegmentKind
+from restorer.memory.frames import Job, Portion
+from restorer.memory.lazy.areas import Areas
+from restorer.memory.lazy.source import Source
 
-_WINDOW_BYTES = 16 * PAGE_BYTES
-_PIECE_PAGES = 64
+_WINDOW_BYTES = 64 * PAGE_BYTES
+"""What somebody waits for comes with its neighbours, as much as a frame of the image has."""
 
 
 class Space:
     """Pages from a view of the image into a userfaultfd: those that somebody waits for, and one after the other."""
 
-    def __init__(self, uffd: int, view: MemoryView, areas: Areas) -> None:
-        """`view` is the one of the process in the image that this one is, or was forked from; it stays open."""
+    def __init__(self, uffd: int, source: Source, areas: Areas) -> None:
+        """`source` has the pages of the process that this one is, or was forked from; it stays open."""
         self.uffd = uffd
         self.areas = areas
-        self._view = view
-        self._rest = _pieces(view)
-        self._next: Segment | None = None
+        self._source = source
+        self._rest = source.all_of_it()
+        self._next: tuple[Portion, Job, bytes] | None = None
         self._waiting: list[int] = []
 
     def close(self) -> None:
@@ -46,7 +46,7 @@ class Space:
             elif isinstance(message, missing.Dropped):
                 self.areas.drop(message.start_addr, message.end_addr)
             else:
-                children.append(Space(message.uffd, self._view, self.areas.copy()))
+                children.append(Space(message.uffd, self._source, self.areas.copy()))
         self._answer()
         return children
 
@@ -57,7 +57,7 @@ class Space:
             self._next = next(self._rest, None)
         if self._next is None:
             return bool(self._waiting)
-        if all(self._bring(self._next, place) for place in self.areas.places_of(*_range(self._next))):
+        if self._bring_frame(*self._next):
             self._next = None
         return True
 
@@ -70,47 +70,58 @@ class Space:
         page_addr = addr - addr % PAGE_BYTES
         area = self.areas.at(page_addr)
         if area is None:
-            return self._bring_zeros(page_addr)
-        start_addr = max(area.start_addr, page_addr - page_addr % _WINDOW_BYTES) - area.shift
-        end_addr = min(area.end_addr, page_addr - page_addr % _WINDOW_BYTES + _WINDOW_BYTES) - area.shift
-        image_addr = page_addr - area.shift
-        for segment in self._view.own_segments(start_addr, end_addr):
+            start_addr, end_addr = page_addr, page_addr + PAGE_BYTES
+            is_there = self._bring_zeros(start_addr, end_addr)
+        else:
+            window_addr = page_addr - page_addr % _WINDOW_BYTES
+            start_addr = max(area.start_addr, window_addr)
+            end_addr = min(area.end_addr, window_addr + _WINDOW_BYTES)
+            is_there = self._bring_window(start_addr, end_addr, area.shift)
+        if is_there:  # not before: it would ask for the next page right away
+            missing.wake(self.uffd, start_addr, end_addr - start_addr)
+        return is_there
+
+    def _bring_window(self, start_addr: int, end_addr: int, shift: int) -> bool:
+        for segment in self._source.view.own_segments(start_addr - shift, end_addr - shift):
             if segment.kind is SegmentKind.DATA:
-                place = Area(segment.start_addr + area.shift, segment.end_addr + area.shift, area.shift)
-                if not self._bring(segment, place):
-                    return False
-            elif segment.start_addr <= image_addr < segment.end_addr and not self._bring_zeros(page_addr):
+                parts = self._source.read(segment)
+                is_there = all(self._bring(addr + shift, content) for addr, content in parts)
+            else:  # each of them would be asked for by itself
+                is_there = self._bring_zeros(segment.start_addr + shift, segment.end_addr + shift)
+            if not is_there:
                 return False
         return True
 
-    def _bring(self, segment: Segment, place: Area) -> bool:
-        first = place.start_addr - place.shift - segment.start_addr
-        n_bytes = place.end_addr - place.start_addr
-        content = self._view.read_pages(segment, segment.page_index + first // PAGE_BYTES, n_bytes // PAGE_BYTES)
+    def _bring_frame(self, portion: Portion, job: Job, content: bytes) -> bool:
+        if not self.areas.are_whole:
+            return self._bring_parts(portion, job, memoryview(content))
+        try:
+            portion.table.copy(self.uffd, content, job.first_page, job.first_run, job.end_run)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _bring_parts(self, portion: Portion, job: Job, content: memoryview) -> bool:
+        """A frame of which some belongs elsewhere by now, or nowhere."""
+        for start_addr, end_addr, offset_bytes in portion.parts(job):
+            for place in self.areas.places_of(start_addr, end_addr):
+                first = offset_bytes + place.start_addr - place.shift - start_addr
+                if not self._bring(place.start_addr, content[first : first + place.n_bytes]):
+                    return False
+        return True
+
+    def _bring(self, addr: int, content: memoryview) -> bool:
         done = 0
         try:
-            while done < n_bytes:
-                done += missing.copy(self.uffd, place.start_addr + done, memoryview(content)[done:])
+            while done < len(content):
+                done += missing.copy(self.uffd, addr + done, content[done:])
         except BlockingIOError:
             return False
         return True
 
-    def _bring_zeros(self, page_addr: int) -> bool:
+    def _bring_zeros(self, start_addr: int, end_addr: int) -> bool:
         try:
-            missing.zero(self.uffd, page_addr, PAGE_BYTES)
+            missing.zero(self.uffd, start_addr, end_addr - start_addr)
         except BlockingIOError:
             return False
         return True
-
-
-def _range(segment: Segment) -> tuple[int, int]:
-    return segment.start_addr, segment.end_addr
-
-
-def _pieces(view: MemoryView) -> Iterator[Segment]:
-    """What was written last first, in pieces that do not keep anybody waiting."""
-    for segment in view.own_segments_newest_first():
-        for addr in range(segment.start_addr, segment.end_addr, _PIECE_PAGES * PAGE_BYTES):
-            end_addr = min(addr + _PIECE_PAGES * PAGE_BYTES, segment.end_addr)
-            page_index = segment.page_index + (addr - segment.start_addr) // PAGE_BYTES
-            yield Segment(addr, end_addr, segment.kind, segment.round, page_index)
