@@ -56,7 +56,7 @@ def test_a_pre_dump_does_not() -> None:
         (replace(PROCESS, vmas=[vma_of(0, 1, "special", "/[aio]")]), "asynchronous I/O"),
         (replace(PROCESS, vmas=[vma_of(0, 1, "special", "anon_inode:[io_uring]")]), "io_uring"),
         (replace(PROCESS, vmas=[replace(vma_of(0, 1), flags="rd wr ss")]), "shadow stack"),
-        (replace(PROCESS, vmas=[vma_of(0, 1, "file", "/tmp/x (deleted)")]), "no name any more"),
+        (replace(PROCESS, vmas=[vma_of(0, 1, "file", "/tmp/x (deleted)")]), "no name leads to it"),
         (replace(PROCESS, unreadable=[Gap(start_addr=0, end_addr=4096, reason="odd")]), "memory 0x0-0x1000: odd"),
         (replace(PROCESS, missing=[Missing(what="handlers of signals 10", reason="it did not tell")]), "handlers"),
         (replace(PROCESS, missing=[Missing(what="whatever comes later", reason="unknown")]), "whatever comes later"),
