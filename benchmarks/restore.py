@@ -9,16 +9,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 
 from benchmarks.bench import FILL_S, MIB, Bench, Command, run
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, spread
 from benchmarks.measure import Say, ms
+from formats.checkpoint import Checkpoint
 from tests.harness import is_alive, poll_until
 
-LEVELS = {"1": "compressed as by default", "0": "not compressed"}
+AS_IT_IS, PACKED = "0", "1"
+"""Levels: CRIU does not compress, so that the first is to be compared with it."""
+UNPACKING_THREADS = 2  # as restore has by default
 IMPORTS = "import cli, display.reporter, formats.checkpoint, restorer.restore, restorer.files.choices"
 COPY_PASSES = 5
 CRIU_COPIES = 6.2
@@ -90,11 +94,12 @@ def _sleeper(bench: Bench, mib: int, touched_mib: int) -> Iterator[tuple[Sleeper
 
 def restores(bench: Bench, mib: int, size: str, runs: int, say: Say) -> list[Figure]:
     """Until all of the memory is there: predump's images as they are by default and not compressed, and CRIU's."""
-    took_ms: dict[str, list[float]] = {level: [] for level in LEVELS}
+    took_ms: dict[str, list[float]] = {level: [] for level in (AS_IT_IS, PACKED)}
     limits_ms: list[float] = []
+    unpack_ms: list[float] = []
     limit_name = "CRIU, from images that are not compressed"
     with _sleeper(bench, mib, 0) as (sleeper, directory):
-        for level in LEVELS:
+        for level in took_ms:
             say(f"a dump at level {level} to restore")
             _dump(bench, sleeper, directory / level, "--level", level)
         problem = _criu_dump(sleeper, directory / "criu")
@@ -103,23 +108,33 @@ def restores(bench: Bench, mib: int, size: str, runs: int, say: Say) -> list[Fig
         sleeper.end()
         for i in range(runs):
             say(f"restore {i + 1} of {runs}")
-            for level in LEVELS:
-                took_ms[level].append(_times(bench, sleeper, mib, directory / level)[0])
+            for level, taken in took_ms.items():
+                taken.append(_times(bench, sleeper, mib, directory / level)[0])
+            unpack_ms.append(ms(_unpack_ns(directory / PACKED)))
             if problem:
                 limits_ms.append(CRIU_COPIES * ms(_copy_ns(bench, mib)))
             else:
                 bench.touch_memory(mib * MIB)
                 limits_ms.append(sleeper.times_after(lambda: _criu("restore", "-d", directory / "criu"))[0])
+    plain, packed = took_ms[AS_IT_IS], took_ms[PACKED]
     return [
         Figure(
-            name=f"{size}: restore, image {LEVELS[level]}",
+            name=f"{size}: restore, image not compressed",
             unit="ms",
             limit_name=limit_name,
-            measured=took_ms[level],
+            measured=plain,
             limits=limits_ms,
-            note=f"wall time of the command{problem}",
-        )
-        for level in LEVELS
+            note=f"wall time of the command, as CRIU's{problem}",
+        ),
+        Figure(
+            name=f"{size}: restore, image compressed as by default",
+            unit="ms",
+            limit_name="the same, and unpacking it once by two threads",
+            measured=packed,
+            limits=[limit + unpacking for limit, unpacking in zip(limits_ms, unpack_ms, strict=True)],
+            note=f"wall time of the command; unpacking alone {spread(unpack_ms)} ms",
+            details={"unpack_ms": unpack_ms},
+        ),
     ]
 
 
@@ -179,6 +194,17 @@ def _criu(command: str, *options: object) -> Command:
     """One of its commands, on the directory that comes last."""
     *words, directory = map(str, options)
     return run("criu", command, *words, "-D", directory, "-o", f"{command}.log")
+
+
+def _unpack_ns(checkpoint: Path) -> float:
+    """All pages of its only process, unpacked and thrown away."""
+    info = Checkpoint.open(checkpoint).round()
+    (process,) = info.manifest.processes
+    with info.pages_of(process).open_frames() as frames, ThreadPoolExecutor(UNPACKING_THREADS) as pool:
+        start_ns = time.monotonic_ns()
+        for _ in pool.map(lambda index: len(frames.read_frame(index)), range(frames.frame_count)):
+            pass
+        return time.monotonic_ns() - start_ns
 
 
 def _copy_ns(bench: Bench, mib: int) -> float:

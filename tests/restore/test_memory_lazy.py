@@ -16,7 +16,7 @@ from formats.faults import VARIABLE, Point
 from formats.layout import pages_name
 from tests.alive import Lives
 from tests.harness import COMMAND_S, REPO, children, is_alive, is_stopped, poll_until
-from tests.restore.usesmemory import LazyTarget
+from tests.restore.usesmemory import N_FAMILY, LazyTarget, assert_same, dumped_family
 
 
 @pytest.fixture
@@ -59,6 +59,14 @@ def test_memory_is_right_whatever_its_process_does(lives: Lives, target: LazyTar
     assert int(missing) > 0
     poll_until(lambda: not list(servers(target.checkpoint)), COMMAND_S, "the server to end when all is there")
     assert is_alive(target.pid)
+
+
+def test_all_memory_of_a_family_comes(lives: Lives, tmp_path: Path) -> None:
+    checkpoint = dumped_family(lives, tmp_path / "family")
+    pids = lives.restore(checkpoint, "--lazy", "--stopped")
+    assert len(pids) == N_FAMILY
+    poll_until(lambda: not list(servers(checkpoint)), COMMAND_S, "the server to end when all is there")
+    assert_same(pids, checkpoint)
 
 
 def test_the_process_ends_with_the_server(target: LazyTarget, halted: tuple[int, int]) -> None:
