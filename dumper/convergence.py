@@ -14,6 +14,7 @@ MAX_MICRO_ROUNDS = 5
 MICRO_ROUND_GAIN = 0.7  # a micro-round that leaves more than this share of the one before does not pay
 FEW_PAGES = 64  # copied in less time than a scan of anything takes
 MAX_ROUNDS_AHEAD = 12
+UNLUCKY = 1.3  # so many times the smallest one is a round ahead that should not be the last
 AHEAD_GAIN = 0.9  # the same of a round ahead: each page that it leaves costs many times what a copy does
 PROGRESS_ROUNDS = 3  # so many rounds without shrinking are no progress
 ROUNDS_PER_THROTTLE_STEP = 2  # one that shows what the limit does, one to make use of it
@@ -82,7 +83,8 @@ def pages_after_micro_rounds(pace: Pace) -> float:
 def another_round_ahead(pages: Sequence[int]) -> bool:
     """Whether one more round right before a freeze that lasts until all is sent pays, given the pages of those so far.
 
-    Each sends what was written while the one before was on its way, until that does not become less.
+    Each sends what was written while the one before was on its way, until that does not become less. The last one is no
+    larger than it has to be: as much is left for the freeze.
     """
     if len(pages) >= MAX_ROUNDS_AHEAD:
         return False
@@ -90,7 +92,7 @@ def another_round_ahead(pages: Sequence[int]) -> bool:
         return True
     if pages[-1] <= FEW_PAGES:
         return False
-    return len(pages) == 1 or pages[-1] < AHEAD_GAIN * pages[-2]
+    return len(pages) == 1 or pages[-1] < AHEAD_GAIN * pages[-2] or pages[-1] > UNLUCKY * min(pages)
 
 
 def decide(written: Sequence[int], predicted_ns: int, elapsed_ns: int, policy: Policy) -> Verdict:

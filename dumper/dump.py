@@ -5,14 +5,12 @@ freeze          stop all; maps; scan; copy what was written last; objects; state
 write           classify, compress and write from the staging memory                              they run
 """
 
-import gc
 import os
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -49,6 +47,7 @@ from dumper.state.sharing import find_shared
 from dumper.target import Target, gone
 from dumper.tree import LOST_ERRORS, Base, Member, Tree
 from dumper.undertaker import Undertaker
+from dumper.undisturbed import no_garbage_collection, short_turns
 from formats import manifest as image
 from formats.faults import Point, reached
 from formats.layout import PAGE_BYTES
@@ -59,7 +58,6 @@ T = TypeVar("T")
 STOP_SHOWS_NS = 1_000_000_000
 POLL_S = 0.001
 STOP_AND_SCAN_NS = 500_000  # for so long a target still writes after a prediction
-TURN_S = 0.0002
 MAX_ATTEMPTS = 2  # a process that stands still calls exec no more
 
 
@@ -84,27 +82,6 @@ class AfterDump(StrEnum):
 def wish_for(after: AfterDump, options: Options) -> FreezeWish:
     """How the last pages may be got: where processes stay frozen until the dump is on disk, a clone gains nothing."""
     return options.freeze_by if after is AfterDump.LEAVE_RUNNING else FreezeWish.COPY
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """A collection in the freeze would lengthen it."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-@contextmanager
-def _short_turns() -> Iterator[None]:
-    """Threads that send have their turn as soon as they want it: usually they wait for 5 ms for one that works on."""
-    usual_s = sys.getswitchinterval()
-    sys.setswitchinterval(TURN_S)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(usual_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +169,7 @@ class Dumper:
                 self._connections.wait_ready()
             reached(Point.PREPARED)
             if self._round_ahead:
-                self._opened.enter_context(_short_turns())
+                self._opened.enter_context(short_turns())
                 self._rounds_ahead(self._round_ahead)
             round_ = self._opened.enter_context(
                 OpenRound(RoundKind.DUMP, self._tree, self._destination, self._pipeline, self._emit)
@@ -361,7 +338,7 @@ class Dumper:
         )
         finished: RoundFinished | None = None
         until_doomed = self._connections.until_doomed() if self._connections else nullcontext()
-        with _no_garbage_collection(), self._pipeline.unlimited(), freeze, until_doomed:
+        with no_garbage_collection(), self._pipeline.unlimited(), freeze, until_doomed:
             reached(Point.FROZEN)
             hands_over = after is AfterDump.KILL and self._destination.hands_over
             self._capture(freeze, figures, stands_still=stands_still, hands_over=hands_over)

@@ -233,3 +233,25 @@ def test_flags_that_change_right_before_the_freeze_are_no_handover(
             session.take_dump(AfterDump.KILL)
     assert is_untouched(target.pid)
     target.command("write 500 3")
+
+
+@pytest.mark.parametrize("change", ["write 500 7", "zap 200", "remap", "move", "grow", "protect"])
+def test_rounds_ahead_and_the_freeze_behind_them_see_every_change(target: Target, change: str, tmp_path: Path) -> None:
+    """Neither asks for more than what has changed since the round before it."""
+
+    def again() -> None:
+        target.command(change)
+
+    outgoing, directory = Watching(lambda: None), tmp_path / "received"
+    with Session(target.pid, StreamDestination(outgoing, "test"), Options(), lambda _: None) as session:
+        session.track()
+        session.take_round()
+        target.command("write 300 5")
+        target.command(change)
+        session.take_dump(AfterDump.LEAVE_STOPPED, again)
+    poll_until(lambda: is_stopped(target.pid), 10, "the target to stop")
+    checkpoint = received(directory, outgoing)
+    assert checkpoint.round(2).manifest.kind is RoundKind.PRE_DUMP
+    compared = compare(target.pid, directory)
+    assert compared.mismatches == []
+    assert compared.pages_compared > 1000

@@ -120,6 +120,8 @@ def test_micro_rounds_go_on_while_each_is_clearly_smaller(pages: list[int], expe
         pytest.param([10_000], True, id="it may become less"),
         pytest.param([10_000, 8_000], True, id="it became less"),
         pytest.param([10_000, 4_000, 3_800], False, id="hardly less any more"),
+        pytest.param([10_000, 4_000, 6_000], True, id="something came in between"),
+        pytest.param([10_000, 4_000, 6_000, 4_100, 4_200], False, id="as little as it can be"),
         pytest.param([10**6 // 2**n for n in range(MAX_ROUNDS_AHEAD)], False, id="enough"),
     ],
 )
