@@ -41,7 +41,10 @@ def _incoming(
         if not reporter.as_json:
             reporter.errors.print(f"Listening at {where}.", highlight=False, markup=False)
         with listener.accept() as incoming:
-            yield incoming, incoming.session
+            try:
+                yield incoming, incoming.session
+            finally:
+                listener.retire()
 
 
 @directory_option

@@ -68,6 +68,11 @@ class Listener(Closing):
         """Whether there is no session."""
         return self._session is None or self._session.is_closed
 
+    def retire(self) -> None:
+        """Whoever comes from now on is not answered, and may find another receiver; the session goes on."""
+        with self._changed:
+            self._is_closed = True
+
     def close(self) -> None:
         """Listens no more. The session is closed by itself."""
         with self._changed:
@@ -154,7 +159,10 @@ class Listener(Closing):
             self._news.add("connection-refused", str(error) if isinstance(error, StreamUntrusted) else message)
 
     def _session_of(self, hello: Hello, identity: bytes | None) -> LinkIncoming:
-        """The session that a connection belongs to, which a control connection may begin. Raises StreamRefused."""
+        """The session that a connection belongs to, which a control connection may begin.
+
+        Raises LinkLost for a listener that answers no more, StreamRefused.
+        """
         with self._changed:
             session = self._session
             if session is not None and not session.is_closed:
@@ -163,7 +171,9 @@ class Listener(Closing):
                 raise StreamRefused(
                     "The receiver is busy with another sender.", hint="Wait for its end, or use another receiver."
                 )
-            if hello.connection or self._is_closed:
+            if self._is_closed:
+                raise LinkLost("the receiver ends")
+            if hello.connection:
                 raise StreamRefused("The receiver has no session that this connection belongs to.")
             resumed = self._resumed(hello)
             self._session, self._is_accepted = (

@@ -17,7 +17,7 @@ Each takes the manifest and facts (`host`), and yields problems; `check_restore`
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from formats.checkpoint import Checkpoint
 from formats.manifest import Manifest
@@ -26,6 +26,7 @@ from formats.restorable.processes import PARENT_DEATH
 from restorer.checks import abilities, clocks, files, ids, processor, segments, surroundings, watches
 from restorer.checks.findings import Findings, Problem, Subject
 from restorer.checks.host import Host, look_at_host
+from restorer.clocks import now
 from restorer.files.choices import OUTSIDE, FileChoices
 from restorer.files.refusals import refusals
 from restorer.trust import distrusted, strange_paths
@@ -48,7 +49,7 @@ class CheckOptions:
 def check_restore(images: Checkpoint, number: int | None, options: CheckOptions, host: Host | None = None) -> Findings:
     """All that speaks against a restore of a round, or would come back otherwise. Nothing is made that stays.
 
-    `host` is this machine if it was looked at before.
+    `host` is this machine if it was looked at before: its clocks are looked at anew.
     Raises ImageCorrupt, ImageVersionUnsupported, StorageError, UsageError for a round that is not there.
     """
     number = images.selected if number is None else number
@@ -56,7 +57,7 @@ def check_restore(images: Checkpoint, number: int | None, options: CheckOptions,
         return findings
     manifest = images.round(number).manifest
     try:
-        host = host or look_at_host()
+        host = replace(host, clocks=now()) if host else look_at_host()
     except OSError as error:
         findings = Findings()
         message = f"Not even a process without anything can be made: {error.strerror}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -171,3 +172,22 @@ def test_a_sender_keeps_to_the_window_of_its_receiver() -> None:
             outgoing.wait_for(40)
             outgoing.close()
             assert receiver.join().error is None
+
+
+def test_a_sender_is_left_to_the_next_receiver_by_one_that_ends() -> None:
+    news = News()
+    options = LinkOptions(timing=HASTY)
+    with listen("127.0.0.1:0", options, lambda _: 0) as ending:
+        outgoing = connect(f"tcp://{ending.address}", replace(options, tell=news))
+        incoming = ending.accept()
+        ending.retire()
+        incoming.close()  # and until the listener is closed, the sender comes again and again
+        poll_until(lambda: "reconnecting" in news.subjects, 10, "the sender to notice")
+    try:
+        with listen(str(ending.address), options, lambda _: 0) as listener:
+            poll_until(lambda: not listener.is_idle, 10, "the sender to come here")
+            with listener.accept() as again:
+                outgoing.send([b"message"])
+                assert again.receive() == b"message"
+    finally:
+        outgoing.close()

@@ -36,10 +36,12 @@ def made_ahead(*, pid_namespace: bool = True) -> Iterator[Ahead]:
 def completed(checkpoint: Path, ahead: Ahead, *, pid_namespace: bool = True) -> Iterator[tuple[int, int]]:
     """The process, stopped, and how many pages the dump still had to bring; it ends with the block."""
     options = RestoreOptions(pid_namespace=pid_namespace, own_session=True, stopped=True)
-    with Restoration(Checkpoint.open(checkpoint), None, options, [].append, ahead=ahead) as restoration:
+    told: list[str] = []
+    with Restoration(Checkpoint.open(checkpoint), None, options, told.append, ahead=ahead) as restoration:
         restoration.build()
         waited_for = restoration.waited_for
         done = restoration.release(time.monotonic_ns())
+    assert not [one for one in told if "clocks" in one], "it was looked at them before the dump"
     try:
         poll_until(lambda: is_stopped(done.pids[0]), COMMAND_S, "the process to be stopped")
         yield done.pids[0], done.pages_filled
