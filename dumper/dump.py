@@ -1,8 +1,10 @@
 """The dump: micro-rounds, then everything that is left while nothing runs.
 
-micro-rounds    scan, reset, copy into the staging memory; again while each is clearly smaller    they run
+micro-rounds    scan, reset, copy into the staging memory; again while each is clearly smaller    they run (*)
 freeze          stop all; maps; scan; copy what was written last; objects; state; resume          they are frozen
 write           classify, compress and write from the staging memory                              they run
+
+(*) Where they stand still until the dump has been sent, rounds ahead, which are sent, take their place.
 """
 
 import os
