@@ -100,13 +100,14 @@ def bring(shell: Shell, level: RoundPages, found: DataRuns, threads: int, uffd: 
 def _missing_pages(shell: Shell, vmas: Iterable[Vma]) -> Iterator[int]:
     """A userfaultfd for those mappings that can have one, or -1: all is filled without it, too, but in more time."""
     uffd = -1
+    watched = list(filter(_may_be_watched, vmas))
     try:
-        with suppress(CallFailed, OSError):
-            uffd = create_userfaultfd(shell, USER_MODE_ONLY, Feature(0))
-            for vma in vmas:
-                if _may_be_watched(vma):
-                    with suppress(OSError):
-                        watch(uffd, vma.start_addr, vma.end_addr)
+        if watched:
+            with suppress(CallFailed, OSError):
+                uffd = create_userfaultfd(shell, USER_MODE_ONLY, Feature(0))
+        for vma in watched if uffd >= 0 else ():
+            with suppress(OSError):
+                watch(uffd, vma.start_addr, vma.end_addr)
         yield uffd
     finally:
         if uffd >= 0:
