@@ -311,7 +311,7 @@ def test_a_hold_that_is_taken_back_leaves_no_trace(was_stopped: bool) -> None:
                 freeze.hold()
                 freeze.take_hold_back()
             if was_stopped:
-                assert is_stopped(process.pid)
+                poll_until(lambda: is_stopped(process.pid), 5, "the stop to show again")
                 os.kill(process.pid, signal.SIGCONT)
             poll_until(lambda: is_untouched(process.pid), 5, "it to go on")
             process.stdin.write("\n")
