@@ -205,7 +205,7 @@ def test_connections_go_on_at_the_other_host(three: Hosts, tmp_path: Path, ca: A
     with served(three) as (pid, streamers), moved(three, pid, tmp_path / "ck", ca, three.moves()) as what:
         assert what.exit_code == 0
         assert len(what.pids) == 1
-        assert not is_alive(pid)
+        poll_until(lambda: not is_alive(pid), 5, "the original to end")
         for streamer in streamers:
             streamer.go_on(500_000)
             streamer.end()
@@ -227,7 +227,7 @@ def test_the_end_of_an_original_that_nobody_could_decide_on_is_not_told_to_its_p
     with served(three) as (pid, streamers), moved(three, pid, tmp_path / "ck", ca, three.moves(), death) as what:
         assert what.exit_code == UNDECIDED
         assert len(what.pids) == 1
-        assert is_stopped(pid)
+        poll_until(lambda: is_stopped(pid), 5, "the original to stand still")
         os.kill(pid, signal.SIGKILL)
         for streamer in streamers:
             streamer.go_on(500_000)

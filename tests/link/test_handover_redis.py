@@ -107,7 +107,7 @@ def test_no_acknowledged_write_is_lost(hosts: Link, tmp_path: Path, ca: Authorit
             assert writes.stdout.readline() == "100\n"
             result = moved(hosts, pid, tmp_path / "ck", restores, words_of(sender))
             copies = result["handover"]["pids"]  # type: ignore[index]
-            assert not is_alive(pid)
+            poll_until(lambda: not is_alive(pid), 5, "the original to end")
             before = writes.stdout.readline()
             while int(writes.stdout.readline()) < int(before) + WRITES:
                 pass  # it goes on at the other host

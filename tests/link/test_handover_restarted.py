@@ -56,7 +56,7 @@ def test_the_next_receiver_goes_on_with_it(move: Move, point: Point, monkeypatch
         exit_code, told = outcome(sender)
         assert exit_code == 0, told
         second.events()
-    assert not is_alive(move.target.pid)
+    poll_until(lambda: not is_alive(move.target.pid), 5, "the original to end")
     (move.target.pid,) = move.copies()
     assert move.target.check() == {}
 
@@ -70,7 +70,7 @@ def test_what_ran_and_has_ended_since_ran(move: Move, monkeypatch: pytest.Monkey
             exit_code, told = outcome(sender)
             assert exit_code == 0, told
             second.events()
-    assert not is_alive(move.target.pid)
+    poll_until(lambda: not is_alive(move.target.pid), 5, "the original to end")
     assert move.copies() == []
 
 
@@ -83,7 +83,7 @@ def test_what_was_about_to_run_is_not_believed_to_run(move: Move, monkeypatch: p
         assert exit_code == UNDECIDED, told
         assert f"kill -CONT {move.target.pid}" in told
         second.events(1)
-    assert move.copies() == []
-    assert is_stopped(move.target.pid)
+    poll_until(lambda: not move.copies(), 5, "what was built to end")
+    poll_until(lambda: is_stopped(move.target.pid), 5, "the original to stand still")
     os.kill(move.target.pid, signal.SIGCONT)
     assert move.target.check() == {}

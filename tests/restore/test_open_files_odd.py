@@ -21,7 +21,7 @@ def test_netlink_sockets(lives: Lives, tmp_path: Path) -> None:
         tmp_path,
         "import socket",
         "links = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)",
-        "links.bind((0, 1)); name = links.getsockname()",
+        "links.bind((0, 1 << 17)); name = links.getsockname()",  # RTMGRP_IPV6_PREFIX: nobody tells of that
         "links.settimeout(20)",
     ) as target:
         target.die_and_come_back(tmp_path / "checkpoint")
