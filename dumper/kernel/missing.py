@@ -80,9 +80,9 @@ def read_messages(uffd: int) -> Iterator[Message]:
             yield Dropped(first, second)
 
 
-def watch(uffd: int, start_addr: int, end_addr: int, *, also_writes: bool = False) -> None:
+def watch(uffd: int, start_addr: int, end_addr: int) -> None:
     """Have faults on missing pages of a range told. Raises OSError: EINVAL where that is not to be had."""
-    checked(lib.pd_uffd_watch(uffd, start_addr, end_addr, also_writes))
+    checked(lib.pd_uffd_watch(uffd, start_addr, end_addr))
 
 
 def copy(uffd: int, addr: int, content: Buffer) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 from dumper.kernel import _native
 
-ABI = 24  # PD_ABI of csrc/cdef.h: a library built from other sources is refused here, not believed
+ABI = 25  # PD_ABI of csrc/cdef.h: a library built from other sources is refused here, not believed
 
 ffi: Any = _native.ffi
 lib: Any = _native.lib

@@ -28,13 +28,15 @@ def target(lives: Lives, tmp_path: Path) -> LazyTarget:
 def halted(target: LazyTarget, lives: Lives, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
     """A server that stands still with pages left to bring, and its sentinel, when `target` was restored and stopped."""
     monkeypatch.setenv(VARIABLE, Point.LAZY_PIECE)
-    lives.restore(target.checkpoint, "--lazy", "--stopped")
-    server, sentinel = servers(target.checkpoint)
-    poll_until(lambda: is_stopped(server), COMMAND_S, "the server to stand still")
-    yield server, sentinel
-    for pid in servers(target.checkpoint):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    try:
+        lives.restore(target.checkpoint, "--lazy", "--stopped")
+        server, sentinel = servers(target.checkpoint)
+        poll_until(lambda: is_stopped(server), COMMAND_S, "the server to stand still")
+        yield server, sentinel
+    finally:
+        for pid in servers(target.checkpoint):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def servers(checkpoint: Path) -> Iterator[int]:

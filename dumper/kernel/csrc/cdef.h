@@ -6,7 +6,7 @@
  */
 
 /* Compiled into the library and compared at import, so that a stale build is named instead of misbehaving. */
-#define PD_ABI 24
+#define PD_ABI 25
 
 /* ---- pages.c: which pages there are, and what becomes of them ------------------------------------------------ */
 
@@ -717,10 +717,9 @@ int pd_segment_clear(int64_t addr, uint64_t n_bytes);
 
 /* ---- missing.c: pages that are brought when they are asked for ------------------------------------------------------ */
 
-/* Registers a range for faults on pages that are missing, and for write-protection if `also_writes`. 0 or -errno. */
-int pd_uffd_watch(int uffd, uint64_t start_addr, uint64_t end_addr, int also_writes);
+/* Registers a range for faults on pages that are missing. 0 or -errno. */
+int pd_uffd_watch(int uffd, uint64_t start_addr, uint64_t end_addr);
 #define PD_UFFD_COPY_DONTWAKE 1 /* UFFDIO_COPY_MODE_DONTWAKE */
-#define PD_UFFD_COPY_PROTECTED 2 /* UFFDIO_COPY_MODE_WP */
 /*
  * Brings whole pages; what is there already, or is mapped no more, is passed over. Returns how many bytes are done, all of
  * them or up to a page for which it is -errno to be asked again: -EAGAIN: events are to be read first; -ESRCH: no memory.

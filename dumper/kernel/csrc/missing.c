@@ -32,11 +32,11 @@ struct pd_uffdio_zeropage {
 #define PD_UFFDIO_WAKE _IOR(0xAA, 0x02, struct pd_uffdio_range)
 #define PD_UFFDIO_ZEROPAGE _IOWR(0xAA, 0x04, struct pd_uffdio_zeropage)
 
-int pd_uffd_watch(int uffd, uint64_t start_addr, uint64_t end_addr, int also_writes)
+int pd_uffd_watch(int uffd, uint64_t start_addr, uint64_t end_addr)
 {
 	struct pd_uffdio_register reg = {
 		.range = {start_addr, end_addr - start_addr},
-		.mode = REGISTER_MODE_MISSING | (also_writes ? PD_UFFDIO_REGISTER_MODE_WP : 0),
+		.mode = REGISTER_MODE_MISSING,
 	};
 
 	return ioctl(uffd, PD_UFFDIO_REGISTER, &reg) ? -errno : 0;
