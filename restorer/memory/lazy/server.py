@@ -27,6 +27,7 @@ from restorer.memory.lazy.areas import Areas
 from restorer.memory.lazy.source import Source
 from restorer.memory.lazy.space import Space
 
+_SWITCH_S = 0.0002  # so long the thread that lists keeps the interpreter from the one that somebody waits for
 _LOOK_MS = 5  # at the sentinel, and whether it is known where everything is
 
 
@@ -111,11 +112,15 @@ class Server:
     def run(self, made_fd: int) -> None:
         """Until all is there, or those who need it are gone; they are made when `made_fd` has been closed elsewhere."""
         self._poll.register(made_fd, 0)
-        are_made = False
+        are_made = goes_on = False
+        usual_s = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_S)
         try:
             while self._spaces:
                 self._sentinel.see_to()
-                goes_on = are_made and all(source.is_listed for source in self._sources)
+                if not goes_on and are_made and all(source.is_listed for source in self._sources):
+                    goes_on = True
+                    sys.setswitchinterval(usual_s)
                 for fd, _ in self._poll.poll(0 if goes_on else _LOOK_MS):
                     if fd == made_fd:
                         are_made = True
