@@ -14,8 +14,10 @@ from types import FrameType, ModuleType
 import pytest
 
 from dumper import inject
+from dumper.beforefreeze import BeforeFreeze
 from dumper.convergence import Policy
 from dumper.dump import AfterDump, Dumper
+from dumper.dumpwriter import DumpWriter
 from dumper.errors import TargetGone
 from dumper.rounds import Options
 from dumper.session import Session
@@ -34,12 +36,12 @@ POLICY = Policy(max_freeze_ns=10**10, max_rounds=5, timeout_ns=10**11)
 TOO_EARLY = (
     (inject, "find_site"),
     (inject, "read_fd_numbers"),
-    (Dumper, "_micro_rounds"),
+    (BeforeFreeze, "micro_rounds"),
     (Dumper, "_freeze_and_write"),
     (Dumper, "_capture"),
 )
 """What there is to capture is not there yet."""
-LATE_ENOUGH = ("_fits", "_finish")
+LATE_ENOUGH = ((DumpWriter, "fits"), (Dumper, "_finish"))
 
 EXEC_ON_A_SIGNAL = """
 import os, signal
@@ -142,11 +144,11 @@ def test_an_exec_while_it_is_attached_to(step: str, checkpoint: Path, monkeypatc
 
 
 @pytest.mark.parametrize("after", AfterDump)
-@pytest.mark.parametrize("step", LATE_ENOUGH)
+@pytest.mark.parametrize(("owner", "step"), LATE_ENOUGH)
 def test_an_end_after_the_capture(
-    step: str, after: AfterDump, child: Child, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    owner: type, step: str, after: AfterDump, child: Child, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before(Dumper, step, lambda: end(child), monkeypatch)
+    before(owner, step, lambda: end(child), monkeypatch)
     with open_session(child, checkpoint) as session:
         session.dump(after, pre_dump=True)
     predump("verify", checkpoint)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from _pytest.mark import ParameterSet
 
+from dumper.beforefreeze import BeforeFreeze
 from dumper.dump import AfterDump, Dumper
 from dumper.events import Event, Notice
 from dumper.rounds import Options
@@ -245,7 +246,7 @@ def test_writers_that_come_in_the_midst_of_a_dump(
 
     target.command("file 17000")
     target.command("close")
-    before(Dumper, "_micro_rounds", appear, monkeypatch)
+    before(BeforeFreeze, "micro_rounds", appear, monkeypatch)
     before(Dumper, "_freeze_and_write", write_unseen, monkeypatch)
     said: list[Event] = []
     with Session(target.pid, checkpoint, Options(staging_bytes=16 << 20), said.append) as session:
