@@ -178,8 +178,10 @@ static void change(const char *what)
 	} else if (!strcmp(what, "name")) {
 		prctl(PR_SET_NAME, "other-name");
 	} else if (!strcmp(what, "child")) {
-		if (!fork())
+		if (!fork()) {
+			die_with_parent();
 			pause();
+		}
 	} else if (!strcmp(what, "thread")) {
 		pthread_t thread;
 

@@ -164,8 +164,10 @@ int main(int argc, char **argv)
 		die("mmap");
 	set_up(argc > 1 ? (key_t)strtoul(argv[1], NULL, 16) : IPC_PRIVATE);
 	child = fork();
-	if (child == 0)
+	if (child == 0) {
+		die_with_parent();
 		serve_parent();
+	}
 	if (child < 0)
 		die("fork");
 	answer("ready %d", child);
