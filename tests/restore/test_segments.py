@@ -143,7 +143,7 @@ def test_a_segment_that_others_have_attached_is_known_beforehand(tmp_path: Path,
         assert "Not restorable" not in cloned.stdout
         with AttachedSegment(number, SIZE_BYTES):
             predump("dump", "-t", target.pid, "-D", tmp_path / "checkpoint", "--no-pre-dump")
-        shown = predump("inspect", tmp_path / "checkpoint", "--show", "restore").stdout
+        shown = predump("inspect", tmp_path / "checkpoint", "--show", "restore", env={"COLUMNS": "200"}).stdout
         target.command("check")
     assert "processes that are not in the dump have this System V segment attached" in " ".join(shown.split())
 
