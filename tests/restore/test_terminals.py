@@ -120,6 +120,8 @@ def test_a_job_goes_on_as_a_job_of_the_caller_s_shell(tmp_path: Path) -> None:
             screen.wait_for(b"shell> ")
             screen.type(b"fg\n")
             screen.wait_for(b"--tty\r\n")
+        screen.type(b"word\n")
+        screen.wait_for(b"word\r\nword\r\n")  # it has the terminal again
         screen.type(b"\x03")
         screen.wait_for(b"ended with 130")
         screen.wait_for(b"shell> ")
