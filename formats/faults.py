@@ -249,9 +249,9 @@ class _Death:
         self.victim_pid = os.getpid()
 
     def is_due(self) -> bool:
-        """Whether this is the pass that was meant."""
+        """Whether the point was passed often enough."""
         self._passes_left -= 1
-        return self._passes_left == -1
+        return self._passes_left < 0
 
 
 _death = _Death()
@@ -270,6 +270,7 @@ def stop_instead() -> None:
 def reached(point: Point) -> None:
     """Kills the process if it is to die here."""
     if point is _death.point and _death.is_due():
+        _death.point = None  # whoever only stops goes on some time
         os.kill(_death.victim_pid, _death.signal)
 
 

@@ -122,9 +122,10 @@ def live_tree(pid: int) -> list[int]:
     """The process and its descendants, parents first, without those that have ended. Exact while none of them runs."""
     found = [pid] if is_alive(pid) else []
     for parent in found:
-        for task in Path(f"/proc/{parent}/task").iterdir():
-            with suppress(FileNotFoundError, ProcessLookupError):  # a thread that ends
-                found += filter(is_alive, map(int, (task / "children").read_text().split()))
+        with suppress(FileNotFoundError, ProcessLookupError):  # a process that ends
+            for task in Path(f"/proc/{parent}/task").iterdir():
+                with suppress(FileNotFoundError, ProcessLookupError):  # a thread that ends
+                    found += filter(is_alive, map(int, (task / "children").read_text().split()))
     return found
 
 
@@ -169,7 +170,11 @@ def _end_keepers(pid: int) -> None:
 
 def open_descriptors(pid: int) -> dict[str, str]:
     """What the process has open, by the path of each descriptor in /proc."""
-    return {str(entry): str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    found = {}
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it was closed just now
+            found[str(entry)] = str(entry.readlink())
+    return found
 
 
 @contextmanager

@@ -51,12 +51,12 @@ class Descendants:
         self._before = {*live_tree(os.getpid()), *children(os.getpid())}
 
     def now(self) -> set[int]:
-        """Those that are alive; others that nobody waits for are reaped."""
+        """Those that are there; whoever has ended is reaped, or is still to be."""
         for pid in children(os.getpid()) - self._before:
             if not is_alive(pid):
                 with suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG | WALL)
-        return set(live_tree(os.getpid())) - self._before
+        return {*live_tree(os.getpid()), *children(os.getpid())} - self._before
 
     def family(self) -> set[int]:
         """Those that are what came back."""
