@@ -1,6 +1,8 @@
 """The command that brings processes back."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic_ns
 from typing import TYPE_CHECKING
@@ -87,10 +89,6 @@ def restore(
     if track and (lazy or comeback.pid_namespace or not comeback.same_pids):
         raise click.UsageError("--track is for processes with their own ids and with their pages: it excludes --lazy.")
 
-    def tell(what: str) -> None:
-        if not quiet:
-            reporter.notice("restore", f"Not as it was: {what}.")
-
     allow_many_files()
     started_ns = monotonic_ns()
     options = RestoreOptions(
@@ -110,16 +108,21 @@ def restore(
             inherit=dict(map(_inherited, inherited)),
         ),
     )
-    if not comeback.same_pids:
-        tell("ids, which a program may remember: in pid files, in locks that it holds, of its children")
     with Foreground() as foreground:
-        with Restoration(Checkpoint.open(path), number, options, tell) as restoration:
-            if only_check:
-                return _say(reporter, path, restoration.check())
-            restoration.build()
-            waited_for = restoration.waited_for
-            is_job = not (detach or stopped) and foreground.give(restoration.job)
-            done = restoration.release(started_ns)
+        with (
+            _told_afterwards(reporter, quiet) as tell,
+            Restoration(Checkpoint.open(path), number, options, tell) as restoration,
+        ):
+            if not comeback.same_pids:
+                tell("ids, which a program may remember: in pid files, in locks that it holds, of its children")
+            findings = restoration.check() if only_check else None
+            if findings is None:
+                restoration.build()
+                waited_for = restoration.waited_for
+                is_job = not (detach or stopped) and foreground.give(restoration.job)
+                done = restoration.release(started_ns)
+        if findings is not None:
+            return _say(reporter, path, findings)
         fields = asdict(done) | {"checkpoint": str(path.absolute())}
         back = counted(len(done.pids), "process", "processes")
         text = f"{path}: {back} of round {done.round} back as {done.pids[0]}, in {duration_text(done.duration_ns)}."
@@ -132,6 +135,17 @@ def restore(
         exit_code = _exit_code(wait_for(waited_for, done.pids[0], foreground if is_job else None))
     reporter.result(fields | {"status": exit_code}, f"Process {done.pids[0]} ended with {exit_code}.", exit_code)
     return exit_code
+
+
+@contextmanager
+def _told_afterwards(reporter: Reporter, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Takes what is not as it was, and says it when the processes run, who need not wait for that, or will not."""
+    told: list[str] = []
+    try:
+        yield told.append
+    finally:
+        for what in told if not quiet else ():
+            reporter.notice("restore", f"Not as it was: {what}.")
 
 
 def _say(reporter: Reporter, path: Path, findings: "Findings") -> int:
