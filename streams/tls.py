@@ -92,4 +92,9 @@ def _check_readable(path: Path) -> None:
     try:
         path.open("rb").close()
     except OSError as error:
-        raise StorageError.from_os_error("read", path, error) from error
+        raise StorageError(
+            f"Cannot read {path}: {error.strerror}.",
+            hint="Check --cert, --key and --ca; 'predump keys' makes some to try it.",
+            path=str(path),
+            errno=error.errno or 0,
+        ) from error

@@ -152,8 +152,9 @@ def test_files_that_do_not_do(tmp_path: Path, sides: Sides) -> None:
         *([(replace(sender, key=encrypted), UsageError, "encrypted")] if made else []),
     ]
     for credentials, error, words in cases:
-        with pytest.raises(error, match=words):
+        with pytest.raises(error, match=words) as raised:
             connect("tls://127.0.0.1:1", LinkOptions(credentials=credentials))
+        assert "--" in str(getattr(raised.value, "hint", "")), "it says which option to look at"
 
 
 def test_keys_makes_what_both_sides_need(tmp_path: Path) -> None:
