@@ -93,10 +93,6 @@ class MemoryView(Closing):
         """
         return self._own.segments(start_addr, end_addr, since)
 
-    def own_segments_newest_first(self) -> Iterator[Segment]:
-        """The process's own DATA segments, what was written last first. Raises as `segments`."""
-        return self._own.newest_first()
-
     def chunks(
         self, start_addr: int, end_addr: int, max_bytes: int = 1 << 20
     ) -> Iterator[tuple[int, int, bytes | None]]:

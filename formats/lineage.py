@@ -20,7 +20,7 @@ from formats import runs
 from formats.closing import Closing
 from formats.errors import ImageCorrupt
 from formats.images import PageSource
-from formats.layout import ADDR_LIMIT, PAGE_BYTES, RunKind
+from formats.layout import PAGE_BYTES, RunKind
 from formats.pagemap import Piece
 from formats.segments import Segment, SegmentKind
 
@@ -76,76 +76,33 @@ class PageLineage(Closing):
         for some in runs.windows(parents, _WINDOW_BYTES):
             yield from sorted(self._found(some, since), key=_START)
 
-    def newest_first(self) -> Iterator[Segment]:
-        """All DATA segments: those of the last round first, which was written last, and so on; by address in each.
-
-        Raises as `segments`.
-        """
-        left: list[runs.Range] = [(0, ADDR_LIMIT)]
-        """Pages that all rounds looked at so far leave to those before."""
-        for level in self._levels:
-            leaving: list[runs.Range] = []
-            for start_addr, end_addr, run in _within(level.pieces(0, ADDR_LIMIT), left):
-                if run is None:
-                    if level is not self._levels[0]:
-                        raise unreachable(self._owner, start_addr, level.round)
-                elif run.kind is RunKind.PARENT:
-                    leaving.append((start_addr, end_addr))
-                elif run.kind is RunKind.DATA:
-                    yield Segment(start_addr, end_addr, SegmentKind.DATA, level.round, run.page_index, self._object)
-            left = leaving
-        for start_addr, _ in left:
-            raise unreachable(self._owner, start_addr, self._levels[-1].round)
-
     def _found(self, parents: list[runs.Range], since: int) -> Iterator[Segment]:
         """The same within a bounded range, in any order.
 
         Each run of each round is looked at once, and settles those pages that no later round has: in a chain of many
         rounds of scattered pages, to look for each page anew would take a hundred times as long.
         """
-        base_addr, end_addr = parents[0][0], parents[-1][1]
-        wanted = bytearray((end_addr - base_addr) // PAGE_BYTES)
-        """1 for each page that is not known yet."""
-        for start_addr, stop_addr in parents:
-            first, end = (start_addr - base_addr) // PAGE_BYTES, (stop_addr - base_addr) // PAGE_BYTES
-            wanted[first:end] = bytes((1,)) * (end - first)
+        wanted = _Wanted(parents, self._owner)
         for level in self._levels[1:]:
             if level.round <= since:
                 return
-            position = 0
-            for starts_addr, ends_addr, kinds, page_indexes in level.columns_in(base_addr, end_addr):
-                for start_addr, stop_addr, kind, page_index in zip(
-                    starts_addr, ends_addr, kinds, page_indexes, strict=True
-                ):
-                    first = (start_addr - base_addr) // PAGE_BYTES
-                    self._demand_none(wanted, position, first, base_addr, level.round)
-                    position = (stop_addr - base_addr) // PAGE_BYTES
+            position = wanted.start_addr
+            for columns in level.columns_in(wanted.start_addr, wanted.end_addr):
+                for start_addr, end_addr, kind, page_index in zip(*columns, strict=True):
+                    wanted.demand_none(position, start_addr, level.round)
+                    position = end_addr
                     if kind == RunKind.PARENT:
                         continue
-                    page = wanted.find(1, first, position)
-                    while page >= 0:
-                        stop = wanted.find(0, page, position)
-                        stop = position if stop < 0 else stop
-                        wanted[page:stop] = bytes(stop - page)
+                    for found_addr, found_end_addr in wanted.take(start_addr, end_addr):
+                        skipped_pages = (found_addr - start_addr) // PAGE_BYTES if kind == RunKind.DATA else 0
+                        index = page_index + skipped_pages
                         yield Segment(
-                            base_addr + page * PAGE_BYTES,
-                            base_addr + stop * PAGE_BYTES,
-                            _SEGMENT_KINDS[kind],
-                            level.round,
-                            page_index + page - first if kind == RunKind.DATA else 0,
-                            self._object,
+                            found_addr, found_end_addr, _SEGMENT_KINDS[kind], level.round, index, self._object
                         )
-                        page = wanted.find(1, stop, position)
-            self._demand_none(wanted, position, len(wanted), base_addr, level.round)
-            if wanted.find(1) < 0:
+            wanted.demand_none(position, wanted.end_addr, level.round)
+            if not wanted:
                 return
-        self._demand_none(wanted, 0, len(wanted), base_addr, self._levels[-1].round)
-
-    def _demand_none(self, wanted: bytearray, first: int, end: int, base_addr: int, number: int) -> None:
-        """Where round `number` has no run, no later round may have sent us there. Raises ImageCorrupt."""
-        page = wanted.find(1, first, end)
-        if page >= 0:
-            raise unreachable(self._owner, base_addr + page * PAGE_BYTES, number)
+        wanted.demand_none(wanted.start_addr, wanted.end_addr, self._levels[-1].round)
 
     def read(self, number: int, page_index: int, n_pages: int) -> bytes:
         """Pages by their position in the pages file of round `number`; raises ImageCorrupt, StorageError."""
@@ -154,6 +111,41 @@ class PageLineage(Closing):
     def level(self, number: int) -> PageSource:
         """What round `number` has of the process."""
         return self._level_of[number]
+
+
+class _Wanted:
+    """Pages that are looked for, in ranges of `[start_addr, end_addr)`; true while there are any."""
+
+    def __init__(self, ranges: list[runs.Range], owner: str) -> None:
+        self.start_addr, self.end_addr = ranges[0][0], ranges[-1][1]
+        self._owner = owner
+        self._flags = bytearray((self.end_addr - self.start_addr) // PAGE_BYTES)  # of each page
+        for start_addr, end_addr in ranges:
+            first, end = self._position(start_addr), self._position(end_addr)
+            self._flags[first:end] = bytes((1,)) * (end - first)
+
+    def __bool__(self) -> bool:
+        return self._flags.find(1) >= 0
+
+    def take(self, start_addr: int, end_addr: int) -> Iterator[runs.Range]:
+        """Those in a range, which are found and not wanted any more."""
+        end = self._position(end_addr)
+        first = self._flags.find(1, self._position(start_addr), end)
+        while first >= 0:
+            stop = self._flags.find(0, first, end)
+            stop = end if stop < 0 else stop
+            self._flags[first:stop] = bytes(stop - first)
+            yield self.start_addr + first * PAGE_BYTES, self.start_addr + stop * PAGE_BYTES
+            first = self._flags.find(1, stop, end)
+
+    def demand_none(self, start_addr: int, end_addr: int, number: int) -> None:
+        """Where round `number` has no run, no later round may have sent us there. Raises ImageCorrupt."""
+        page = self._flags.find(1, self._position(start_addr), self._position(end_addr))
+        if page >= 0:
+            raise unreachable(self._owner, self.start_addr + page * PAGE_BYTES, number)
+
+    def _position(self, addr: int) -> int:
+        return (addr - self.start_addr) // PAGE_BYTES
 
 
 def _windows(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
@@ -166,19 +158,6 @@ def _windows(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
         window.append(piece)
     if window:
         yield window
-
-
-def _within(pieces: Iterable[Piece], ranges: Sequence[runs.Range]) -> Iterator[Piece]:
-    """What of the pieces is in the ranges; both ascend."""
-    position = 0
-    for start_addr, end_addr, run in pieces:
-        while position < len(ranges) and ranges[position][0] < end_addr:
-            first_addr, stop_addr = max(start_addr, ranges[position][0]), min(end_addr, ranges[position][1])
-            if first_addr < stop_addr:
-                yield first_addr, stop_addr, run and run.clip(first_addr, stop_addr)
-            if ranges[position][1] > end_addr:
-                break  # the next piece may need the rest of it
-            position += 1
 
 
 def unreachable(owner: str, page_addr: int, number: int) -> ImageCorrupt:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -49,19 +49,6 @@ def test_every_round_reads_as_the_memory_it_stands_for(
             length = data.draw(st.integers(0, len(whole) - start))
             assert view.read(addr_of(0) + start, length) == whole[start : start + length]
             assert_segments_match(view, memory, images, number)
-            newest_first = list(view.own_segments_newest_first())
-            assert newest_first == sorted(newest_first, key=lambda one: (-one.round, one.start_addr))
-            assert pages_of(newest_first) == pages_of(view.own_segments(addr_of(0), addr_of(N_PAGES)))
-
-
-def pages_of(segments: Iterable[Segment]) -> set[Segment]:
-    """Those of DATA, page by page."""
-    return {
-        Segment(addr, addr + PAGE_BYTES, one.kind, one.round, one.page_index + i)
-        for one in segments
-        if one.kind is SegmentKind.DATA
-        for i, addr in enumerate(range(one.start_addr, one.end_addr, PAGE_BYTES))
-    }
 
 
 def assert_segments_match(view: MemoryView, memory: Memory, images: list[ImageRound], number: int) -> None:
