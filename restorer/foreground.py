@@ -7,6 +7,7 @@ import signal
 from contextlib import suppress
 
 from formats.closing import Closing
+from restorer.blocked import blocked
 
 _TERMINAL = "/dev/tty"
 
@@ -34,12 +35,8 @@ class Foreground(Closing):
         """Whoever has it: those that had it have ended, or stand still."""
         if self._fd < 0:
             return
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})  # which is for those that do not have it
-        try:
-            with suppress(OSError):
-                os.tcsetpgrp(self._fd, os.getpgrp())
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        with blocked({signal.SIGTTOU}), suppress(OSError):  # which is for those that do not have it
+            os.tcsetpgrp(self._fd, os.getpgrp())
 
     def close(self) -> None:
         """Takes it back. May be called again."""

@@ -32,6 +32,7 @@ from formats.manifest import Process, RoundKind
 from formats.processstate import ProcessState
 from restorer import surroundings, threads, timers
 from restorer.ahead import Ahead
+from restorer.blocked import blocked
 from restorer.checks import CheckOptions, Findings, check_restore
 from restorer.clocks import shown_to
 from restorer.credentials import set_credentials, set_dumpable, set_seccomp
@@ -215,7 +216,7 @@ class Restoration(Closing):
             reached(Point.RESTORE_SET)
             self._files.release()
             stopped = [one for one in self._members if self._options.stopped or one.state.stopped]
-            with _no_signals():
+            with blocked(signal.valid_signals()):  # what is begun here is done
                 self._tree.let_go({member.shell.pid for member in stopped})
                 self._server_waits.close()
                 self._objects.keep()
@@ -362,16 +363,6 @@ def state_of(process: Process) -> ProcessState:
             pid=process.pid,
         )
     return process.state
-
-
-@contextmanager
-def _no_signals() -> Iterator[None]:
-    """What is begun in the block is done."""
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import os
 import signal
 from contextlib import suppress
 
+from restorer.blocked import blocked
 from restorer.foreground import Foreground
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -19,8 +20,7 @@ def wait_for(waited_for: int, root_pid: int, foreground: Foreground | None = Non
     that has our terminal: when it stops (Ctrl-Z) so do we, and it goes on when we do. For the main thread.
     """
     expected = {*FORWARDED, signal.SIGCHLD, signal.SIGCONT}
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, expected)
-    try:
+    with blocked(expected):
         while True:
             pid, status = os.waitpid(waited_for, os.WNOHANG | (os.WUNTRACED if foreground else 0))
             if pid and not os.WIFSTOPPED(status):
@@ -36,8 +36,6 @@ def wait_for(waited_for: int, root_pid: int, foreground: Foreground | None = Non
             elif info.si_signo != signal.SIGCHLD and not (info.si_code == _FROM_KERNEL and _is_of_our_group(root_pid)):
                 with suppress(ProcessLookupError):
                     os.kill(root_pid, info.si_signo)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _go_on(root_pid: int, foreground: Foreground) -> None:

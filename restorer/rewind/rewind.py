@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -33,6 +33,7 @@ from formats.errors import UsageError
 from formats.faults import Point, reached
 from formats.manifest import RoundKind
 from formats.threadstate import Thread
+from restorer.blocked import blocked
 from restorer.checks import look_at_owner
 from restorer.errors import RestoreFailed
 from restorer.rewind import state
@@ -181,7 +182,7 @@ class _Rewind:
                 reached(Point.REWIND_PLANNED)
                 self._left += plan.findings.left
                 if not options.check:
-                    with _no_signals():
+                    with blocked(signal.valid_signals()):  # they wait until the process is whole
                         self._change(plan)
         is_stopped = stopped.threads.in_stop or (options.stopped and not options.check)
         if is_stopped:
@@ -275,13 +276,3 @@ class _Rewind:
 
 def _remove_scratch(process: GuardedProcess) -> None:
     process.call(Sys.MUNMAP, process.scratch_addr, SCRATCH_BYTES)
-
-
-@contextmanager
-def _no_signals() -> Iterator[None]:
-    """What comes meanwhile waits until the process is whole."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
