@@ -61,13 +61,7 @@ class Policy:
 
 def another_micro_round(pages: Sequence[int]) -> bool:
     """Whether one more micro-round pays, given the pages that each one so far copied."""
-    if len(pages) >= MAX_MICRO_ROUNDS:
-        return False
-    if not pages:
-        return True
-    if pages[-1] <= FEW_PAGES:
-        return False
-    return len(pages) == 1 or pages[-1] < MICRO_ROUND_GAIN * pages[-2]
+    return _may_go_on(pages, MAX_MICRO_ROUNDS) and _shrinks(pages, MICRO_ROUND_GAIN)
 
 
 def pages_after_micro_rounds(pace: Pace) -> float:
@@ -86,13 +80,19 @@ def another_round_ahead(pages: Sequence[int]) -> bool:
     Each sends what was written while the one before was on its way, until that does not become less. The last one is no
     larger than it has to be: as much is left for the freeze.
     """
-    if len(pages) >= MAX_ROUNDS_AHEAD:
+    if not _may_go_on(pages, MAX_ROUNDS_AHEAD):
         return False
-    if not pages:
-        return True
-    if pages[-1] <= FEW_PAGES:
-        return False
-    return len(pages) == 1 or pages[-1] < AHEAD_GAIN * pages[-2] or pages[-1] > UNLUCKY * min(pages)
+    return _shrinks(pages, AHEAD_GAIN) or pages[-1] > UNLUCKY * min(pages)
+
+
+def _may_go_on(pages: Sequence[int], max_rounds: int) -> bool:
+    """Whether there were fewer rounds, and the last one had something to gain from another."""
+    return len(pages) < max_rounds and (not pages or pages[-1] > FEW_PAGES)
+
+
+def _shrinks(pages: Sequence[int], gain: float) -> bool:
+    """Whether the last round had less than this share of the one before; for want of two it is tried."""
+    return len(pages) < 2 or pages[-1] < gain * pages[-2]
 
 
 def decide(written: Sequence[int], predicted_ns: int, elapsed_ns: int, policy: Policy) -> Verdict:
