@@ -20,7 +20,7 @@ def no_garbage_collection() -> Iterator[None]:
 
 @contextmanager
 def short_turns() -> Iterator[None]:
-    """Threads that send have their turn as soon as they want it: usually they wait for 5 ms for one that works on."""
+    """Threads have their turn as soon as they want it: usually they wait for 5 ms for one that works on."""
     usual_s = sys.getswitchinterval()
     sys.setswitchinterval(TURN_S)
     try:

@@ -1,6 +1,5 @@
 """Pages that are brought when they are asked for: userfaultfd(2) in missing mode, and the sentinel over their users."""
 
-import errno
 import os
 import signal
 import struct
@@ -129,8 +128,3 @@ class Sentinel:
         """Nobody needs it any more."""
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
-
-
-def is_gone(error: OSError) -> bool:
-    """Whether it says that the process has ended, or called exec."""
-    return error.errno == errno.ESRCH

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from dumper.kernel.missing import Sentinel
 from dumper.kernel.ptrace import children
 from dumper.proc.smaps import parse_smaps_flags, read_smaps
+from dumper.undisturbed import short_turns
 from formats.chain import MemoryView
 from formats.checkpoint import Checkpoint
 from formats.errors import PredumpError
@@ -27,7 +28,6 @@ from restorer.memory.lazy.areas import Areas
 from restorer.memory.lazy.source import Source
 from restorer.memory.lazy.space import Space
 
-_SWITCH_S = 0.0002  # so long the thread that lists keeps the interpreter from the one that somebody waits for
 _LOOK_MS = 5  # at the sentinel, and whether it is known where everything is
 
 
@@ -113,14 +113,14 @@ class Server:
         """Until all is there, or those who need it are gone; they are made when `made_fd` has been closed elsewhere."""
         self._poll.register(made_fd, 0)
         are_made = goes_on = False
-        usual_s = sys.getswitchinterval()
-        sys.setswitchinterval(_SWITCH_S)
+        turns = ExitStack()
+        turns.enter_context(short_turns())  # the thread that lists works on while somebody waits for this one
         try:
             while self._spaces:
                 self._sentinel.see_to()
                 if not goes_on and are_made and all(source.is_listed for source in self._sources):
                     goes_on = True
-                    sys.setswitchinterval(usual_s)
+                    turns.close()
                 for fd, _ in self._poll.poll(0 if goes_on else _LOOK_MS):
                     if fd == made_fd:
                         are_made = True
