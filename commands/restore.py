@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from time import monotonic_ns
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from display.units import counted, duration_text
 
 if TYPE_CHECKING:
     from restorer.checks import Findings
+    from restorer.restore import Restoration, RestoreOptions
 
 
 @path_argument
@@ -78,19 +79,13 @@ def restore(
       predump restore /var/tmp/ck --detach
       predump restore /var/tmp/ck --inherit-fd 0 --inherit-fd 1 --inherit-fd 2
     """
-    from dataclasses import asdict
-
-    from formats.checkpoint import Checkpoint
     from restorer.files.choices import FileChoices
-    from restorer.foreground import Foreground
-    from restorer.restore import Restoration, RestoreOptions
-    from restorer.waiting import wait_for
+    from restorer.restore import RestoreOptions
 
     if track and (lazy or comeback.pid_namespace or not comeback.same_pids):
         raise click.UsageError("--track is for processes with their own ids and with their pages: it excludes --lazy.")
 
     allow_many_files()
-    started_ns = monotonic_ns()
     options = RestoreOptions(
         same_pids=comeback.same_pids,
         pid_namespace=comeback.pid_namespace,
@@ -108,25 +103,55 @@ def restore(
             inherit=dict(map(_inherited, inherited)),
         ),
     )
+    restoration = _opened(reporter, path, number, options, quiet)
+    if only_check:
+        with restoration as checked:
+            findings = checked.check()
+        return _say(reporter, path, findings)
+    return _bring_back(reporter, path, restoration, options, quiet)
+
+
+@contextmanager
+def _opened(
+    reporter: Reporter, path: Path, number: int | None, options: "RestoreOptions", quiet: bool
+) -> Iterator["Restoration"]:
+    from formats.checkpoint import Checkpoint
+    from restorer.restore import Restoration
+
+    with (
+        _told_afterwards(reporter, quiet) as tell,
+        Restoration(Checkpoint.open(path), number, options, tell) as restoration,
+    ):
+        if not options.same_pids:
+            tell("ids, which a program may remember: in pid files, in locks that it holds, of its children")
+        yield restoration
+
+
+def _bring_back(
+    reporter: Reporter,
+    path: Path,
+    opened: AbstractContextManager["Restoration"],
+    options: "RestoreOptions",
+    quiet: bool,
+) -> int:
+    """Detached, or until the first one ends: its exit code then."""
+    from dataclasses import asdict
+
+    from restorer.foreground import Foreground
+    from restorer.waiting import wait_for
+
+    started_ns = monotonic_ns()
+    is_detached = options.own_session
     with Foreground() as foreground:
-        with (
-            _told_afterwards(reporter, quiet) as tell,
-            Restoration(Checkpoint.open(path), number, options, tell) as restoration,
-        ):
-            if not comeback.same_pids:
-                tell("ids, which a program may remember: in pid files, in locks that it holds, of its children")
-            findings = restoration.check() if only_check else None
-            if findings is None:
-                restoration.build()
-                waited_for = restoration.waited_for
-                is_job = not (detach or stopped) and foreground.give(restoration.job)
-                done = restoration.release(started_ns)
-        if findings is not None:
-            return _say(reporter, path, findings)
+        with opened as restoration:
+            restoration.build()
+            waited_for = restoration.waited_for
+            is_job = not (is_detached or options.stopped) and foreground.give(restoration.job)
+            done = restoration.release(started_ns)
         fields = asdict(done) | {"checkpoint": str(path.absolute())}
         back = counted(len(done.pids), "process", "processes")
         text = f"{path}: {back} of round {done.round} back as {done.pids[0]}, in {duration_text(done.duration_ns)}."
-        if detach:
+        if is_detached:
             reporter.result(fields, text)
             return 0
         reporter.event({"type": "restored", **fields})
